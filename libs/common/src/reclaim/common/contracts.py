@@ -1,0 +1,257 @@
+"""Everything the services say to one another, in one file.
+
+An event is a fact in the past tense. Its wire name carries a version; a change that an old reader could not
+read is a new version beside the old one. `CONSUMERS` is the whole reaction map: who must receive what. It is
+the topology of the broker, and an outbox row is kept until everyone it names has a receipt for it.
+
+Instants are timezone-aware UTC. Money is a decimal with its currency, never a float. Prices are per month.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import ClassVar, Final, Literal
+
+import msgspec
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A part of an event. Unknown fields are ignored, so that a reader survives a newer writer."""
+
+
+class Money(Value, frozen=True, omit_defaults=False):
+    """An amount in one currency (ISO 4217). Amounts in two currencies are never added."""
+
+    amount: Decimal
+    currency: str
+
+
+class Person(Value, frozen=True):
+    """Somebody as the connected system knows them; `email` is None where the system has none."""
+
+    id: str
+    name: str
+    email: str | None = None
+
+
+class Seat(Value, frozen=True):
+    """One holder's right to one product on one connection, with its price a month (None: not in the price book)."""
+
+    connection_id: str
+    product: str
+    product_name: str
+    holder: Person
+    department: str | None = None
+    price: Money | None = None
+
+
+Decision = Literal["keep", "revoke", "downgrade"]
+"""What a person may decide. A time-out is not one of them: it is the rule's, and the lifecycle takes it."""
+
+Channel = Literal["email", "itsm", "console"]
+Route = Literal["email", "itsm", "both"]
+TimeoutAction = Literal["freeze", "keep", "escalate"]
+Outcome = Literal["kept", "cancelled", "skipped", "restored", "reclaimed"]
+
+
+class Policy(Value, frozen=True):
+    """The rule as it stood when the case was opened; a later edit of the rule does not reach the case.
+
+    `inactive_days` is the rule's condition (last used before that many days ago). `decision_days` count from the
+    moment the notice was delivered, `grace_days` from the freeze. `warn_only` names the safety checks that warn
+    instead of skipping.
+    """
+
+    rule_id: str
+    rule_version: int
+    rule_name: str
+    inactive_days: int
+    route: Route
+    decision_days: int
+    on_timeout: TimeoutAction
+    grace_days: int
+    hand_over: bool
+    dry_run: bool
+    warn_only: tuple[str, ...] = ()
+
+
+class CheckFinding(Value, frozen=True):
+    """What one safety check found. `unknown` means its data could not be read; it never counts as a pass."""
+
+    check: str
+    outcome: Literal["pass", "skip", "warn", "unknown"]
+    evidence: str
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The base of every event; `wire` is its name and version on the bus."""
+
+    wire: ClassVar[str]
+
+
+class CaseEvent(Event, frozen=True):
+    """An event of one case. `case_id` is also the CloudEvents subject."""
+
+    case_id: str
+
+
+class UserFlagged(CaseEvent, frozen=True):
+    """A rule found a seat unused and every safety check let it pass: a case begins."""
+
+    wire = "reclaim.UserFlagged.v1"
+
+    seat: Seat
+    approver: Person | None
+    policy: Policy
+    findings: tuple[CheckFinding, ...]
+    last_used_at: datetime | None
+    flagged_at: datetime
+
+
+class NoticeDelivered(CaseEvent, frozen=True):
+    """The question really reached the approver's mail server or service desk: the decision deadline starts."""
+
+    wire = "reclaim.NoticeDelivered.v1"
+
+    channel: Channel
+    recipient: str
+    delivered_at: datetime
+
+
+class NoticeFailed(CaseEvent, frozen=True):
+    """Nobody could be asked. `remedy` says what a person has to do."""
+
+    wire = "reclaim.NoticeFailed.v1"
+
+    channel: Channel
+    reason: str
+    remedy: str
+    failed_at: datetime
+
+
+class DecisionReceived(CaseEvent, frozen=True):
+    """A person decided. A `keep` while the seat is frozen is an appeal.
+
+    `ip` and `user_agent` are personal data: readers keep them apart from the record of the decision.
+    """
+
+    wire = "reclaim.DecisionReceived.v1"
+
+    decision: Decision
+    channel: Channel
+    actor: str
+    reason: str
+    decided_at: datetime
+    ip: str | None = None
+    user_agent: str | None = None
+
+
+class UserFrozen(CaseEvent, frozen=True):
+    """The holder can no longer sign in; the seat is not free yet, and an appeal restores it until `grace_ends_at`."""
+
+    wire = "reclaim.UserFrozen.v1"
+
+    seat: Seat
+    decision: Literal["revoke", "downgrade", "timeout"]
+    frozen_at: datetime
+    grace_ends_at: datetime
+    dry_run: bool
+
+
+class UserRestored(CaseEvent, frozen=True):
+    """An appeal was granted: the holder can sign in again."""
+
+    wire = "reclaim.UserRestored.v1"
+
+    seat: Seat
+    actor: str
+    reason: str
+    restored_at: datetime
+    dry_run: bool
+
+
+class SeatReclaimed(CaseEvent, frozen=True):
+    """The seat is free, and the holder's open records have a new owner."""
+
+    wire = "reclaim.SeatReclaimed.v1"
+
+    seat: Seat
+    rule_id: str
+    rule_name: str
+    method: Literal["deactivate", "downgrade"]
+    records_transferred: int
+    reclaimed_at: datetime
+    dry_run: bool
+
+
+class SeatReactivated(CaseEvent, frozen=True):
+    """A reclaimed seat was given back to its holder; its saving ends."""
+
+    wire = "reclaim.SeatReactivated.v1"
+
+    seat: Seat
+    rule_id: str
+    rule_name: str
+    actor: str
+    reason: str
+    reactivated_at: datetime
+    dry_run: bool
+
+
+class CaseClosed(CaseEvent, frozen=True):
+    """A case ended, whichever way. The holder and product may be flagged again from now on."""
+
+    wire = "reclaim.CaseClosed.v1"
+
+    outcome: Outcome
+    reason: str
+    closed_at: datetime
+
+
+class AttentionRaised(CaseEvent, frozen=True):
+    """Only a person can move the case on. `remedy` says how."""
+
+    wire = "reclaim.AttentionRaised.v1"
+
+    seat: Seat
+    reason: str
+    remedy: str
+    raised_at: datetime
+
+
+class ConnectionChanged(Event, frozen=True):
+    """An integration profile was added, edited or removed.
+
+    `credentials` is sealed with the installation's key (see `security.Sealer`); it is never readable on the bus.
+    """
+
+    wire = "reclaim.ConnectionChanged.v1"
+
+    connection_id: str
+    name: str
+    kind: str
+    settings: dict[str, str]
+    credentials: str
+    version: int
+    removed: bool = False
+
+
+SERVICES: Final = ("scanner", "approvals", "itsm-gateway", "lifecycle", "savings")
+"""Every service, in an order that never changes: an outbox row's outstanding receipts are bits by this index."""
+
+CONSUMERS: Final[dict[type[Event], tuple[str, ...]]] = {
+    ConnectionChanged: ("lifecycle",),
+    UserFlagged: ("approvals", "itsm-gateway", "lifecycle"),
+    NoticeDelivered: ("lifecycle",),
+    NoticeFailed: ("lifecycle",),
+    DecisionReceived: ("lifecycle",),
+    UserFrozen: ("approvals", "itsm-gateway", "savings"),
+    UserRestored: ("approvals", "itsm-gateway", "savings"),
+    SeatReclaimed: ("approvals", "itsm-gateway", "savings"),
+    SeatReactivated: ("scanner", "approvals", "itsm-gateway", "savings"),
+    CaseClosed: ("scanner", "approvals", "itsm-gateway"),
+    AttentionRaised: ("approvals",),
+}
+
+BY_WIRE: Final[dict[str, type[Event]]] = {event.wire: event for event in CONSUMERS}

@@ -1,0 +1,234 @@
+"""What a connector can do, by capability.
+
+Reading and acting are two objects. A dry run is given the reader only, so it cannot write: there is nothing on
+what it holds that could. Everything takes many holders at once, because the systems behind charge per call.
+
+A reading that failed is `Unknown`, never an empty answer: an empty answer would pass every safety check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, Literal, Protocol, TypeVar
+
+from reclaim.common.contracts import Person
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Known(Generic[T_co]):
+    """Data that was read, completely."""
+
+    value: T_co
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Data that could not be read, and why (for a person to mend)."""
+
+    reason: str
+
+
+Reading = Known[T_co] | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """Who a holder reports to. `able` is False when that account is inactive or frozen."""
+
+    person: Person
+    able: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SeatRecord:
+    """One seat as the system reports it.
+
+    `product` is the system's stable key of the licence, `last_used_at` the last interactive sign-in (None: never),
+    `usage_type` the kind of account (`Standard` in Salesforce; other kinds are never candidates).
+    """
+
+    holder: Person
+    product: str
+    product_name: str
+    department: str | None
+    active: bool
+    usage_type: str
+    created_at: datetime
+    last_used_at: datetime | None
+    manager: Manager | None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the safety checks read, for one scan or for a handful of holders. Holders are ids.
+
+    `last_seen_elsewhere` holds the latest use over API, OAuth and SSO; `thawed_at` when an account was last changed
+    by an administrator's freeze or unfreeze; `open_business` counts open records that need a new owner.
+    The values of the mappings that name things (schedules, approvals, queues) are evidence to show a person.
+    """
+
+    taken_at: datetime
+    last_seen_elsewhere: Reading[Mapping[str, datetime]]
+    integration_users: Reading[Mapping[str, str]]
+    administrators: Reading[Mapping[str, str]]
+    exempt: Reading[Mapping[str, str]]
+    frozen: Reading[frozenset[str]]
+    thawed_at: Reading[Mapping[str, datetime]]
+    scheduled_work: Reading[Mapping[str, str]]
+    pending_approvals: Reading[Mapping[str, str]]
+    queues: Reading[Mapping[str, str]]
+    open_business: Reading[Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """One pool of seats: how many were bought and how many are in use."""
+
+    product: str
+    name: str
+    total: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """One thing that a connection needs, whether it works, and what to do if not."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+class SeatReader(Protocol):
+    """Everything a scan and a re-check need, and no way to change anything."""
+
+    async def test(self) -> Sequence[TestResult]:
+        """Try each permission that scanning needs; one result each, never an exception for a failed one."""
+        ...
+
+    async def licences(self) -> Sequence[Licence]:
+        """Return the pools of seats."""
+        ...
+
+    def seats(self, products: Sequence[str]) -> AsyncIterator[Sequence[SeatRecord]]:
+        """Yield all active seats of the given products, a page at a time (memory stays that of a page).
+
+        Raises:
+            Incomplete: paging ended early; what was yielded must not be taken for everything.
+            Transient: the system did not answer, or its call limit is near.
+            Permanent: the credentials or permissions do not allow it.
+        """
+        ...
+
+    async def seats_of(self, holders: Sequence[str]) -> Mapping[str, SeatRecord]:
+        """Return the present record of each holder; one that no longer exists is left out."""
+        ...
+
+    async def survey(self, holders: Sequence[str] | None, *, since: datetime) -> Survey:
+        """Read what the safety checks need, for the given holders or (None) for everybody.
+
+        `since` bounds the history that counts as use elsewhere. The number of calls does not grow with holders
+        except by paging. A part that could not be read is `Unknown`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back sockets and threads."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The seat is as asked. `changed` is False when it was so already; `before` is what to put back to undo."""
+
+    changed: bool
+    before: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The system will not do it, in its own words, and what a person can do about it."""
+
+    code: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class TryLater:
+    """Nothing is known to have changed, and the same call may succeed later."""
+
+    reason: str
+
+
+ActionResult = Done | Refused | TryLater
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """Open records moved, by object type, and those that could not be moved, with the system's words."""
+
+    moved: Mapping[str, int]
+    failed: Mapping[str, str]
+
+
+class SeatActor(Protocol):
+    """The only thing that can change accounts. Every method reads before it writes and reads back after.
+
+    Each returns one result per holder, whatever happens to the others, and can be repeated safely: a seat that is
+    already as asked is `Done(changed=False)`. No method raises for a single holder.
+    """
+
+    async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
+        """Block sign-in, keep the seat."""
+        ...
+
+    async def unfreeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
+        """Let the holder sign in again."""
+        ...
+
+    async def deactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
+        """Free the seat."""
+        ...
+
+    async def reactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
+        """Give the seat back, unfrozen; refused when none is free."""
+        ...
+
+    async def hand_over(self, successors: Mapping[str, str]) -> Mapping[str, HandedOver | Refused | TryLater]:
+        """Give each holder's open records to its successor (holder id → successor id)."""
+        ...
+
+    async def close(self) -> None:
+        """Give back sockets and threads."""
+        ...
+
+
+Capability = Literal["seats", "usage", "freeze", "reclaim", "downgrade", "hand_over"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionProfile:
+    """What is needed to open a connection: `settings` may be shown, `credentials` never."""
+
+    id: str
+    name: str
+    kind: str
+    settings: Mapping[str, str]
+    credentials: Mapping[str, str] = field(repr=False)
+
+
+class Connectors(Protocol):
+    """Opens connections by their kind; what a service is given instead of any one connector."""
+
+    def reader(self, profile: ConnectionProfile) -> SeatReader:
+        """Return a connector that can only read."""
+        ...
+
+    def actor(self, profile: ConnectionProfile) -> SeatActor:
+        """Return a connector that can act. Never called for a dry run."""
+        ...
