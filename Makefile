@@ -1,0 +1,122 @@
+# Everything a person or a CI job calls; `make help` lists it. The first call sets itself up in .venv.
+#
+# Set-up speaks on stderr, so that what a target prints on stdout is its result and nothing else:
+# `make demo ARGS="--exit --output json"` gives one JSON object.
+
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PROJECTS := $(sort $(wildcard libs/*/pyproject.toml services/*/pyproject.toml))
+PACKAGES := $(patsubst %/pyproject.toml,%,$(PROJECTS))
+SOURCES := $(wildcard libs services tests benchmarks tools conftest.py)
+
+# The tests spread over the cores, a file at a time; PYTEST_ARGS="-n 0 -k name" narrows them down.
+PYTEST_ARGS ?= -n auto --maxprocesses=4 --dist=loadfile
+# What the user may hand on: to the demo, to the stack.
+ARGS ?=
+PROFILES ?=
+export COMPOSE_PROFILES := $(PROFILES)
+
+say = @printf '==> %s\n' '$(1)' >&2
+
+# ---------------------------------------------------------------------------------------------- using it
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## Run the whole product against a simulated org (ARGS="--exit --output json")
+	@exec $(BIN)/reclaim demo $(ARGS)
+
+.PHONY: up
+up: ## Build the images and start the container stack (PROFILES=sandbox adds the simulated org)
+	@tools/stack up
+
+.PHONY: down
+down: ## Stop the container stack; its data stays (ARGS=--volumes deletes it)
+	@tools/stack down $(ARGS)
+
+# ---------------------------------------------------------------------------------------------- checking it
+
+.PHONY: check
+check: ## Lint, types, boundaries, tests; says how long each took
+	@$(MAKE) $(VENV)/.installed
+	@for step in lint types boundaries test; do \
+	    start=$$SECONDS; $(MAKE) $$step; printf '==> %s: ok, %d s\n' $$step $$((SECONDS - start)); \
+	done; printf '==> check: ok, %d s\n' $$SECONDS
+
+.PHONY: test
+test: $(VENV)/.installed ## Run every test, with a real RabbitMQ and PostgreSQL (PYTEST_ARGS="-k name")
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.installed ## Check style and formatting
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+
+.PHONY: format
+format: $(VENV)/.installed ## Format the code, and mend what the linter can
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix $(SOURCES)
+
+.PHONY: types
+types: $(VENV)/.installed ## Check the types
+	@$(BIN)/mypy $(addsuffix /src,$(PACKAGES)) conftest.py tests/support/*.py
+
+.PHONY: boundaries
+boundaries: $(VENV)/.installed ## Check which package may import which
+	@$(BIN)/lint-imports
+
+.PHONY: test-containers
+test-containers: $(VENV)/.installed ## Run the story against the running container stack (after: make up PROFILES=sandbox)
+	@RECLAIM_STACK_URL=$${RECLAIM_STACK_URL:-http://127.0.0.1:8080} \
+	    $(BIN)/python -m pytest tests/containers -m containers --timeout=600
+
+.PHONY: bench
+bench: $(VENV)/.installed ## Run the benchmarks, or one (BENCH=hop); each prints a ratio against its ceiling
+	@for bench in $(or $(BENCH:%=benchmarks/%.py),$(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py)))); do \
+	    printf '==> %s\n' "$$bench" >&2; \
+	    $(BIN)/python -m tests.support.servers $(BIN)/python "$$bench" $(ARGS); \
+	done
+
+# ---------------------------------------------------------------------------------------------- setting it up
+
+.PHONY: lock
+lock: $(VENV)/.runtime ## Resolve the dependencies again into requirements/*.txt
+	@$(BIN)/pip install --quiet uv >&2
+	@$(BIN)/uv lock --upgrade
+	@$(BIN)/uv export --quiet --all-packages --no-emit-workspace --no-header --no-annotate --no-dev -o requirements/runtime.txt
+	@$(BIN)/uv export --quiet --all-packages --no-emit-workspace --no-header --no-annotate -o requirements/dev.txt
+
+.PHONY: clean
+clean: ## Remove caches and what the demo left; the environment stays
+	@find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .mypy_cache -o -name .ruff_cache \
+	    -o -name .pytest_cache -o -name .hypothesis -o -name .import_linter_cache \) -print0 | xargs -0 rm -rf
+	@rm -rf var
+
+.PHONY: distclean
+distclean: clean ## Remove the environment as well
+	@rm -rf $(VENV)
+
+$(BIN)/python:
+	@tools/make-venv $(VENV)
+
+# What the product needs, and its own packages in place.
+$(VENV)/.runtime: requirements/runtime.txt $(PROJECTS) | $(BIN)/python
+	$(call say,installing the locked packages of requirements/runtime.txt)
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/runtime.txt >&2
+	$(call say,installing $(PACKAGES))
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation $(PACKAGES:%=-e %) >&2
+	@touch $@
+
+# The same, and what the checks need.
+$(VENV)/.installed: requirements/dev.txt pyproject.toml $(VENV)/.runtime
+	$(call say,installing the locked packages of requirements/dev.txt)
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.txt >&2
+	@touch $@
