@@ -6,6 +6,7 @@ format, so the envelope is a typed struct here, and the contract tests read it b
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,8 +65,8 @@ _data = {wire: msgspec.json.Decoder(event) for wire, event in BY_WIRE.items()}
 
 
 def encode(
-    event: Event, *, source: str, time: datetime, id: str | None = None, traceparent: str | None = None
-) -> bytes:  # noqa: A002
+    event: Event, *, source: str, time: datetime, event_id: str | None = None, traceparent: str | None = None
+) -> bytes:
     """Return one event as a structured-mode CloudEvent. `source` is the name of the service that says it."""
     return _encoder.encode(
         {
@@ -105,7 +106,7 @@ def read(body: bytes) -> Received[Event] | Unreadable:
     try:
         envelope = _envelope.decode(body)
     except msgspec.DecodeError as error:
-        return Unreadable(new_id(), "", "", f"not a CloudEvent: {error}", body)
+        return unreadable(body, f"not a CloudEvent: {error}")
     source = envelope.source.removeprefix("/reclaim/")
     decoder = _data.get(envelope.type)
     if decoder is None:
@@ -117,3 +118,8 @@ def read(body: bytes) -> Received[Event] | Unreadable:
             envelope.id, envelope.type, source, f"{envelope.type} does not fit its contract: {error}", body
         )
     return Received(envelope.id, source, envelope.time, data, body, envelope.traceparent)
+
+
+def unreadable(message: bytes, reason: str) -> Unreadable:
+    """Wrap a whole message that is no batch; its id is its digest, so that a second copy is the same one."""
+    return Unreadable(f"sha256:{hashlib.sha256(message).hexdigest()}", "", "", reason, message)

@@ -1,0 +1,214 @@
+"""The database of one service: engine, portable column types, and the unit of work.
+
+A unit is one transaction. Handlers, endpoints and jobs write through the unit they are given and never commit;
+whoever opened it does, once. Events emitted in a unit become outbox rows in the same transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.types import TypeDecorator
+
+from reclaim.common.clock import Clock, SystemClock
+from reclaim.common.contracts import Event
+
+MINOR_UNITS = 10_000
+"""Money has four decimal places; SQLite, which has no exact decimals, keeps it as an integer of this fraction."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant. Takes and gives timezone-aware UTC; a naive datetime is refused."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("an instant needs a time zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Amount(TypeDecorator[Decimal]):
+    """An amount of money with four decimal places: `NUMERIC(19,4)`, on SQLite an integer of ten-thousandths."""
+
+    impl = sa.Numeric(19, 4)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        return dialect.type_descriptor(sa.BigInteger() if dialect.name == "sqlite" else sa.Numeric(19, 4))
+
+    def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> Decimal | int | None:
+        if value is None:
+            return None
+        exact = value.quantize(Decimal("0.0001"))
+        return int(exact * MINOR_UNITS) if dialect.name == "sqlite" else exact
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Decimal | None:  # noqa: ARG002
+        if value is None:
+            return None
+        exact = value if isinstance(value, Decimal) else Decimal(value) / MINOR_UNITS
+        return exact.quantize(Decimal("0.0001"))
+
+
+Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+"""A document: JSONB on PostgreSQL, text on SQLite."""
+
+BigKey = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""An automatic 64-bit key (SQLite numbers rows by itself only under the name INTEGER)."""
+
+
+def listed(connection: AsyncConnection, parameter: str) -> str:
+    """Return SQL for a table with one text column `value`, from a JSON array bound to `parameter`.
+
+    One bound value of any length, instead of a statement that is compiled anew for each length of an IN list.
+    """
+    if connection.dialect.name == "sqlite":
+        return f"json_each(:{parameter})"
+    return f"json_array_elements_text(CAST(:{parameter} AS json)) AS listed(value)"
+
+
+class Unit:
+    """One transaction: `db` to read and write through, `now` for the whole of it, `emit` for what it says."""
+
+    def __init__(self, db: AsyncConnection, now: datetime) -> None:
+        self.db = db
+        self.now = now
+        self.emitted: list[Event] = []
+        self._woken: set[str] = set()
+
+    def emit(self, *events: Event) -> None:
+        """Say these facts: they leave through the outbox if, and only if, the unit commits."""
+        self.emitted.extend(events)
+
+    def wake(self, job: str) -> None:
+        """Let a job of the service look for work right after the commit, instead of at its next round."""
+        self._woken.add(job)
+
+    @property
+    def woken(self) -> frozenset[str]:
+        return frozenset(self._woken)
+
+
+class Database:
+    """Opens units. `on_commit` is told which jobs to wake, and `"relay"` when events wait in the outbox.
+
+    `append` writes a unit's events to the outbox; it is given by whoever wires the service, so that this module
+    does not depend on the messaging it carries.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock | None = None,
+        *,
+        append: Callable[[AsyncConnection, Sequence[Event], datetime], Any] | None = None,
+        pool_size: int = 10,
+    ) -> None:
+        self.engine = open_engine(url, pool_size=pool_size)
+        self.clock: Clock = clock or SystemClock()
+        self.on_commit: Callable[[frozenset[str]], None] = lambda _jobs: None
+        self._append = append
+        self._writer = asyncio.Lock() if self.engine.dialect.name == "sqlite" else None
+
+    @asynccontextmanager
+    async def unit(self) -> AsyncIterator[Unit]:
+        """Open a transaction that commits when the block ends and rolls back when it raises."""
+        async with AsyncExitStack() as stack:
+            if self._writer is not None:
+                # SQLite has one writer; waiting here is fair and cheap, waiting inside it is neither.
+                await stack.enter_async_context(self._writer)
+            connection = await stack.enter_async_context(self.engine.connect())
+            async with connection.begin():
+                unit = Unit(connection, self.clock.now())
+                yield unit
+                if unit.emitted:
+                    if self._append is None:
+                        raise RuntimeError("this database was opened without an outbox and cannot emit")
+                    await self._append(connection, unit.emitted, unit.now)
+        woken = unit.woken | {"relay"} if unit.emitted else unit.woken
+        if woken:
+            self.on_commit(woken)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for reading one consistent state; nothing that is written through it stays."""
+        async with self.engine.connect() as connection:
+            await connection.execution_options(reading=True)
+            async with connection.begin() as transaction:
+                yield connection
+                await transaction.rollback()
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def open_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
+    """Return an engine for a SQLite or PostgreSQL URL, set up as every service expects it."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_async_engine(parsed, connect_args={"timeout": 30})
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+    return create_async_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={
+            "timeout": 10,
+            # A statement prepared while its table was empty would keep that table's plan.
+            "server_settings": {"plan_cache_mode": "force_custom_plan", "timezone": "UTC"},
+        },
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A writer that began by reading could find, at its first write, that it must start over (SQLITE_BUSY).
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether an error means that the database itself is away, rather than that a statement was wrong."""
+    if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+        return True
+    if isinstance(error, OSError | exc.TimeoutError | exc.InterfaceError | TimeoutError):
+        return True
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        # PostgreSQL: class 08 connection, 40 rolled back to retry, 53 resources, 57 operator, 58 system.
+        return str(state)[:2] in {"08", "40", "53", "57", "58"}
+    said = str(error.orig)
+    return any(sign in said for sign in ("locked", "busy", "disk I/O", "disk is full", "unable to open"))

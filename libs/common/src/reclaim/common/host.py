@@ -1,0 +1,223 @@
+"""Runs services: loops, HTTP, lifespan and signals, for one service or for all of them in one process.
+
+The host knows no service. It starts what is installed (or what it is told), gives each its database and the bus,
+and supervises: a loop that fails is logged and started again with backoff, and never takes its neighbours along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import entry_points
+from typing import Final, Protocol, cast
+
+import msgspec
+import prometheus_client
+import uvicorn
+from fastapi import FastAPI, Response
+from opentelemetry import metrics
+
+from reclaim.common import migrate
+from reclaim.common.bus import DEAD, EVENTS, RECEIPTS, Bus, open_bus
+from reclaim.common.clock import Clock, open_clock
+from reclaim.common.db import is_outage
+from reclaim.common.errors import Transient
+from reclaim.common.inbox import hold
+from reclaim.common.outbox import Receipt
+from reclaim.common.service import Build, Job, Running, chosen
+from reclaim.common.settings import Settings
+from reclaim.common.telemetry import set_up_logging, set_up_telemetry
+from reclaim.common.timing import backoff, wall_milliseconds
+
+log = logging.getLogger(__name__)
+
+PROBE_EVERY: Final = 15.0
+READY_FOR: Final = 60_000
+"""Milliseconds for which one successful round trip through the broker counts."""
+
+_receipt = msgspec.json.Decoder(Receipt)
+
+
+class Plugin(Protocol):
+    """Adds something to the HTTP side of every process (the console's look, sign-in); group `reclaim.host`."""
+
+    def __call__(self, app: FastAPI, host: Host) -> None:
+        """Add it, once, before any service's routes are added."""
+        ...
+
+
+class Host:
+    """A set of services in this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        builds: dict[str, Build],
+        *,
+        bus: Bus | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock: Clock = clock or open_clock(settings.clock_url)
+        self.bus = bus or open_bus(settings.bus_url, prefix=settings.bus_prefix)
+        self.running = [Running.start(build, name, settings, self.clock, self.bus) for name, build in builds.items()]
+        self.round_trips: dict[str, int] = {}
+        self.app = self._application()
+
+    def _application(self) -> FastAPI:
+        app = FastAPI(title="Reclaim", version="0.1.0", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+        for entry in entry_points(group="reclaim.host"):
+            cast("Plugin", entry.load())(app, self)
+        for running in self.running:
+            if running.service.router is not None:
+                app.include_router(running.service.router, prefix=f"/{running.service.name}")
+        app.add_api_route("/health/live", self._live, methods=["GET"], include_in_schema=False)
+        app.add_api_route("/health/ready", self._ready, methods=["GET"], include_in_schema=False)
+        app.add_api_route("/metrics", self._metrics, methods=["GET"], include_in_schema=False)
+        return app
+
+    async def _live(self) -> dict[str, str]:
+        return {"status": "live"}
+
+    async def _ready(self, response: Response) -> dict[str, object]:
+        oldest = wall_milliseconds() - READY_FOR
+        waiting = [r.service.name for r in self.running if self.round_trips.get(r.service.name, 0) < oldest]
+        if waiting:
+            response.status_code = 503
+        return {"status": "waiting" if waiting else "ready", "waiting_for_the_bus": waiting}
+
+    async def _metrics(self) -> Response:
+        return Response(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    async def prepare(self) -> None:
+        """Migrate every service's database, declare the queues, and make what was under way due again."""
+        for running in self.running:
+            await migrate.upgrade(running.database.engine, running.service.migrations)
+            await running.outbox.publish_again(running.database)
+        await self.bus.declare()
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[Host]:
+        """Run every loop for as long as the block lasts. Call `prepare` first."""
+        loops = [loop for running in self.running for loop in self._loops(running)]
+        tasks = [asyncio.create_task(_supervise(name, run), name=name) for name, run in loops]
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for running in self.running:
+                await running.close()
+            await self.bus.close()
+
+    def _loops(self, running: Running) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        name = running.service.name
+
+        async def receive(messages: Sequence[bytes]) -> None:
+            await hold(running.inbox.receive, messages)
+
+        async def bury(messages: Sequence[bytes]) -> None:
+            await hold(running.inbox.bury, messages)
+
+        async def confirm(messages: Sequence[bytes]) -> None:
+            await running.outbox.confirm(running.database, [_receipt.decode(message) for message in messages])
+
+        async def probe() -> None:
+            while True:
+                await self.bus.probe(name)
+                self.round_trips[name] = wall_milliseconds()
+                await asyncio.sleep(PROBE_EVERY)
+
+        consumers = [
+            (f"{name}.{queue}", lambda queue=queue, handle=handle: self.bus.consume(name, queue, handle))
+            for queue, handle in ((EVENTS, receive), (RECEIPTS, confirm), (DEAD, bury))
+        ]
+        jobs = [(f"{name}.{job.name}", lambda job=job: _again(job, running.wakers[job.name])) for job in running.jobs()]
+        return [*consumers, *jobs, (f"{name}.probe", probe)]
+
+
+async def _again(job: Job, woken: asyncio.Event) -> None:
+    while True:
+        woken.clear()
+        if await job.run():
+            await asyncio.sleep(0)
+            continue
+        try:
+            async with asyncio.timeout(job.every):
+                await woken.wait()
+        except TimeoutError:
+            continue
+
+
+_failures = metrics.get_meter("reclaim.host").create_counter(
+    "reclaim_loop_failures", description="Times a loop of a service failed and was started again"
+)
+
+
+async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop for ever. A failure that comes after a minute of quiet counts as a first one."""
+    attempt = 0
+    while True:
+        began = wall_milliseconds()
+        try:
+            await run()
+        except Exception as error:
+            attempt = 1 if wall_milliseconds() - began > 60_000 else attempt + 1
+            _failures.add(1, {"loop": name})
+            wait = backoff(attempt, first=0.1, most=15)
+            known = isinstance(error, Transient)
+            log.log(
+                logging.WARNING if known else logging.ERROR,
+                "%s stopped and starts again in %.1f s: %s",
+                name,
+                wait,
+                error,
+                exc_info=None if known else error,
+            )
+            await asyncio.sleep(wait)
+
+
+async def _prepared(host: Host) -> None:
+    attempt = 0
+    while True:
+        try:
+            return await host.prepare()
+        except Exception as error:
+            if not isinstance(error, Transient | OSError) and not is_outage(error):
+                raise
+            attempt += 1
+            log.warning("waiting for the database and the broker: %s", error)
+            await asyncio.sleep(backoff(attempt, first=0.5, most=10))
+
+
+async def serve(settings: Settings, names: Sequence[str]) -> None:
+    """Run the named services (all that are installed if none is named) until SIGINT or SIGTERM.
+
+    Raises:
+        Invalid: a name is not installed.
+    """
+    builds = chosen(names)
+    set_up_logging(settings)
+    set_up_telemetry(settings, names[0] if len(names) == 1 else "all")
+    host = Host(settings, builds)
+    await _prepared(host)
+    async with host.started():
+        # What lives from here on lives until the end: leave it out of every later collection.
+        gc.collect()
+        gc.freeze()
+        server = uvicorn.Server(
+            uvicorn.Config(
+                host.app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=10,
+            )
+        )
+        await server.serve()

@@ -1,0 +1,369 @@
+"""The inbox: every event has its effect exactly once, however often it comes.
+
+A message's events are recorded, handled and answered in one transaction, all that wait at a time. If that fails the
+set is split in halves until the event to blame stands alone; it is set aside in this database, to be tried again
+with backoff or, when trying cannot help, parked until an operator looks. Its neighbours go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from reclaim.common import envelope
+from reclaim.common.contracts import Event
+from reclaim.common.db import Database, Unit, UtcDateTime, is_outage, listed
+from reclaim.common.envelope import Received, Unreadable
+from reclaim.common.errors import Conflict, NotFound, Permanent, Transient
+from reclaim.common.outbox import Receipt
+from reclaim.common.timing import backoff, wall_milliseconds
+
+log = logging.getLogger(__name__)
+
+IN_ONE_TRANSACTION: Final = 500
+"""Most events handled in one transaction; more gains little and loses more when one of them fails."""
+
+TRANSIENT_ATTEMPTS: Final = 30
+"""Attempts before something that might pass is parked: about two hours."""
+
+DEFECT_ATTEMPTS: Final = 5
+"""Attempts before an error that nobody foresaw is parked."""
+
+HISTORY_DAYS: Final = 30
+"""How long it is remembered that an event was handled; far longer than any outbox publishes again."""
+
+D = TypeVar("D")
+Handle = Callable[[Unit, Sequence[Received[Any]]], Awaitable[None]]
+"""Handles events of one type in the given unit. Raises for what it cannot handle; never commits."""
+
+
+def bind(
+    table: Mapping[type[Event], Callable[[D, Unit, Sequence[Received[Any]]], Awaitable[None]]], deps: D
+) -> dict[type[Event], Handle]:
+    """Give a service's literal table of handlers what they depend on."""
+
+    def bound(handle: Callable[[D, Unit, Sequence[Received[Any]]], Awaitable[None]]) -> Handle:
+        async def call(unit: Unit, events: Sequence[Received[Any]]) -> None:
+            await handle(deps, unit, events)
+
+        return call
+
+    return {event: bound(handle) for event, handle in table.items()}
+
+
+def inbox_tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table]:
+    """Declare the tables: what was received, and what is set aside (`due` is None once it is parked)."""
+    inbox = sa.Table(
+        "inbox",
+        metadata,
+        sa.Column("event_id", sa.Text, primary_key=True),
+        sa.Column("received", sa.BigInteger, nullable=False, index=True),
+    )
+    aside = sa.Table(
+        "set_aside",
+        metadata,
+        sa.Column("event_id", sa.Text, primary_key=True),
+        sa.Column("wire", sa.Text, nullable=False),
+        sa.Column("source", sa.Text, nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("due", sa.BigInteger, index=True),
+        sa.Column("since", UtcDateTime, nullable=False),
+    )
+    return inbox, aside
+
+
+_TABLES = sa.MetaData()
+INBOX, SET_ASIDE = inbox_tables(_TABLES)
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An event that an operator has to look at."""
+
+    event_id: str
+    wire: str
+    source: str
+    reason: str
+    attempts: int
+    since: datetime
+    body: str
+
+
+class Inbox:
+    """The inbox of one service. `send_receipt` is given the producer's name and an encoded `Receipt`."""
+
+    def __init__(
+        self,
+        service: str,
+        database: Database,
+        subscriptions: Mapping[type[Event], Handle],
+        send_receipt: Callable[[str, bytes], Awaitable[None]],
+    ) -> None:
+        self._service = service
+        self._database = database
+        self._subscriptions = subscriptions
+        self._send_receipt = send_receipt
+
+    async def receive(self, messages: Sequence[bytes]) -> None:
+        """Take messages over: on return each of their events was handled or is set aside, durably.
+
+        Raises:
+            Transient: the database is away; nothing of the rest was taken over.
+        """
+        parts: list[Received[Event] | Unreadable] = []
+        for message in messages:
+            try:
+                parts.extend(envelope.split(message))
+            except Permanent as error:
+                parts.append(envelope.unreadable(message, error.detail))
+        for start in range(0, len(parts), IN_ONE_TRANSACTION):
+            chunk = parts[start : start + IN_ONE_TRANSACTION]
+            with _outage_is_transient():
+                await self._take(chunk)
+            await self._confirm(chunk)
+
+    async def bury(self, messages: Sequence[bytes]) -> None:
+        """Park every event of messages that the broker gave up delivering."""
+        for message in messages:
+            try:
+                parts = envelope.split(message)
+            except Permanent as error:
+                parts = [envelope.unreadable(message, error.detail)]
+            reason = "the broker gave up: its consumer ended every time this was delivered"
+            with _outage_is_transient():
+                for part in parts:
+                    await self._set_aside(part, Permanent(reason))
+            await self._confirm(parts)
+
+    async def _take(self, parts: Sequence[Received[Event] | Unreadable]) -> None:
+        try:
+            async with self._database.unit() as unit:
+                fresh = await self._record(unit.db, parts)
+                await self._handle(unit, [part for part in parts if part.id in fresh])
+        except Exception as error:
+            if is_outage(error):
+                raise
+            if len(parts) > 1:
+                middle = len(parts) // 2
+                await self._take(parts[:middle])
+                await self._take(parts[middle:])
+            else:
+                await self._set_aside(parts[0], error)
+
+    async def _record(self, db: AsyncConnection, parts: Sequence[Received[Event] | Unreadable]) -> set[str]:
+        ids = msgspec.json.encode(list({part.id: None for part in parts})).decode()
+        # WHERE true: without it SQLite reads ON CONFLICT as part of a join.
+        statement = sa.text(
+            f"INSERT INTO inbox (event_id, received) SELECT value, :received FROM {listed(db, 'ids')} "
+            "WHERE true ON CONFLICT DO NOTHING RETURNING event_id"
+        ).bindparams(sa.bindparam("received", type_=sa.BigInteger))
+        rows = await db.execute(statement, {"ids": ids, "received": wall_milliseconds()})
+        return set(rows.scalars())
+
+    async def _handle(self, unit: Unit, parts: Sequence[Received[Event] | Unreadable]) -> None:
+        by_type: dict[type[Event], dict[str, Received[Event]]] = defaultdict(dict)
+        for part in parts:
+            if isinstance(part, Unreadable):
+                raise Permanent(part.reason)
+            if type(part.data) not in self._subscriptions:
+                raise Permanent(f"{self._service} has no handler for {part.data.wire}")
+            by_type[type(part.data)].setdefault(part.id, part)
+        for event, received in by_type.items():
+            await self._subscriptions[event](unit, list(received.values()))
+
+    async def _set_aside(self, part: Received[Event] | Unreadable, error: Exception) -> None:
+        due = _due_after(error, attempts=1)
+        level = logging.INFO if due else logging.ERROR
+        wire = part.type if isinstance(part, Unreadable) else part.data.wire
+        log.log(
+            level,
+            "%s: %s was %s: %s",
+            self._service,
+            wire or "a message",
+            "put off" if due else "parked",
+            error,
+            exc_info=_trace(error),
+        )
+        async with self._database.unit() as unit:
+            if not await self._record(unit.db, [part]):
+                return
+            await unit.db.execute(
+                sa.insert(SET_ASIDE).values(
+                    event_id=part.id,
+                    wire=wire,
+                    source=part.source,
+                    body=part.body,
+                    reason=_reason(error),
+                    attempts=1,
+                    due=due,
+                    since=unit.now,
+                )
+            )
+
+    async def _confirm(self, parts: Sequence[Received[Event] | Unreadable]) -> None:
+        by_source: dict[str, list[str]] = defaultdict(list)
+        for part in parts:
+            if part.source:
+                by_source[part.source].append(part.id)
+        for source, ids in by_source.items():
+            try:
+                await self._send_receipt(source, msgspec.json.encode(Receipt(self._service, ids)))
+            except Transient as error:
+                # Safe to go on: the producer publishes again, and is answered again.
+                log.warning("%s: a receipt for %s was not sent: %s", self._service, source, error)
+
+    async def retry(self) -> bool:
+        """Try again what is due; return whether there was anything. Each in a transaction of its own."""
+        async with self._database.reading() as db:
+            due = list(
+                (
+                    await db.execute(
+                        sa.select(SET_ASIDE.c.event_id)
+                        .where(SET_ASIDE.c.due <= wall_milliseconds())
+                        .order_by(SET_ASIDE.c.due)
+                        .limit(100)
+                    )
+                ).scalars()
+            )
+        for event_id in due:
+            await self._try_again(event_id)
+        return bool(due)
+
+    async def _try_again(self, event_id: str) -> None:
+        try:
+            async with self._database.unit() as unit:
+                row = (
+                    await unit.db.execute(
+                        sa.select(SET_ASIDE.c.body)
+                        .where(SET_ASIDE.c.event_id == event_id)
+                        .with_for_update(skip_locked=True)
+                    )
+                ).one_or_none()
+                if row is None:
+                    return
+                await unit.db.execute(sa.delete(SET_ASIDE).where(SET_ASIDE.c.event_id == event_id))
+                await self._handle(unit, [envelope.read(row.body)])
+        except Exception as error:
+            if is_outage(error):
+                raise
+            async with self._database.unit() as unit:
+                attempts = (
+                    await unit.db.execute(sa.select(SET_ASIDE.c.attempts).where(SET_ASIDE.c.event_id == event_id))
+                ).scalar_one_or_none()
+                if attempts is None:
+                    return
+                due = _due_after(error, attempts=attempts + 1)
+                if due is None:
+                    log.log(
+                        logging.ERROR, "%s: %s was parked: %s", self._service, event_id, error, exc_info=_trace(error)
+                    )
+                await unit.db.execute(
+                    sa.update(SET_ASIDE)
+                    .where(SET_ASIDE.c.event_id == event_id)
+                    .values(attempts=attempts + 1, due=due, reason=_reason(error))
+                )
+
+    async def parked(self) -> list[Parked]:
+        """Return what waits for an operator, oldest first."""
+        async with self._database.reading() as db:
+            rows = await db.execute(
+                sa.select(SET_ASIDE).where(SET_ASIDE.c.due.is_(None)).order_by(SET_ASIDE.c.since).limit(1000)
+            )
+            return [
+                Parked(
+                    row.event_id,
+                    row.wire,
+                    row.source,
+                    row.reason,
+                    row.attempts,
+                    row.since,
+                    row.body.decode(errors="replace"),
+                )
+                for row in rows
+            ]
+
+    async def redrive(self, event_id: str) -> None:
+        """Try a parked event again now.
+
+        Raises:
+            NotFound: nothing of that id is set aside.
+            Conflict: it failed again; it stays parked, with the new reason.
+        """
+        async with self._database.unit() as unit:
+            changed = await unit.db.execute(
+                sa.update(SET_ASIDE).where(SET_ASIDE.c.event_id == event_id).values(attempts=0, due=wall_milliseconds())
+            )
+            if changed.rowcount == 0:
+                raise NotFound(f"No event {event_id} is set aside; it may have been handled meanwhile.")
+        await self._try_again(event_id)
+        async with self._database.reading() as db:
+            reason = (
+                await db.execute(sa.select(SET_ASIDE.c.reason).where(SET_ASIDE.c.event_id == event_id))
+            ).scalar_one_or_none()
+        if reason is not None:
+            raise Conflict(f"It failed again: {reason}")
+
+    async def forget(self) -> bool:
+        """Drop the record of events handled long ago; return False, since there is never more to do at once."""
+        oldest = wall_milliseconds() - HISTORY_DAYS * 86_400_000
+        async with self._database.unit() as unit:
+            await unit.db.execute(
+                sa.delete(INBOX).where(
+                    INBOX.c.received < oldest, INBOX.c.event_id.not_in(sa.select(SET_ASIDE.c.event_id))
+                )
+            )
+        return False
+
+
+def _due_after(error: Exception, *, attempts: int) -> int | None:
+    """Return when to try again, in wall-clock milliseconds, or None to park."""
+    if isinstance(error, Transient):
+        most = TRANSIENT_ATTEMPTS
+    elif isinstance(error, Permanent):
+        most = 1
+    else:
+        most = DEFECT_ATTEMPTS
+    if attempts >= most:
+        return None
+    return wall_milliseconds() + int(1000 * backoff(attempts, first=0.1, most=300))
+
+
+def _reason(error: Exception) -> str:
+    known = isinstance(error, Transient | Permanent)
+    return str(error)[:2000] if known else f"{type(error).__name__}: {error}"[:2000]
+
+
+def _trace(error: Exception) -> Exception | None:
+    return None if isinstance(error, Transient | Permanent) else error
+
+
+class _outage_is_transient:  # noqa: N801
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, Exception) and is_outage(error):
+            raise Transient(f"the database is away: {type(error).__name__}") from error
+
+
+async def hold(receive: Callable[[Sequence[bytes]], Awaitable[None]], messages: Sequence[bytes]) -> None:
+    """Keep messages unacknowledged while the database is away, instead of having them delivered over and over."""
+    attempt = 0
+    while True:
+        try:
+            return await receive(messages)
+        except Transient as error:
+            attempt += 1
+            log.warning("holding %d messages: %s", len(messages), error)
+            await asyncio.sleep(backoff(attempt, first=0.2, most=10))

@@ -1,0 +1,86 @@
+"""Keys: signing what leaves the house, sealing what is stored.
+
+Both take a list of keys, newest first: the first signs or seals, all verify or open. To rotate, put a new key in
+front, let what the old one made expire (or seal it again), then drop the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from itsdangerous import BadSignature, URLSafeSerializer
+
+from reclaim.common.errors import Permanent
+
+
+class Forged(Permanent):
+    """A signed text was not signed by us, for this purpose, with a key that is still in use."""
+
+    status = 400
+    title = "Not a valid link"
+
+
+class Signer:
+    """Signs and verifies small JSON documents as URL-safe text, each for one purpose only (HMAC-SHA-256)."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        # itsdangerous signs with the last key of its list.
+        self._keys = list(reversed(keys))
+
+    def _serializer(self, purpose: str) -> URLSafeSerializer:
+        return URLSafeSerializer(self._keys, salt=purpose, signer_kwargs={"digest_method": hashlib.sha256})
+
+    def sign(self, purpose: str, document: Mapping[str, object]) -> str:
+        """Return the document as signed text that is valid for this purpose alone."""
+        signed = self._serializer(purpose).dumps(dict(document))
+        assert isinstance(signed, str)
+        return signed
+
+    def verify(self, purpose: str, text: str) -> dict[str, object]:
+        """Return the document that was signed for this purpose.
+
+        Raises:
+            Forged: anything else, without saying which part was wrong.
+        """
+        try:
+            document = self._serializer(purpose).loads(text)
+        except BadSignature as error:
+            raise Forged(
+                "The link is damaged or was not made here. Open it again from the original message."
+            ) from error
+        if not isinstance(document, dict):
+            raise Forged("The link is damaged or was not made here. Open it again from the original message.")
+        return document
+
+
+class Sealer:
+    """Encrypts credentials for storage and for the bus (Fernet: AES-128-CBC with HMAC-SHA-256)."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._fernet = MultiFernet([Fernet(key) for key in keys])
+
+    def seal(self, secrets: Mapping[str, str]) -> str:
+        """Return the secrets as opaque text."""
+        return self._fernet.encrypt(msgspec.json.encode(dict(secrets))).decode()
+
+    def open(self, sealed: str) -> dict[str, str]:
+        """Return the secrets.
+
+        Raises:
+            Permanent: none of the installation's keys opens it.
+        """
+        try:
+            plain = self._fernet.decrypt(sealed.encode())
+        except InvalidToken as error:
+            raise Permanent(
+                "Stored credentials cannot be opened with RECLAIM_SEALING_KEYS. Put the key that sealed them back "
+                "into the list, or enter the credentials again."
+            ) from error
+        return msgspec.json.decode(plain, type=dict[str, str])
+
+    def reseal(self, sealed: str) -> str:
+        """Return the same secrets sealed with the newest key."""
+        return self._fernet.rotate(sealed.encode()).decode()

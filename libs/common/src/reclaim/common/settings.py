@@ -1,0 +1,65 @@
+"""Settings that every service has; each is an environment variable with the prefix `RECLAIM_`.
+
+Two URLs choose the size: `bus_url` (`inproc://` or `amqp://...`) and `database_url` (SQLite or PostgreSQL).
+A service's own settings are in its `settings.py`, with its own prefix (`RECLAIM_APPROVALS_...`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What the host, the bus and the databases need to know.
+
+    `database_url` may hold `{service}`, which becomes the service's name with underscores: one database a service.
+    `secret_keys` sign links, sessions and tokens, and `sealing_keys` encrypt stored credentials; the first of each
+    is used for new ones and all for old ones, so a key is rotated by putting a new one in front.
+    `operators` maps a local operator's name to `role:argon2-hash`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RECLAIM_", env_file=".env", extra="ignore")
+
+    environment: Literal["production", "demo", "test"] = "production"
+    bus_url: str = "inproc://"
+    bus_prefix: str = "reclaim"
+    data_dir: Path = Path("var")
+    database_url: str = "sqlite+aiosqlite:///{data_dir}/{service}.db"
+    clock_url: str = "system:"
+    secret_keys: list[SecretStr] = []
+    sealing_keys: list[SecretStr] = []
+    operators: dict[str, str] = {}
+    public_url: str = "http://127.0.0.1:8080"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    log_format: Literal["console", "json"] = "json"
+    log_level: str = "INFO"
+    otlp_endpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _only_a_rehearsal_may_move_time(self) -> Self:
+        if self.environment == "production" and self.clock_url != "system:":
+            raise ValueError("RECLAIM_CLOCK_URL: a movable clock is for demo and test; production uses system:")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_are_given(self) -> Self:
+        if not self.secret_keys or not self.sealing_keys:
+            raise ValueError(
+                "RECLAIM_SECRET_KEYS and RECLAIM_SEALING_KEYS are not set: `reclaim init` writes both into .env"
+            )
+        if any(len(key.get_secret_value()) < 32 for key in self.secret_keys):
+            raise ValueError("RECLAIM_SECRET_KEYS: each key needs at least 32 characters; `reclaim init` makes one")
+        return self
+
+    def database_for(self, service: str) -> str:
+        """Return the database URL of one service."""
+        return self.database_url.format(service=service.replace("-", "_"), data_dir=self.data_dir)
+
+    def signing_keys(self) -> list[str]:
+        """Return the keys that sign, newest first."""
+        return [key.get_secret_value() for key in self.secret_keys]
