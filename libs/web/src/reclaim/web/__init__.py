@@ -1,0 +1,1 @@
+"""The one look: layout, operator sign-in, components and assets for every service's pages."""

@@ -1,0 +1,86 @@
+"""What a service's host calls once to give its application the web part."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from argon2 import extract_parameters
+from argon2.exceptions import InvalidHashError
+from fastapi import FastAPI
+
+from reclaim.common.clock import Clock, SystemClock
+from reclaim.web.assets import asset_routes
+from reclaim.web.operators import ROLES, OperatorRecord
+from reclaim.web.pages import Pages
+from reclaim.web.problems import Problems, UnexpectedErrors
+from reclaim.web.security_headers import SecurityHeaders
+from reclaim.web.sign_in import sign_in_routes
+from reclaim.web.state import NavItem, Web
+
+logger = logging.getLogger(__name__)
+
+
+def install(
+    app: FastAPI,
+    *,
+    secret_keys: Sequence[str],
+    operators: Mapping[str, OperatorRecord],
+    public_url: str,
+    navigation: Sequence[NavItem] = (),
+    clock: Clock | None = None,
+    sign_in_clock: Clock | None = None,
+) -> None:
+    """Give the application assets, sign-in, security headers and error answers; `app.state.web` holds the settings.
+
+    `secret_keys`: the first signs, all verify. `public_url`: where browsers reach it; https makes cookies secure.
+    `clock` is what pages call now; `sign_in_clock` is what sessions and tokens live by. Both are the machine's
+    unless given. Call it once, before the application serves, and after any middleware that should lie inside.
+
+    Raises:
+        ValueError: a key is missing or short, a password hash is no argon2 hash, a role is unknown, or the public
+            address is no http(s) address.
+    """
+    parts = urlsplit(public_url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"public_url {public_url!r} must start with https:// (or http:// on the own machine)")
+    for name, record in operators.items():
+        _check_operator(name, record)
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        logger.warning("passwords and sessions travel unencrypted: use an https public_url", extra={"url": public_url})
+    web = Web(
+        secret_keys=tuple(secret_keys),
+        operators=dict(operators),
+        public_url=public_url,
+        navigation=tuple(navigation),
+        clock=clock or SystemClock(),
+        sign_in_clock=sign_in_clock or SystemClock(),
+    )
+    app.state.web = web
+    pages = Pages()
+    problems = Problems(pages)
+    problems.install(app)
+    app.include_router(asset_routes())
+    app.include_router(sign_in_routes(pages))
+    # The one added last is outermost: the headers also go on what the other one answers.
+    app.add_middleware(UnexpectedErrors, problems=problems)
+    app.add_middleware(SecurityHeaders, web=web)
+
+
+def _check_operator(name: str, record: OperatorRecord) -> None:
+    if record.role not in ROLES:
+        raise ValueError(f"operator {name!r} has the unknown role {record.role!r}: use one of {', '.join(ROLES)}")
+    try:
+        extract_parameters(record.password_hash)
+    except InvalidHashError as error:
+        message = f"operator {name!r} has no argon2 password hash: make one with reclaim.web.operators.hash_password"
+        raise ValueError(message) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
