@@ -14,8 +14,15 @@ from datetime import datetime
 from typing import Generic, Literal, Protocol, TypeVar
 
 from reclaim.common.contracts import Person
+from reclaim.common.errors import Permanent
 
 T_co = TypeVar("T_co", covariant=True)
+
+
+class Incomplete(Permanent):
+    """A listing ended before everything it announced had been seen: it must not be taken for everything."""
+
+    title = "Incomplete data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,10 @@ class SeatReader(Protocol):
         """
         ...
 
+    async def open_records(self, holders: Sequence[str]) -> Mapping[str, Mapping[str, Sequence[str]]]:
+        """Return the ids of each holder's open records by object type; a holder without any is left out."""
+        ...
+
     async def close(self) -> None:
         """Give back sockets and threads."""
         ...
@@ -160,7 +171,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class TryLater:
-    """Nothing is known to have changed, and the same call may succeed later."""
+    """Not finished, and the same call may succeed later; what it did by then, the next one finds done."""
 
     reason: str
 
@@ -169,8 +180,20 @@ ActionResult = Done | Refused | TryLater
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """Records of one holder that are to belong to `successor`: ids by object type, fixed before the first write."""
+
+    holder: str
+    successor: str
+    records: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
 class HandedOver:
-    """Open records moved, by object type, and those that could not be moved, with the system's words."""
+    """How many of a transfer's records belong to the successor now, by object type, whichever attempt moved them,
+    and those that could not be moved (record id → the system's words). A record that was closed, deleted or given
+    to somebody else meanwhile is neither.
+    """
 
     moved: Mapping[str, int]
     failed: Mapping[str, str]
@@ -199,8 +222,8 @@ class SeatActor(Protocol):
         """Give the seat back, unfrozen; refused when none is free."""
         ...
 
-    async def hand_over(self, successors: Mapping[str, str]) -> Mapping[str, HandedOver | Refused | TryLater]:
-        """Give each holder's open records to its successor (holder id → successor id)."""
+    async def hand_over(self, transfers: Sequence[Transfer]) -> Mapping[str, HandedOver | Refused | TryLater]:
+        """Give records to their successors, by holder id; those that belong to the successor already are counted."""
         ...
 
     async def close(self) -> None:

@@ -1,0 +1,160 @@
+"""Salesforce's answers as errors: what each means, whether the same call can succeed later, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from reclaim.common.errors import Permanent, Transient
+from reclaim.connectors.ports import Refused
+
+
+class Busy(Transient):
+    """The org answered that it cannot just now, or did not answer; the same read is worth repeating at once.
+
+    `unsure` is True when the org may have carried the call out although no answer came; `retry_after` are the
+    seconds after which the org asks to be tried again, where it says so.
+    """
+
+    def __init__(self, message: str, *, unsure: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.unsure = unsure
+        self.retry_after = retry_after
+
+
+class Unreachable(Busy):
+    """No connection to the org could be made, or it broke off."""
+
+
+class ApiLimit(Transient):
+    """The org's daily allowance of API calls is used up, or what is left of it is reserved for others."""
+
+
+class LocatorExpired(Transient):
+    """The place in a listing is no longer known to the org; the query has to start again."""
+
+
+class SignInRefused(Permanent):
+    """The org does not accept the connection's credentials."""
+
+    title = "Sign-in refused"
+
+
+class NotReadable(Permanent):
+    """The org understood the call and refuses it: a missing permission, object or field."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_PERMISSION: Final = frozenset(
+    {
+        "INSUFFICIENT_ACCESS",
+        "INSUFFICIENT_ACCESS_OR_READONLY",
+        "INSUFFICIENT_ACCESS_ON_CROSS_REFERENCE_ENTITY",
+        "API_DISABLED_FOR_ORG",
+        "API_CURRENTLY_DISABLED",
+        "FUNCTIONALITY_NOT_ENABLED",
+    }
+)
+_BUSY: Final = frozenset({"QUERY_TIMEOUT", "SERVER_UNAVAILABLE", "UNABLE_TO_LOCK_ROW", "UNKNOWN_EXCEPTION"})
+LOCKED: Final = "UNABLE_TO_LOCK_ROW"
+
+
+def first_error(content: object) -> tuple[str, str]:
+    """Return the code and message of an error answer, which is a list of errors, one error, or no JSON at all."""
+    if isinstance(content, list) and content:
+        content = content[0]
+    if isinstance(content, Mapping):
+        code = content.get("errorCode") or content.get("statusCode") or content.get("error") or ""
+        message = content.get("message") or content.get("error_description") or ""
+        return str(code), str(message)
+    text = content.decode(errors="replace") if isinstance(content, bytes) else str(content or "")
+    return "", " ".join(text.split())[:200]
+
+
+def from_answer(status: int, content: object) -> Transient | Permanent:
+    """Return the error for an answer that is not a success (a 401 is the session's own business)."""
+    code, message = first_error(content)
+    said = f"Salesforce answered {status} {code}: {message}".rstrip(": ")
+    if status == 429:
+        return Busy(f"{said}. The org asks for fewer calls at a time; try again later.")
+    if code == "REQUEST_LIMIT_EXCEEDED":
+        if "concurrent" in message.lower():
+            return Busy(f"{said}. Too many long requests run at once; trying again helps.")
+        return ApiLimit(
+            f"{said}. The org's daily API calls are used up: wait until Salesforce frees some (it counts the last "
+            "24 hours), or have the allowance raised."
+        )
+    if code == "INVALID_QUERY_LOCATOR":
+        return LocatorExpired(f"{said}. The listing has to start again.")
+    if status >= 500 or code in _BUSY:
+        # Behind a gateway's 502 or 504 the org may well have carried the call out.
+        return Busy(f"{said}. The org is overloaded or under maintenance; try again later.", unsure=status >= 500)
+    if code in _PERMISSION or status == 403:
+        return NotReadable(code, f"{said}. Give the user that Reclaim runs as the permission, and test again.")
+    if code in ("INVALID_TYPE", "INVALID_FIELD"):
+        return NotReadable(
+            code, f"{said}. The object or field does not exist in this org, or the user may not see it: check both."
+        )
+    if 300 <= status < 400:
+        return Permanent(f"Salesforce answered {status}, a redirect: set instance_url to the org's present address.")
+    return NotReadable(code, said)
+
+
+_LAST_ADMIN: Final = "This is the last user who can administer the org: give another user that role first."
+_NO_SEAT: Final = "No seat of this licence is free: buy one or free one, then retry."
+_LEADS: Final = "Choose another user in Setup, Lead Settings and Web-to-Lead, then retry."
+_CASES: Final = "Choose another user in Setup, Support Settings, then retry."
+_REMEDIES: Final[tuple[tuple[str, str], ...]] = (
+    ("default lead owner", _LEADS),
+    ("default owner of leads", _LEADS),
+    ("web to lead", _LEADS),
+    ("web-to-lead", _LEADS),
+    ("default case owner", _CASES),
+    ("default owner of cases", _CASES),
+    ("automated case user", _CASES),
+    ("default workflow user", "Choose another user in Setup, Process Automation Settings, then retry."),
+    ("assignment rule", "Take the user out of the assignment rule that the message names, then retry."),
+    ("auto-response", "Take the user out of the auto-response rule that the message names, then retry."),
+    ("escalation rule", "Take the user out of the escalation rule that the message names, then retry."),
+    ("delegated approver", "Choose another delegated approver for the users that name this one, then retry."),
+    ("approver", "Take the user out of the approval processes in Setup, Approval Processes, then retry."),
+    ("hierarchy field", "Empty the field that the message names on the users that point at this one, then retry."),
+    ("dashboard", "Choose another running user for the dashboards that the message names, then retry."),
+    ("not enough licen", _NO_SEAT),
+    ("license limit", _NO_SEAT),
+    ("compatible", "Take away what the new licence does not allow, then retry."),
+)
+_BY_CODE: Final = {
+    "CANNOT_DISABLE_LAST_ADMIN": _LAST_ADMIN,
+    "LICENSE_LIMIT_EXCEEDED": _NO_SEAT,
+    "OP_WITH_INVALID_USER_TYPE_EXCEPTION": "The successor's licence cannot own such records: choose another successor.",
+    "FIELD_CUSTOM_VALIDATION_EXCEPTION": "A validation rule of the org forbids it: meet it or change it, then retry.",
+    "INACTIVE_OWNER_OR_USER": "The new owner is inactive: choose another successor.",
+    "MIXED_DML_OPERATION": "Salesforce was changing setup and business records at once; retry.",
+    "ENTITY_IS_DELETED": "The record is deleted; nothing is left to do.",
+    "INVALID_CROSS_REFERENCE_KEY": "The record no longer exists, or Reclaim's user may not see it.",
+    "CANNOT_UPDATE_CONVERTED_LEAD": "The lead was converted in the meantime; nothing is left to do.",
+    LOCKED: "Somebody else holds the record; retry later.",
+}
+
+
+def refused(errors: object) -> Refused:
+    """Return a row's refusal in Salesforce's own words, with what a person can do about it."""
+    code, message = first_error(errors)
+    return Refused(code=code or "UNKNOWN", message=message or "Salesforce gave no reason", remedy=remedy(code, message))
+
+
+def remedy(code: str, message: str) -> str:
+    """Return what a person can do about a refusal; known by its code, or else by its message."""
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    lower = message.lower()
+    for words, advice in _REMEDIES:
+        if words in lower:
+            return advice
+    if code in _PERMISSION:
+        return "Give the user that Reclaim runs as the permission to edit this record, then retry."
+    return "Look up Salesforce's message, mend its cause in the org, then retry."
