@@ -63,7 +63,7 @@ def gallery_context() -> dict[str, Any]:
         ("Chen Wei", "chen.wei@example.com", 95, "frozen"),
     ]
     return {
-        "total": [usd("148210.40"), Money(Decimal("22100"), "EUR")],
+        "total": [usd("148210.40"), Money(Decimal(22100), "EUR")],
         "realised": usd("61004.10"),
         "hostile": HOSTILE,
         "cases": [
@@ -79,14 +79,14 @@ def gallery_context() -> dict[str, Any]:
         ],
         "history": [
             TimelineEntry(NOON - timedelta(days=20), "Flagged", "rule Salesforce, 60 days"),
-            TimelineEntry(NOON - timedelta(days=18), "Grace Hopper decided: revoke", "by mail", "Ada moved on.", "good"),
+            TimelineEntry(NOON - timedelta(days=18), "Grace Hopper: revoke", "by mail", "Ada moved on.", "good"),
             TimelineEntry(NOON - timedelta(days=18), "Frozen", "lifecycle", tone="busy"),
             TimelineEntry(NOON - timedelta(hours=3), "Reclaim refused", "Salesforce", "The org was locked.", "bad"),
         ],
         "bars": [
-            Bar("Aug 2026", Decimal("9120"), "$9,120.00"),
-            Bar("Sep 2026", Decimal("14300"), "$14,300.00"),
-            Bar("Oct 2026", Decimal("-1980"), "-$1,980.00"),
+            Bar("Aug 2026", Decimal(9120), "$9,120.00"),
+            Bar("Sep 2026", Decimal(14300), "$14,300.00"),
+            Bar("Oct 2026", Decimal(-1980), "-$1,980.00"),
             Bar("Nov 2026", Decimal("11005.5"), "$11,005.50"),
         ],
     }
@@ -102,7 +102,7 @@ def gallery_routes(changes: list[str]) -> APIRouter:
 
     @router.get("/decide", dependencies=[Depends(public())])
     async def decide(request: Request) -> HTMLResponse:
-        price = Money(Decimal("165"), "USD")
+        price = Money(Decimal(165), "USD")
         dates = {"last_used": NOON - timedelta(days=95), "answer_by": NOON + timedelta(days=7)}
         return pages.render(request, "decision.html", price=price, **dates)
 

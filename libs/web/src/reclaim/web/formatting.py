@@ -22,13 +22,12 @@ def format_money(value: Money | Iterable[Money] | None, *, whole: bool = False) 
     Amounts in different currencies stand next to each other and are never added. `whole` leaves out the minor
     units, for figures that are read at a glance. None is a price that nobody entered.
     """
-    if value is None:
-        return "no price"
-    if isinstance(value, Money):
-        if whole:
-            return format_currency(value.amount, value.currency, "¤#,##0", locale=LOCALE, currency_digits=False)
-        return format_currency(value.amount, value.currency, locale=LOCALE)
-    return " · ".join(format_money(amount, whole=whole) for amount in value) or "none"
+    return " · ".join(_format_amount(amount, whole) for amount in amounts(value)) or "none"
+
+
+def amounts(value: Money | Iterable[Money] | None) -> list[Money | None]:
+    """Return one amount, or several, as a list."""
+    return [value] if value is None or isinstance(value, Money) else list(value)
 
 
 def format_number(value: int | float | Decimal) -> str:
@@ -63,6 +62,14 @@ def machine_instant(value: datetime) -> str:
 def words(name: str) -> str:
     """Turn a name of the code (`needs_review`) into words for a page (`Needs review`)."""
     return name.replace("_", " ").replace("-", " ").strip().capitalize()
+
+
+def _format_amount(value: Money | None, whole: bool) -> str:
+    if value is None:
+        return "no price"
+    if whole:
+        return format_currency(value.amount, value.currency, "¤#,##0", locale=LOCALE, currency_digits=False)
+    return format_currency(value.amount, value.currency, locale=LOCALE)
 
 
 def _utc(value: datetime) -> datetime:

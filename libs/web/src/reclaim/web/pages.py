@@ -73,6 +73,7 @@ def page_environment(*package_names: str) -> Environment:
     )
     environment.filters.update(
         money=formatting.format_money,
+        amounts=formatting.amounts,
         number=formatting.format_number,
         instant=formatting.format_instant,
         machine_instant=formatting.machine_instant,
