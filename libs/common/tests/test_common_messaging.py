@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
+
 from reclaim.common import envelope, migrate
 from reclaim.common.bus import Bus, open_bus
 from reclaim.common.clock import FixedClock

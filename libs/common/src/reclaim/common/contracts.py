@@ -59,8 +59,8 @@ class Policy(Value, frozen=True):
     """The rule as it stood when the case was opened; a later edit of the rule does not reach the case.
 
     `inactive_days` is the rule's condition (last used before that many days ago). `decision_days` count from the
-    moment the notice was delivered, `grace_days` from the freeze. `warn_only` names the safety checks that warn
-    instead of skipping.
+    moment the notice was delivered, `grace_days` from the freeze. An account is new for `young_days`. `warn_only` names
+    the safety checks that warn instead of skipping.
     """
 
     rule_id: str
@@ -73,6 +73,7 @@ class Policy(Value, frozen=True):
     grace_days: int
     hand_over: bool
     dry_run: bool
+    young_days: int = 30
     warn_only: tuple[str, ...] = ()
 
 

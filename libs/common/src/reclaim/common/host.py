@@ -17,6 +17,7 @@ from typing import Final, Protocol, cast
 import msgspec
 import prometheus_client
 import uvicorn
+import uvloop
 from fastapi import FastAPI, Response
 from opentelemetry import metrics
 
@@ -110,9 +111,13 @@ class Host:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for running in self.running:
-                await running.close()
-            await self.bus.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Give back databases, connectors and the bus."""
+        for running in self.running:
+            await running.close()
+        await self.bus.close()
 
     def _loops(self, running: Running) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         name = running.service.name
@@ -194,6 +199,19 @@ async def _prepared(host: Host) -> None:
             await asyncio.sleep(backoff(attempt, first=0.5, most=10))
 
 
+async def prepare(settings: Settings, names: Sequence[str]) -> None:
+    """Migrate the databases of the named services and declare the queues, waiting for servers that still start.
+
+    Raises:
+        Invalid: a name is not installed.
+    """
+    host = Host(settings, chosen(names))
+    try:
+        await _prepared(host)
+    finally:
+        await host.close()
+
+
 async def serve(settings: Settings, names: Sequence[str]) -> None:
     """Run the named services (all that are installed if none is named) until SIGINT or SIGTERM.
 
@@ -221,3 +239,8 @@ async def serve(settings: Settings, names: Sequence[str]) -> None:
             )
         )
         await server.serve()
+
+
+def run(settings: Settings, names: Sequence[str]) -> None:
+    """Serve until interrupted, on uvloop."""
+    uvloop.run(serve(settings, names))

@@ -45,10 +45,11 @@ D = TypeVar("D")
 Handle = Callable[[Unit, Sequence[Received[Any]]], Awaitable[None]]
 """Handles events of one type in the given unit. Raises for what it cannot handle; never commits."""
 
+Subscriptions = Mapping[type[Event], Callable[[D, Unit, Sequence[Received[Any]]], Awaitable[None]]]
+"""A service's literal table of handlers; each is also given what it depends on."""
 
-def bind(
-    table: Mapping[type[Event], Callable[[D, Unit, Sequence[Received[Any]]], Awaitable[None]]], deps: D
-) -> dict[type[Event], Handle]:
+
+def bind(table: Subscriptions[D], deps: D) -> dict[type[Event], Handle]:
     """Give a service's literal table of handlers what they depend on."""
 
     def bound(handle: Callable[[D, Unit, Sequence[Received[Any]]], Awaitable[None]]) -> Handle:

@@ -43,16 +43,6 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class NavItem:
-    """A console page in the navigation that all services share."""
-
-    label: str
-    href: str
-    order: int
-    role: str = "viewer"
-
-
-@dataclass(frozen=True, slots=True)
 class Runtime:
     """What the host gives a service to build itself from."""
 
@@ -73,7 +63,6 @@ class Service:
     subscriptions: Mapping[type[Event], Handle]
     jobs: Sequence[Job] = ()
     router: APIRouter | None = None
-    navigation: Sequence[NavItem] = ()
     close: Callable[[], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:

@@ -1,0 +1,107 @@
+"""The services' APIs as the command uses them: one origin, one operator token, problems as errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+from pydantic import ValidationError
+
+from reclaim.common.clock import SystemClock
+from reclaim.common.settings import Settings
+from reclaim.web.auth import issue_api_token
+
+TOKEN_LIFETIME: Final = timedelta(hours=12)
+
+
+class ApiError(Exception):
+    """A service refused; `str(error)` is its problem document's detail, which says what to do."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class Unreachable(Exception):
+    """Nobody answers at the address."""
+
+
+class Client:
+    """Calls the services at one origin with an operator's token."""
+
+    def __init__(self, url: str, token: str, *, timeout: float = 60) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
+            timeout=timeout,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._http.close()
+
+    def call(self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None) -> Any:
+        """Return the JSON of an answer (None where there is none).
+
+        Raises:
+            ApiError: the service refused.
+            Unreachable: nobody answered.
+        """
+        try:
+            answer = self._http.request(method, path, json=json, params=params)
+        except httpx.HTTPError as error:
+            raise Unreachable(
+                f"{self.url} does not answer ({type(error).__name__}). Start it with `reclaim run`, or name another "
+                "address with --url or RECLAIM_URL."
+            ) from error
+        if answer.is_error:
+            raise ApiError(answer.status_code, _detail(answer))
+        return answer.json() if answer.content else None
+
+    def get(self, path: str, **params: Any) -> Any:
+        """GET, leaving out parameters that are None."""
+        return self.call("GET", path, params={name: value for name, value in params.items() if value is not None})
+
+    def post(self, path: str, json: Any = None, **params: Any) -> Any:
+        """POST a JSON document."""
+        return self.call("POST", path, json=json, params=params)
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        problem = answer.json()
+    except ValueError:
+        return f"{answer.request.url.path} answered {answer.status_code} without saying why"
+    if not isinstance(problem, dict):
+        return str(problem)
+    said = str(problem.get("detail") or problem.get("title") or answer.status_code)
+    errors = problem.get("errors")
+    if isinstance(errors, list):
+        said = "\n".join([said, *(f"  {_error(error)}" for error in errors)])
+    return said
+
+
+def _error(error: Any) -> str:
+    if not isinstance(error, dict):
+        return str(error)
+    where = error.get("field") or ".".join(str(part) for part in error.get("loc", ()))
+    return f"{where}: {error.get('message') or error.get('detail') or error.get('msg')}"
+
+
+def own_token(name: str = "cli") -> str:
+    """Return an administrator's token made with this installation's own keys.
+
+    Raises:
+        ValidationError: the keys are not set here (see `Settings`).
+    """
+    keys = Settings().signing_keys()
+    return issue_api_token(secret_keys=keys, name=name, role="admin", lifetime=TOKEN_LIFETIME, now=SystemClock().now)
+
+
+__all__ = ["ApiError", "Client", "Unreachable", "ValidationError", "own_token"]

@@ -1,0 +1,502 @@
+"""The command's grammar. Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 refused, 4 nobody answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from pydantic import ValidationError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from reclaim.cli import setup, waiting
+from reclaim.cli.client import ApiError, Client, Unreachable, own_token
+from reclaim.cli.output import Output, listing, progress_console, show
+from reclaim.common import host
+from reclaim.common.clock import SystemClock
+from reclaim.common.errors import ReclaimError
+from reclaim.common.settings import Settings
+from reclaim.web.auth import issue_api_token
+
+ANSWER_IS_NO: Final = 1
+REFUSED: Final = 3
+UNREACHABLE: Final = 4
+
+app = typer.Typer(no_args_is_help=True, help="Take unused licences back, safely.", pretty_exceptions_enable=False)
+connection_app = typer.Typer(no_args_is_help=True, help="Integration profiles: which systems are read and acted on.")
+rule_app = typer.Typer(no_args_is_help=True, help="Reclamation rules: who is flagged, who is asked, what happens.")
+scan_app = typer.Typer(no_args_is_help=True, help="Look for unused seats now.")
+case_app = typer.Typer(no_args_is_help=True, help="Flagged seats on their way.")
+audit_app = typer.Typer(no_args_is_help=True, help="The audit trail.")
+savings_app = typer.Typer(no_args_is_help=True, help="What was saved.")
+parked_app = typer.Typer(no_args_is_help=True, help="Messages that wait for an operator.")
+token_app = typer.Typer(no_args_is_help=True, help="Tokens for programs.")
+for name, group in (
+    ("connection", connection_app),
+    ("rule", rule_app),
+    ("scan", scan_app),
+    ("case", case_app),
+    ("audit", audit_app),
+    ("savings", savings_app),
+    ("parked", parked_app),
+    ("token", token_app),
+):
+    app.add_typer(group, name=name)
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs")]
+UrlOption = Annotated[str, typer.Option("--url", envvar="RECLAIM_URL", help="where the services answer")]
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+
+class TokenRole(StrEnum):
+    """What a token may do; each role may also do what those before it may."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+@contextmanager
+def _client(url: str) -> Iterator[Client]:
+    token = os.environ.get("RECLAIM_TOKEN") or own_token()
+    with Client(url, token) as client:
+        yield client
+
+
+# Running.
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Option(help="where to write the settings")] = Path(".env"),
+    operator: Annotated[str, typer.Option(help="name of the first operator")] = "admin",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make keys and a first operator, and write them into a settings file."""
+    password = secrets.token_urlsafe(12)
+    try:
+        setup.write(file, setup.generate(operator, password))
+    except FileExistsError:
+        _fail(f"{file} exists and is left alone: its keys open what is stored. Name another file with --file.", REFUSED)
+    show(output, {"file": str(file), "operator": operator, "password": password})
+
+
+@app.command()
+def run(
+    services: Annotated[list[str] | None, typer.Argument(help="which services; all that are installed if none")] = None,
+) -> None:
+    """Run services in this process until interrupted."""
+    host.run(Settings(), services or [])
+
+
+@app.command()
+def migrate(services: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Bring the databases to their newest revision and declare the queues; `run` does the same by itself."""
+    asyncio.run(host.prepare(Settings(), services or []))
+
+
+@app.command()
+def demo(
+    exit_after: Annotated[bool, typer.Option("--exit", help="stop after the story instead of serving on")] = False,
+    output: OutputOption = Output.TABLE,
+    port: Annotated[int, typer.Option(help="port of the console; 0 takes a free one")] = 8080,
+    users: Annotated[int, typer.Option(min=50, max=20_000, help="users of the simulated org")] = 1000,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same org")] = 2024,
+    data: Annotated[Path | None, typer.Option(help="keep the data in this folder; default: a temporary one")] = None,
+) -> None:
+    """Play the whole product on a simulated org: from an unused seat to a dollar in the report."""
+    from reclaim.cli import demo as demonstration
+
+    wanted = demonstration.Demo(port=port, users=users, seed=seed, data=data, serve_on=not exit_after)
+    demonstration.play(wanted, output)
+
+
+# Connections.
+
+
+@connection_app.command("add")
+def connection_add(
+    kind: Annotated[str, typer.Argument(help="salesforce")],
+    name: Annotated[str, typer.Option()],
+    instance_url: Annotated[str, typer.Option(help="https://yourcompany.my.salesforce.com")],
+    client_id: Annotated[str, typer.Option(help="consumer key of the connected app")],
+    token_url: Annotated[str | None, typer.Option(help="where tokens are issued, if not at the instance")] = None,
+    client_secret: Annotated[
+        str | None, typer.Option(envvar="RECLAIM_CLIENT_SECRET", help="for the client credentials flow")
+    ] = None,
+    jwt_key: Annotated[Path | None, typer.Option(help="private key file, for the JWT bearer flow")] = None,
+    username: Annotated[str | None, typer.Option(help="the user to act as, with --jwt-key")] = None,
+    force: Annotated[bool, typer.Option(help="add it although its test fails")] = False,
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Connect a system; it is tested first, and not added if the test fails."""
+    if (client_secret is None) == (jwt_key is None):
+        _fail("give either --client-secret or --jwt-key (with --username)", 2)
+    settings = {"instance_url": instance_url, "client_id": client_id, "token_url": token_url, "username": username}
+    credentials: dict[str, str] = {}
+    if client_secret is not None:
+        credentials["client_secret"] = client_secret
+    if jwt_key is not None:
+        try:
+            credentials["private_key"] = jwt_key.read_text()
+        except OSError as error:
+            _fail(f"{jwt_key} cannot be read: {error.strerror}", 2)
+    document = {
+        "name": name,
+        "kind": kind,
+        "settings": {key: value for key, value in settings.items() if value is not None},
+        "credentials": credentials,
+    }
+    with _client(url) as client:
+        show(output, client.post("/scanner/api/connections", document, force=str(force).lower()))
+
+
+@connection_app.command("test")
+def connection_test(
+    connection: Annotated[str, typer.Argument(help="name or id")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Try every permission that a connection needs. Exit code 1 if one is missing."""
+    with _client(url) as client:
+        found = _named(client.get("/scanner/api/connections")["connections"], connection, "connection")
+        result = client.post(f"/scanner/api/connections/{found['id']}/test")
+    show(output, result, table=listing(result["results"], {"what": "Needs", "ok": "Works", "detail": "Detail"}))
+    if not all(one["ok"] for one in result["results"]):
+        raise typer.Exit(ANSWER_IS_NO)
+
+
+@connection_app.command("list")
+def connection_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
+    """List the connections."""
+    with _client(url) as client:
+        result = client.get("/scanner/api/connections")
+    columns = {"id": "Id", "name": "Name", "kind": "Kind", "settings.instance_url": "Address"}
+    show(output, result, table=listing(result["connections"], columns))
+
+
+# Rules.
+
+
+@rule_app.command("add")
+def rule_add(
+    name: Annotated[str, typer.Option()],
+    connection: Annotated[str, typer.Option(help="name or id of the connection")],
+    product: Annotated[list[str], typer.Option(help="licence key; repeat for several")],
+    inactive_days: Annotated[int, typer.Option(help="flag seats last used before this many days ago")],
+    on_timeout: Annotated[str, typer.Option(help="what no answer means: freeze, keep or escalate")],
+    grace_days: Annotated[int, typer.Option(help="days between the freeze and the reclaim")],
+    decision_days: Annotated[int, typer.Option(help="days the manager has to answer")] = 14,
+    route: Annotated[str, typer.Option(help="email, itsm or both")] = "email",
+    live: Annotated[bool, typer.Option("--live", help="really act; without it the rule is a dry run")] = False,
+    hand_over: Annotated[bool, typer.Option(help="give open records to the manager")] = True,
+    schedule: Annotated[str | None, typer.Option(help="cron expression, in --time-zone")] = None,
+    time_zone: Annotated[str, typer.Option()] = "UTC",
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Add a rule as a draft; preview it and activate it afterwards."""
+    with _client(url) as client:
+        found = _named(client.get("/scanner/api/connections")["connections"], connection, "connection")
+        document = {
+            "name": name,
+            "connection_id": found["id"],
+            "products": product,
+            "inactive_days": inactive_days,
+            "route": route,
+            "decision_days": decision_days,
+            "on_timeout": on_timeout,
+            "grace_days": grace_days,
+            "hand_over": hand_over,
+            "dry_run": not live,
+            "schedule": schedule,
+            "time_zone": time_zone,
+        }
+        show(output, client.post("/scanner/api/rules", document))
+
+
+@rule_app.command("list")
+def rule_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
+    """List the rules."""
+    with _client(url) as client:
+        result = client.get("/scanner/api/rules")
+    columns = {
+        "id": "Id",
+        "name": "Name",
+        "status": "Status",
+        "version": "Version",
+        "inactive_days": "Idle days",
+        "on_timeout": "No answer",
+        "dry_run": "Dry run",
+    }
+    show(output, result, table=listing(result["rules"], columns))
+
+
+@rule_app.command("show")
+def rule_show(
+    rule: Annotated[str, typer.Argument(help="name or id")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show a rule with its versions."""
+    with _client(url) as client:
+        show(output, client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}"))
+
+
+@rule_app.command("activate")
+def rule_activate(
+    rule: Annotated[str, typer.Argument(help="name or id")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let a rule open cases."""
+    with _client(url) as client:
+        show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/activate"))
+
+
+@rule_app.command("preview")
+def rule_preview(
+    rule: Annotated[str, typer.Argument(help="name or id")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show who a rule would flag today, and who is left alone by which check. Nothing is created."""
+    with _client(url) as client:
+        show(output, client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}/preview"))
+
+
+def _rule(client: Client, rule: str) -> Any:
+    return _named(client.get("/scanner/api/rules")["rules"], rule, "rule")
+
+
+# Scans.
+
+
+@scan_app.command("run")
+def scan_run(
+    rule: Annotated[str, typer.Argument(help="name or id of the rule")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="rehearse, whatever the rule says")] = False,
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Scan now and show progress. Exit code 1 if the scan failed."""
+    with _client(url) as client:
+        queued = client.post("/scanner/api/scans", {"rule_id": _rule(client, rule)["id"], "dry_run": dry_run})
+        with _progress() as progress:
+            task = progress.add_task("scanning", total=None)
+
+            def moved(scan: dict[str, Any]) -> None:
+                progress.update(task, completed=scan["seen"], total=scan.get("total"))
+
+            scan = waiting.for_scan(client, queued["id"], on_change=moved)
+    show(output, scan)
+    if scan["status"] != "finished":
+        raise typer.Exit(ANSWER_IS_NO)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=progress_console,
+        transient=True,
+    )
+
+
+# Cases.
+
+
+@case_app.command("list")
+def case_list(
+    state: Annotated[list[str] | None, typer.Option(help="repeat for several")] = None,
+    holder: Annotated[str | None, typer.Option(help="part of the holder's name")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List cases, the latest first."""
+    with _client(url) as client:
+        result = client.get("/lifecycle/api/cases", state=state, holder=holder, limit=limit)
+    columns = {
+        "id": "Id",
+        "seat.holder.name": "Holder",
+        "seat.product_name": "Product",
+        "state": "State",
+        "decision": "Decision",
+        "attention.reason": "Attention",
+    }
+    show(output, result, table=listing(result["cases"], columns))
+
+
+@case_app.command("show")
+def case_show(
+    case: Annotated[str, typer.Argument(help="id")], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
+) -> None:
+    """Show a case and everything that happened to it."""
+    with _client(url) as client:
+        result = client.get(f"/lifecycle/api/cases/{case}")
+    columns = {"at": "When", "actor": "Who", "command": "What", "before": "Before", "after": "After", "note": "Note"}
+    show(output, result, table=listing(result["history"], columns, title=result["case"]["seat"]["holder"]["name"]))
+
+
+@case_app.command("decide")
+def case_decide(
+    case: Annotated[str, typer.Argument(help="id")],
+    decision: Annotated[str, typer.Argument(help="keep or revoke")],
+    reason: Annotated[str, typer.Option()],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Decide on a case; keep also grants an appeal."""
+    with _client(url) as client:
+        show(output, client.post(f"/lifecycle/api/cases/{case}/decision", {"decision": decision, "reason": reason}))
+
+
+@case_app.command("retry")
+def case_retry(
+    case: Annotated[str, typer.Argument(help="id")], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
+) -> None:
+    """Let a case in attention go on."""
+    with _client(url) as client:
+        show(output, client.post(f"/lifecycle/api/cases/{case}/retry"))
+
+
+@case_app.command("reactivate")
+def case_reactivate(
+    case: Annotated[str, typer.Argument(help="id")],
+    reason: Annotated[str, typer.Option()],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give a reclaimed seat back to its holder."""
+    with _client(url) as client:
+        show(output, client.post(f"/lifecycle/api/cases/{case}/reactivate", {"reason": reason}))
+
+
+# Audit and savings.
+
+
+@audit_app.command("verify")
+def audit_verify(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
+    """Read the whole audit trail. Exit code 1 if it is not what was written."""
+    with _client(url) as client:
+        result = client.get("/lifecycle/api/audit/verify")
+    show(output, result)
+    if not result["verified"]:
+        raise typer.Exit(ANSWER_IS_NO)
+
+
+@savings_app.command("report")
+def savings_report(
+    year: Annotated[int | None, typer.Option()] = None,
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what was saved."""
+    with _client(url) as client:
+        show(output, client.get("/savings/api/report", year=year))
+
+
+@savings_app.command("rebuild")
+def savings_rebuild(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
+    """Drop the reporting tables and make them again from the event log."""
+    with _client(url) as client, _progress() as progress:
+        task = progress.add_task("rebuilding", total=None)
+
+        def moved(status: dict[str, Any]) -> None:
+            progress.update(task, completed=status.get("position") or 0, total=status.get("total"))
+
+        result = waiting.for_rebuild(client, on_change=moved)
+    show(output, result)
+    if result["status"] != "finished":
+        raise typer.Exit(ANSWER_IS_NO)
+
+
+# Operations.
+
+
+@parked_app.command("list")
+def parked_list(
+    service: Annotated[str, typer.Argument()], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
+) -> None:
+    """List the messages that a service could not handle."""
+    with _client(url) as client:
+        result = client.get(f"/{service}/api/parked")
+    columns = {"event_id": "Id", "wire": "Event", "attempts": "Attempts", "since": "Since", "reason": "Reason"}
+    show(output, result, table=listing(result["parked"], columns))
+
+
+@parked_app.command("redrive")
+def parked_redrive(
+    service: Annotated[str, typer.Argument()],
+    event: Annotated[str, typer.Argument(help="id")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let a service handle a parked message again."""
+    with _client(url) as client:
+        client.post(f"/{service}/api/parked/{event}/redrive")
+    show(output, {"redriven": event})
+
+
+@token_app.command("issue")
+def token_issue(
+    name: Annotated[str, typer.Option(help="who the token stands for in the audit trail")],
+    role: Annotated[TokenRole, typer.Option()] = TokenRole.VIEWER,
+    days: Annotated[int, typer.Option(min=1, max=366)] = 90,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make a token for a program, with this installation's keys."""
+    keys = Settings().signing_keys()
+    token = issue_api_token(
+        secret_keys=keys, name=name, role=role.value, lifetime=timedelta(days=days), now=SystemClock().now
+    )
+    show(output, {"token": token})
+
+
+# Errors.
+
+
+def _named(rows: list[dict[str, Any]], wanted: str, what: str) -> dict[str, Any]:
+    for row in rows:
+        if wanted in {row["id"], row["name"]}:
+            return row
+    names = ", ".join(row["name"] for row in rows) or "none yet"
+    _fail(f"there is no {what} {wanted!r}. There are: {names}.", REFUSED)
+    raise AssertionError
+
+
+def _fail(message: str, code: int) -> None:
+    progress_console.print(f"[bold red]error:[/] {message}", highlight=False)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command; what can go wrong by use ends with one line that says what to do."""
+    try:
+        app()
+    except ApiError as error:
+        _end(str(error), REFUSED)
+    except Unreachable as error:
+        _end(str(error), UNREACHABLE)
+    except ReclaimError as error:
+        _end(error.detail, REFUSED)
+    except ValidationError as error:
+        for part in error.errors():
+            _end(str(part["msg"]).removeprefix("Value error, "), REFUSED)
+
+
+def _end(message: str, code: int) -> None:
+    progress_console.print(f"[bold red]error:[/] {message}", highlight=False)
+    sys.exit(code)

@@ -1,0 +1,127 @@
+"""The lifecycle's JSON API, under `/lifecycle/api`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from reclaim.common.db import Database, Unit
+from reclaim.common.errors import Conflict, NotFound
+from reclaim.lifecycle import queries, store
+from reclaim.lifecycle.domain import Case, Command, Decide, Reactivate, Rejected, Retry, State
+from reclaim.lifecycle.submit import Submission, submit
+from reclaim.web.auth import require
+from reclaim.web.operators import Operator
+
+
+class DecisionIn(BaseModel):
+    """An operator's decision on a case."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision: Literal["keep", "revoke"]
+    reason: str = Field(min_length=1, max_length=2000)
+
+
+class ReactivationIn(BaseModel):
+    """Why a reclaimed seat is given back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=2000)
+
+
+def shown(case: Case) -> dict[str, Any]:
+    """Return a case as the API shows it."""
+    document: dict[str, Any] = msgspec.to_builtins(case)
+    return {**document, "open": case.open}
+
+
+async def command(unit: Unit, case_id: str, operator: Operator, wanted: Command, evidence: str = "") -> Case:
+    """Give an operator's command to a case and return the case as it is then.
+
+    Raises:
+        NotFound: there is no such case.
+        Conflict: the command does not fit its state.
+    """
+    if case_id not in await store.load(unit.db, [case_id]):
+        raise NotFound(f"There is no case {case_id}. Look it up in the list of cases.")
+    submission = Submission(case_id, wanted, actor=operator.name, channel="console", evidence=evidence)
+    (verdict,) = await submit(unit, [submission])
+    if isinstance(verdict, Rejected):
+        raise Conflict(f"{verdict.reason[:1].upper()}{verdict.reason[1:]}.")
+    return verdict.case
+
+
+def router(database: Database) -> APIRouter:
+    """Return the routes of the API."""
+    api = APIRouter(prefix="/api", tags=["lifecycle"])
+
+    @api.get("/cases", dependencies=[Depends(require("viewer"))])
+    async def list_cases(
+        state: Annotated[list[State] | None, Query()] = None,
+        holder: Annotated[str, Query(max_length=200)] = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        after: Annotated[str | None, Query(description="the id of the last case of the page before")] = None,
+    ) -> dict[str, Any]:
+        async with database.reading() as db:
+            last = await store.find(db, after) if after else None
+            cases = await store.search(
+                db,
+                states=[one.value for one in state or ()],
+                text=holder,
+                limit=limit,
+                before=(last.flagged_at, last.id) if last is not None else None,
+            )
+        return {"cases": [shown(case) for case in cases], "next": cases[-1].id if len(cases) == limit else None}
+
+    @api.get("/cases/{case_id}", dependencies=[Depends(require("viewer"))])
+    async def show_case(case_id: str) -> dict[str, Any]:
+        async with database.reading() as db:
+            case = await queries.find(db, case_id)
+            moments = await store.history(db, case_id)
+            effects = await store.effects_of(db, case_id)
+        history = [
+            {**asdict(moment.link.entry), "position": moment.link.position, "hash": moment.link.hash}
+            for moment in moments
+        ]
+        return {"case": shown(case), "history": history, "outstanding": effects}
+
+    @api.post("/cases/{case_id}/decision")
+    async def decide(
+        case_id: str, wanted: DecisionIn, operator: Annotated[Operator, Depends(require("operator"))]
+    ) -> dict[str, Any]:
+        async with database.unit() as unit:
+            decision = Decide(wanted.decision, operator.name, "console", wanted.reason, unit.now)
+            return shown(await command(unit, case_id, operator, decision, wanted.reason))
+
+    @api.post("/cases/{case_id}/reactivate")
+    async def reactivate(
+        case_id: str, wanted: ReactivationIn, operator: Annotated[Operator, Depends(require("operator"))]
+    ) -> dict[str, Any]:
+        async with database.unit() as unit:
+            return shown(
+                await command(unit, case_id, operator, Reactivate(operator.name, wanted.reason), wanted.reason)
+            )
+
+    @api.post("/cases/{case_id}/retry")
+    async def retry(case_id: str, operator: Annotated[Operator, Depends(require("operator"))]) -> dict[str, Any]:
+        async with database.unit() as unit:
+            return shown(await command(unit, case_id, operator, Retry(operator.name)))
+
+    @api.get("/summary", dependencies=[Depends(require("viewer"))])
+    async def summary() -> dict[str, Any]:
+        async with database.reading() as db:
+            return await queries.summary(db)
+
+    @api.get("/audit/verify", dependencies=[Depends(require("viewer"))])
+    async def verify() -> dict[str, Any]:
+        async with database.reading() as db:
+            found = await queries.verify(db)
+        return {"entries": found.entries, "verified": found.verified, "head": found.head, "fault": found.fault}
+
+    return api

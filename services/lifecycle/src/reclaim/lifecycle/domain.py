@@ -1,0 +1,629 @@
+"""The life of a case, purely: `decide(case, command, now)` says what becomes of it, and does nothing.
+
+`TRANSITIONS` is the whole behaviour: what is not in it is refused with a reason. Effects are data; whoever runs them
+answers with a command. Time is an argument, instants are UTC.
+
+    flagged ─▶ awaiting_decision ─▶ kept
+                  │ revoke, time-out
+                  ▼
+            checking_before_freeze ─▶ freezing ─▶ frozen ── appeal ─▶ restoring ─▶ restored
+                  │ active again                    │ grace over         ▲
+                  ▼                                 ▼                    │ appeal, active again
+              cancelled                  checking_before_reclaim ────────┤
+                                                    │                    │
+                                              handing_over ──────────────┘
+                                                    ▼
+                                               reclaiming ─▶ reclaimed ─▶ reactivating ─▶ reactivated
+    attention: a person must look, and then goes on from where it stood.  skipped: the seat needs no case any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, Literal
+
+from reclaim.common.contracts import (
+    AttentionRaised,
+    CaseClosed,
+    Channel,
+    Decision,
+    Event,
+    Outcome,
+    Person,
+    Policy,
+    Seat,
+    SeatReactivated,
+    SeatReclaimed,
+    UserFrozen,
+    UserRestored,
+)
+
+
+class State(StrEnum):
+    """Where a case stands."""
+
+    FLAGGED = "flagged"
+    AWAITING_DECISION = "awaiting_decision"
+    CHECKING_BEFORE_FREEZE = "checking_before_freeze"
+    FREEZING = "freezing"
+    FROZEN = "frozen"
+    RESTORING = "restoring"
+    CHECKING_BEFORE_RECLAIM = "checking_before_reclaim"
+    HANDING_OVER = "handing_over"
+    RECLAIMING = "reclaiming"
+    RECLAIMED = "reclaimed"
+    REACTIVATING = "reactivating"
+    REACTIVATED = "reactivated"
+    KEPT = "kept"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    RESTORED = "restored"
+    ATTENTION = "attention"
+
+
+ENDED: Final = frozenset(
+    {State.KEPT, State.CANCELLED, State.SKIPPED, State.RESTORED, State.RECLAIMED, State.REACTIVATED}
+)
+"""States in which the holder and product may be flagged anew. A reclaimed seat may still be given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Why a person must look, what they can do, and the state the case goes on from."""
+
+    reason: str
+    remedy: str
+    resume: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One flagged seat on its way. `version` counts what was accepted; `frozen_at` is set only while *we* froze it."""
+
+    id: str
+    seat: Seat
+    approver: Person | None
+    policy: Policy
+    state: State
+    flagged_at: datetime
+    last_used_at: datetime | None = None
+    version: int = 1
+    notified_at: datetime | None = None
+    decide_by: datetime | None = None
+    decision: Literal["keep", "revoke", "downgrade", "timeout"] | None = None
+    decided_by: str | None = None
+    decided_at: datetime | None = None
+    frozen_at: datetime | None = None
+    grace_ends_at: datetime | None = None
+    appealed_by: str | None = None
+    appeal_reason: str = ""
+    appealed_at: datetime | None = None
+    records_transferred: int = 0
+    reclaimed_at: datetime | None = None
+    reactivation_asked_by: str = ""
+    reactivation_reason: str = ""
+    attention: Attention | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.state not in ENDED
+
+
+# Commands: what happened outside, or what a person or the clock wants.
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeArrived:
+    """The approver was asked; `at` is when the mail server or service desk took the question."""
+
+    channel: Channel
+    recipient: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeUndeliverable:
+    """Nobody could be asked over this channel."""
+
+    channel: Channel
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """A person's decision."""
+
+    decision: Decision
+    actor: str
+    channel: Channel
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """The time for the decision is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraceOver:
+    """The time for an appeal is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeatChecked:
+    """What the fresh re-check found; `evidence` is for people.
+
+    `clear`: still unused and every check passes. `active`: used since. `exempt`: a check leaves it alone now.
+    `gone`: the seat is no longer there. `changed`: somebody else changed what we did (unfroze it).
+    """
+
+    found: Literal["clear", "active", "exempt", "gone", "changed"]
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeatFrozen:
+    """The holder cannot sign in any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeatUnfrozen:
+    """The holder can sign in again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsHandedOver:
+    """All open records have a new owner; `moved` is how many were moved this time."""
+
+    moved: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeatDeactivated:
+    """The seat is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reactivate:
+    """An operator wants the reclaimed seat back with its holder."""
+
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeatGivenBack:
+    """The holder has the seat again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActionFailed:
+    """An effect was refused, or was tried as often as is reasonable. `moved` counts records moved before that."""
+
+    reason: str
+    remedy: str
+    moved: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """An operator dealt with the reason for attention."""
+
+    actor: str
+
+
+Command = (
+    NoticeArrived
+    | NoticeUndeliverable
+    | Decide
+    | DeadlinePassed
+    | GraceOver
+    | SeatChecked
+    | SeatFrozen
+    | SeatUnfrozen
+    | RecordsHandedOver
+    | SeatDeactivated
+    | Reactivate
+    | SeatGivenBack
+    | ActionFailed
+    | Retry
+)
+
+
+# What comes out of a decision.
+
+
+class Effect(StrEnum):
+    """Something to do outside. Each belongs to exactly one state, and is void once the case has left it."""
+
+    CHECK = "check"
+    FREEZE = "freeze"
+    UNFREEZE = "unfreeze"
+    HAND_OVER = "hand_over"
+    DEACTIVATE = "deactivate"
+    REACTIVATE = "reactivate"
+
+
+EFFECT_OF: Final[Mapping[State, Effect]] = {
+    State.CHECKING_BEFORE_FREEZE: Effect.CHECK,
+    State.FREEZING: Effect.FREEZE,
+    State.RESTORING: Effect.UNFREEZE,
+    State.CHECKING_BEFORE_RECLAIM: Effect.CHECK,
+    State.HANDING_OVER: Effect.HAND_OVER,
+    State.RECLAIMING: Effect.DEACTIVATE,
+    State.REACTIVATING: Effect.REACTIVATE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A command to give at an instant; a case has at most one of each."""
+
+    command: Literal["deadline", "grace"]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The case as it becomes, with what to say, to do and to wait for. `note` goes into the audit trail."""
+
+    case: Case
+    note: str
+    events: tuple[Event, ...] = ()
+    effect: Effect | None = None
+    timer: Timer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The command does not fit the state of the case; nothing changes."""
+
+    reason: str
+
+
+Verdict = Accepted | Rejected
+
+
+def open_case(
+    *,
+    case_id: str,
+    seat: Seat,
+    approver: Person | None,
+    policy: Policy,
+    last_used_at: datetime | None,
+    flagged_at: datetime,
+) -> Case:
+    """Return a new case; nobody has been asked yet."""
+    return Case(
+        id=case_id,
+        seat=seat,
+        approver=approver,
+        policy=policy,
+        state=State.FLAGGED,
+        flagged_at=flagged_at,
+        last_used_at=last_used_at,
+    )
+
+
+def decide(case: Case, command: Command, now: datetime) -> Verdict:
+    """Say what becomes of a case when a command meets it."""
+    transition = TRANSITIONS.get((case.state, type(command)))
+    if transition is None:
+        return Rejected(f"{_name(command)} does not fit a case that is {case.state.replace('_', ' ')}")
+    return transition(case, command, now)
+
+
+def _name(command: Command) -> str:
+    if isinstance(command, Decide):
+        return f"the decision to {command.decision}"
+    words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in type(command).__name__)
+    return f"'{words.strip()}'"
+
+
+def _go(case: Case, state: State, note: str, *events: Event, timer: Timer | None = None) -> Accepted:
+    """Move to a state; its effect, if it has one, goes along."""
+    moved = replace(case, state=state, version=case.version + 1, attention=None)
+    return Accepted(moved, note, events, EFFECT_OF.get(state), timer)
+
+
+def _end(case: Case, state: State, outcome: Outcome, note: str, now: datetime, *events: Event) -> Accepted:
+    return _go(case, state, note, *events, CaseClosed(case_id=case.id, outcome=outcome, reason=note, closed_at=now))
+
+
+def _call_a_person(case: Case, resume: State, reason: str, remedy: str, now: datetime) -> Accepted:
+    raised = AttentionRaised(case_id=case.id, seat=case.seat, reason=reason, remedy=remedy, raised_at=now)
+    moved = replace(case, state=State.ATTENTION, version=case.version + 1, attention=Attention(reason, remedy, resume))
+    return Accepted(moved, reason, (raised,))
+
+
+# Asking.
+
+
+def _notified(case: Case, command: NoticeArrived, now: datetime) -> Verdict:  # noqa: ARG001
+    if case.attention is not None and case.attention.resume not in _UNDECIDED:
+        return Rejected("the case is past the decision")
+    if case.notified_at is not None:
+        # A second channel, or the same question again: the first delivery set the deadline.
+        if case.state is State.AWAITING_DECISION:
+            return Rejected(f"{command.recipient} was asked as well; the deadline stands")
+        return _go(case, State.AWAITING_DECISION, f"asked {command.recipient} again; the deadline stands")
+    decide_by = command.at + timedelta(days=case.policy.decision_days)
+    notified = replace(case, notified_at=command.at, decide_by=decide_by)
+    note = f"asked {command.recipient} by {command.channel}"
+    return _go(notified, State.AWAITING_DECISION, note, timer=Timer("deadline", decide_by))
+
+
+def _not_notified(case: Case, command: NoticeUndeliverable, now: datetime) -> Verdict:
+    if case.notified_at is not None:
+        return Rejected(f"could not ask by {command.channel} ({command.reason}), but the question arrived elsewhere")
+    return _call_a_person(case, State.FLAGGED, command.reason, command.remedy, now)
+
+
+# Deciding.
+
+
+def _decided(case: Case, command: Decide, now: datetime) -> Verdict:
+    decided = replace(case, decision=command.decision, decided_by=command.actor, decided_at=command.at)
+    note = f"{command.actor} decided to {command.decision} by {command.channel}"
+    if command.decision == "keep":
+        return _end(decided, State.KEPT, "kept", note, now)
+    return _go(decided, State.CHECKING_BEFORE_FREEZE, note)
+
+
+def _timed_out(case: Case, command: DeadlinePassed, now: datetime) -> Verdict:  # noqa: ARG001
+    if case.notified_at is None or case.decide_by is None:
+        return Rejected("a time-out needs proof that the question was delivered")
+    if now < case.decide_by:
+        return Rejected(f"the deadline is {case.decide_by.isoformat()}")
+    rule = f"rule {case.policy.rule_name!r} (version {case.policy.rule_version})"
+    match case.policy.on_timeout:
+        case "freeze":
+            decided = replace(case, decision="timeout", decided_by=rule, decided_at=now)
+            return _go(decided, State.CHECKING_BEFORE_FREEZE, f"no answer in time; {rule} says freeze")
+        case "keep":
+            decided = replace(case, decision="timeout", decided_by=rule, decided_at=now)
+            return _end(decided, State.KEPT, "kept", f"no answer in time; {rule} says keep", now)
+        case "escalate":
+            return _call_a_person(
+                case,
+                State.AWAITING_DECISION,
+                "The approver did not answer in time.",
+                "Decide on the case's page, or ask the approver and decide for them.",
+                now,
+            )
+
+
+def _kept_before_acting(case: Case, command: Decide, now: datetime) -> Verdict:
+    if command.decision != "keep":
+        return Rejected(f"already decided: {case.decision} by {case.decided_by}")
+    appealed = replace(case, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at)
+    note = f"{command.actor} wants it kept; nothing had been done yet"
+    return _end(appealed, State.KEPT, "kept", note, now)
+
+
+def _appealed_while_acting(case: Case, command: Decide, now: datetime) -> Verdict:  # noqa: ARG001
+    """An effect is under way: remember the appeal, and grant it as soon as the effect has answered."""
+    if command.decision != "keep":
+        return Rejected(f"already decided: {case.decision} by {case.decided_by}")
+    if case.appealed_by is not None:
+        return Rejected(f"{case.appealed_by} has already appealed")
+    appealed = replace(
+        case,
+        version=case.version + 1,
+        appealed_by=command.actor,
+        appeal_reason=command.reason,
+        appealed_at=command.at,
+    )
+    return Accepted(appealed, f"{command.actor} appealed; granted when the step under way has ended")
+
+
+def _appealed(case: Case, command: Decide, now: datetime) -> Verdict:  # noqa: ARG001
+    if command.decision != "keep":
+        return Rejected(f"already decided: {case.decision} by {case.decided_by}")
+    appealed = replace(case, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at)
+    return _go(appealed, State.RESTORING, f"{command.actor} appealed by {command.channel}")
+
+
+def _decided_in_attention(case: Case, command: Decide, now: datetime) -> Verdict:
+    assert case.attention is not None
+    resume = case.attention.resume
+    if resume in _UNDECIDED:
+        return _decided(case, command, now)
+    if command.decision != "keep":
+        return Rejected(f"already decided: {case.decision} by {case.decided_by}")
+    if resume is State.REACTIVATING:
+        return Rejected("the seat is already reclaimed; retry the reactivation instead")
+    if case.frozen_at is not None or resume is State.FREEZING:
+        # A freeze that was given up may still have happened: unfreezing reads first, and is harmless if it had not.
+        return _appealed(case, command, now)
+    return _kept_before_acting(case, command, now)
+
+
+def _too_late(case: Case, command: Decide, now: datetime) -> Verdict:  # noqa: ARG001
+    if command.decision == "keep":
+        return Rejected("too late to keep: the seat is being reclaimed. Ask an operator to reactivate it.")
+    return Rejected(f"already decided: {case.decision} by {case.decided_by}")
+
+
+# Checking, right before each step that takes something away.
+
+
+def _checked_before_freeze(case: Case, command: SeatChecked, now: datetime) -> Verdict:
+    match command.found:
+        case "clear":
+            return _go(case, State.FREEZING, command.evidence)
+        case "active":
+            return _end(case, State.CANCELLED, "cancelled", command.evidence, now)
+        case "exempt" | "gone" | "changed":
+            return _end(case, State.SKIPPED, "skipped", command.evidence, now)
+
+
+def _checked_before_reclaim(case: Case, command: SeatChecked, now: datetime) -> Verdict:
+    match command.found:
+        case "clear":
+            return _go(case, State.HANDING_OVER if case.policy.hand_over else State.RECLAIMING, command.evidence)
+        case "active" | "exempt":
+            return _go(case, State.RESTORING, command.evidence)
+        case "gone":
+            return _end(case, State.SKIPPED, "skipped", command.evidence, now)
+        case "changed":
+            return _call_a_person(
+                case,
+                State.CHECKING_BEFORE_RECLAIM,
+                command.evidence,
+                "Somebody changed the account during grace. Keep it, or freeze it again in the system and retry.",
+                now,
+            )
+
+
+# Acting.
+
+
+def _frozen(case: Case, command: SeatFrozen, now: datetime) -> Verdict:  # noqa: ARG001
+    assert case.decision in {"revoke", "downgrade", "timeout"}
+    grace_ends_at = now + timedelta(days=case.policy.grace_days)
+    frozen = replace(case, frozen_at=now, grace_ends_at=grace_ends_at)
+    said = UserFrozen(
+        case_id=case.id,
+        seat=case.seat,
+        decision=case.decision,
+        frozen_at=now,
+        grace_ends_at=grace_ends_at,
+        dry_run=case.policy.dry_run,
+    )
+    if case.appealed_by is not None:
+        return _go(frozen, State.RESTORING, "frozen, and restored at once: an appeal came meanwhile", said)
+    return _go(frozen, State.FROZEN, "frozen", said, timer=Timer("grace", grace_ends_at))
+
+
+def _grace_over(case: Case, command: GraceOver, now: datetime) -> Verdict:  # noqa: ARG001
+    assert case.grace_ends_at is not None
+    if now < case.grace_ends_at:
+        return Rejected(f"grace ends {case.grace_ends_at.isoformat()}")
+    return _go(case, State.CHECKING_BEFORE_RECLAIM, "grace is over and nobody appealed")
+
+
+def _unfrozen(case: Case, command: SeatUnfrozen, now: datetime) -> Verdict:  # noqa: ARG001
+    actor = case.appealed_by or "the check before the reclaim"
+    said = UserRestored(
+        case_id=case.id,
+        seat=case.seat,
+        actor=actor,
+        reason=case.appeal_reason,
+        restored_at=now,
+        dry_run=case.policy.dry_run,
+    )
+    restored = replace(case, frozen_at=None, grace_ends_at=None)
+    return _end(restored, State.RESTORED, "restored", f"restored for {actor}", now, said)
+
+
+def _handed_over(case: Case, command: RecordsHandedOver, now: datetime) -> Verdict:  # noqa: ARG001
+    moved = replace(case, records_transferred=case.records_transferred + command.moved)
+    note = f"{command.moved} open records handed over"
+    if case.appealed_by is not None:
+        return _go(moved, State.RESTORING, f"{note}; restored now: an appeal came meanwhile")
+    return _go(moved, State.RECLAIMING, note)
+
+
+def _deactivated(case: Case, command: SeatDeactivated, now: datetime) -> Verdict:  # noqa: ARG001
+    said = SeatReclaimed(
+        case_id=case.id,
+        seat=case.seat,
+        rule_id=case.policy.rule_id,
+        rule_name=case.policy.rule_name,
+        method="deactivate",
+        records_transferred=case.records_transferred,
+        reclaimed_at=now,
+        dry_run=case.policy.dry_run,
+    )
+    reclaimed = replace(case, reclaimed_at=now)
+    return _end(reclaimed, State.RECLAIMED, "reclaimed", "the seat is free", now, said)
+
+
+def _reactivate(case: Case, command: Reactivate, now: datetime) -> Verdict:  # noqa: ARG001
+    asked = replace(case, reactivation_asked_by=command.actor, reactivation_reason=command.reason)
+    return _go(asked, State.REACTIVATING, f"{command.actor} gives the seat back: {command.reason}")
+
+
+def _given_back(case: Case, command: SeatGivenBack, now: datetime) -> Verdict:  # noqa: ARG001
+    said = SeatReactivated(
+        case_id=case.id,
+        seat=case.seat,
+        rule_id=case.policy.rule_id,
+        rule_name=case.policy.rule_name,
+        actor=case.reactivation_asked_by,
+        reason=case.reactivation_reason,
+        reactivated_at=now,
+        dry_run=case.policy.dry_run,
+    )
+    return _go(replace(case, frozen_at=None, grace_ends_at=None), State.REACTIVATED, "the seat is back", said)
+
+
+def _failed(case: Case, command: ActionFailed, now: datetime) -> Verdict:
+    moved = replace(case, records_transferred=case.records_transferred + command.moved)
+    return _call_a_person(moved, case.state, command.reason, command.remedy, now)
+
+
+def _failed_before_reclaim(case: Case, command: ActionFailed, now: datetime) -> Verdict:
+    """What an appeal was waiting for failed: nothing more is taken away, and the appeal is granted."""
+    if case.appealed_by is None:
+        return _failed(case, command, now)
+    moved = replace(case, records_transferred=case.records_transferred + command.moved)
+    return _go(moved, State.RESTORING, f"restored: an appeal came while a step failed ({command.reason})")
+
+
+def _retried(case: Case, command: Retry, now: datetime) -> Verdict:  # noqa: ARG001
+    assert case.attention is not None
+    resume = case.attention.resume
+    if resume in _UNDECIDED:
+        return Rejected("nobody has been asked: send the question again, or decide here")
+    if resume is State.FREEZING:
+        # Days may have gone by: what was true before the attention is checked again.
+        resume = State.CHECKING_BEFORE_FREEZE
+    elif resume in {State.HANDING_OVER, State.RECLAIMING}:
+        resume = State.CHECKING_BEFORE_RECLAIM
+    return _go(case, resume, f"{command.actor} had it tried again")
+
+
+_UNDECIDED: Final = frozenset({State.FLAGGED, State.AWAITING_DECISION})
+
+TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]] = {
+    (State.FLAGGED, NoticeArrived): _notified,
+    (State.FLAGGED, NoticeUndeliverable): _not_notified,
+    (State.FLAGGED, Decide): _decided,
+    (State.AWAITING_DECISION, NoticeArrived): _notified,
+    (State.AWAITING_DECISION, NoticeUndeliverable): _not_notified,
+    (State.AWAITING_DECISION, Decide): _decided,
+    (State.AWAITING_DECISION, DeadlinePassed): _timed_out,
+    (State.CHECKING_BEFORE_FREEZE, SeatChecked): _checked_before_freeze,
+    (State.CHECKING_BEFORE_FREEZE, Decide): _kept_before_acting,
+    (State.CHECKING_BEFORE_FREEZE, ActionFailed): _failed,
+    (State.FREEZING, SeatFrozen): _frozen,
+    (State.FREEZING, Decide): _appealed_while_acting,
+    (State.FREEZING, ActionFailed): _failed_before_reclaim,
+    (State.FROZEN, GraceOver): _grace_over,
+    (State.FROZEN, Decide): _appealed,
+    (State.RESTORING, SeatUnfrozen): _unfrozen,
+    (State.RESTORING, ActionFailed): _failed,
+    (State.CHECKING_BEFORE_RECLAIM, SeatChecked): _checked_before_reclaim,
+    (State.CHECKING_BEFORE_RECLAIM, Decide): _appealed,
+    (State.CHECKING_BEFORE_RECLAIM, ActionFailed): _failed,
+    (State.HANDING_OVER, RecordsHandedOver): _handed_over,
+    (State.HANDING_OVER, Decide): _appealed_while_acting,
+    (State.HANDING_OVER, ActionFailed): _failed_before_reclaim,
+    (State.RECLAIMING, SeatDeactivated): _deactivated,
+    (State.RECLAIMING, Decide): _too_late,
+    (State.RECLAIMING, ActionFailed): _failed,
+    (State.RECLAIMED, Reactivate): _reactivate,
+    (State.RECLAIMED, Decide): _too_late,
+    (State.REACTIVATING, SeatGivenBack): _given_back,
+    (State.REACTIVATING, ActionFailed): _failed,
+    (State.ATTENTION, NoticeArrived): _notified,
+    (State.ATTENTION, Decide): _decided_in_attention,
+    (State.ATTENTION, Retry): _retried,
+}

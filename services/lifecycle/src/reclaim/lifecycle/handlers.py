@@ -1,0 +1,143 @@
+"""What the lifecycle does when another stage says something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from reclaim.common.contracts import (
+    CaseClosed,
+    ConnectionChanged,
+    DecisionReceived,
+    NoticeDelivered,
+    NoticeFailed,
+    UserFlagged,
+)
+from reclaim.common.db import Unit
+from reclaim.common.envelope import Received
+from reclaim.common.inbox import Subscriptions
+from reclaim.lifecycle import store
+from reclaim.lifecycle.audit import Entry, Personal
+from reclaim.lifecycle.domain import Case, Decide, NoticeArrived, NoticeUndeliverable, open_case
+from reclaim.lifecycle.submit import Submission, submit
+
+
+async def open_cases(_deps: None, unit: Unit, events: Sequence[Received[UserFlagged]]) -> None:
+    """Open a case for each flagged seat; a seat that already has an open one keeps it, and the new one is closed."""
+    taken = await store.open_seats(unit.db, {received.data.seat.holder.id for received in events})
+    known = await store.load(unit.db, {received.data.case_id for received in events})
+    cases: list[Case] = []
+    entries: list[tuple[Entry, Personal | None]] = []
+    for received in events:
+        flagged = received.data
+        if flagged.case_id in known:
+            continue
+        seat = (flagged.seat.connection_id, flagged.seat.holder.id, flagged.seat.product)
+        if seat in taken:
+            unit.emit(
+                CaseClosed(
+                    case_id=flagged.case_id,
+                    outcome="skipped",
+                    reason=f"case {taken[seat]} is already open for this seat",
+                    closed_at=unit.now,
+                )
+            )
+            continue
+        taken[seat] = flagged.case_id
+        case = open_case(
+            case_id=flagged.case_id,
+            seat=flagged.seat,
+            approver=flagged.approver,
+            policy=flagged.policy,
+            last_used_at=flagged.last_used_at,
+            flagged_at=flagged.flagged_at,
+        )
+        cases.append(case)
+        evidence = msgspec.json.encode({"last_used_at": flagged.last_used_at, "findings": flagged.findings}).decode()
+        entries.append((_opened(case, evidence, unit), None))
+    await store.insert(unit.db, cases, unit.now)
+    await store.append_audit(unit.db, entries, unit.now)
+
+
+def _opened(case: Case, evidence: str, unit: Unit) -> Entry:
+    rule = f"rule {case.policy.rule_name!r} (version {case.policy.rule_version})"
+    return Entry(
+        case_id=case.id,
+        version=case.version,
+        at=unit.now,
+        actor=rule,
+        channel="scanner",
+        command="open_case",
+        accepted=True,
+        before="",
+        after=case.state.value,
+        note=f"flagged by {rule}",
+        evidence=evidence,
+    )
+
+
+async def note_delivery(_deps: None, unit: Unit, events: Sequence[Received[NoticeDelivered]]) -> None:
+    """Start the decision deadline of the cases whose approver was asked."""
+    await submit(
+        unit,
+        [
+            Submission(
+                case_id=received.data.case_id,
+                command=NoticeArrived(received.data.channel, received.data.recipient, received.data.delivered_at),
+                channel=received.data.channel,
+                evidence=f"taken over for {received.data.recipient} at {received.data.delivered_at.isoformat()}",
+            )
+            for received in events
+        ],
+    )
+
+
+async def note_failure(_deps: None, unit: Unit, events: Sequence[Received[NoticeFailed]]) -> None:
+    """Call a person for the cases in which nobody could be asked."""
+    await submit(
+        unit,
+        [
+            Submission(
+                case_id=received.data.case_id,
+                command=NoticeUndeliverable(received.data.channel, received.data.reason, received.data.remedy),
+                channel=received.data.channel,
+            )
+            for received in events
+        ],
+    )
+
+
+async def take_decisions(_deps: None, unit: Unit, events: Sequence[Received[DecisionReceived]]) -> None:
+    """Give decisions to their cases: the first wins, a later keep is an appeal, what conflicts is recorded."""
+    await submit(
+        unit,
+        [
+            Submission(
+                case_id=decision.case_id,
+                command=Decide(
+                    decision.decision, decision.actor, decision.channel, decision.reason, decision.decided_at
+                ),
+                actor=decision.actor,
+                channel=decision.channel,
+                evidence=decision.reason,
+                personal=Personal.of(decision.ip, decision.user_agent),
+            )
+            for decision in (received.data for received in events)
+        ],
+    )
+
+
+async def learn_connections(_deps: None, unit: Unit, events: Sequence[Received[ConnectionChanged]]) -> None:
+    """Remember how to reach the connected systems."""
+    await store.save_connections(unit.db, [received.data for received in events])
+
+
+SUBSCRIPTIONS: Final[Subscriptions[None]] = {
+    ConnectionChanged: learn_connections,
+    UserFlagged: open_cases,
+    NoticeDelivered: note_delivery,
+    NoticeFailed: note_failure,
+    DecisionReceived: take_decisions,
+}

@@ -1,0 +1,30 @@
+"""What the lifecycle does by itself, as time goes by."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from reclaim.common.db import Database
+from reclaim.lifecycle import store
+from reclaim.lifecycle.domain import Command, DeadlinePassed, GraceOver
+from reclaim.lifecycle.submit import Submission, submit
+
+AT_ONCE: Final = 200
+
+COMMANDS: Final[dict[str, Command]] = {"deadline": DeadlinePassed(), "grace": GraceOver()}
+
+
+async def fire_timers(database: Database) -> bool:
+    """Give the commands whose time has come. Taking a timer out and its effect are one transaction: it fires once."""
+    async with database.unit() as unit:
+        due = await store.due_timers(unit.db, unit.now, most=AT_ONCE)
+        await submit(unit, [Submission(case_id, COMMANDS[command], channel="timer") for case_id, command in due])
+    return bool(due)
+
+
+async def erase_personal(database: Database, keep_days: int) -> bool:
+    """Erase the IP addresses and user agents of old decisions; the audit chain stays valid."""
+    async with database.unit() as unit:
+        await store.erase_personal(unit.db, unit.now - timedelta(days=keep_days))
+    return False

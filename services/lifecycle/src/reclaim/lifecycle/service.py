@@ -1,0 +1,38 @@
+"""Wiring of the lifecycle service."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from fastapi import APIRouter
+
+from reclaim.common.inbox import bind
+from reclaim.common.service import Job, Runtime, Service
+from reclaim.connectors.ports import Connectors
+from reclaim.connectors.registry import Registry
+from reclaim.lifecycle import api, handlers, jobs, pages, store
+from reclaim.lifecycle.actions import Actions
+from reclaim.lifecycle.settings import LifecycleSettings
+
+
+def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
+    """Return the service on the given runtime; `connectors` replaces the real ones in tests."""
+    settings = LifecycleSettings()
+    actions = Actions(runtime.database, connectors or Registry(runtime.clock), runtime.sealer, runtime.clock)
+    router = APIRouter()
+    router.include_router(api.router(runtime.database))
+    router.include_router(pages.router(runtime.database, runtime.clock))
+    return Service(
+        name="lifecycle",
+        metadata=store.metadata,
+        migrations=Path(__file__).parent / "migrations",
+        subscriptions=bind(handlers.SUBSCRIPTIONS, None),
+        jobs=(
+            Job("act", actions.run, every=1.0),
+            Job("timers", partial(jobs.fire_timers, runtime.database), every=1.0),
+            Job("erase", partial(jobs.erase_personal, runtime.database, settings.personal_days), every=3600),
+        ),
+        router=router,
+        close=actions.close,
+    )

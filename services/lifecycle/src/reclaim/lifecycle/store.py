@@ -1,0 +1,571 @@
+"""Every statement of the lifecycle service.
+
+A case is stored as a document (the domain's `Case`, encoded) beside the columns that are searched for. Writes are
+set-wise: a constant number of statements for any number of cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from reclaim.common.contracts import ConnectionChanged
+from reclaim.common.db import BigKey, Json, UtcDateTime, listed
+from reclaim.common.ids import new_id
+from reclaim.common.migrate import service_metadata
+from reclaim.common.timing import wall_milliseconds
+from reclaim.lifecycle import audit
+from reclaim.lifecycle.domain import Case, Effect, Timer
+
+metadata = service_metadata()
+
+CASE: Final = sa.Table(
+    "reclaim_case",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("open", sa.Boolean, nullable=False),
+    sa.Column("connection_id", sa.Text, nullable=False),
+    sa.Column("product", sa.Text, nullable=False),
+    sa.Column("holder_id", sa.Text, nullable=False),
+    sa.Column("holder_name", sa.Text, nullable=False),
+    sa.Column("rule_id", sa.Text, nullable=False),
+    sa.Column("dry_run", sa.Boolean, nullable=False),
+    sa.Column("records_transferred", sa.Integer, nullable=False),
+    sa.Column("flagged_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+    sa.Index("case_state", "state", "changed_at"),
+    sa.Index(
+        "case_open_seat",
+        "connection_id",
+        "holder_id",
+        "product",
+        unique=True,
+        sqlite_where=sa.text("open"),
+        postgresql_where=sa.text("open"),
+    ),
+)
+
+TIMER: Final = sa.Table(
+    "timer",
+    metadata,
+    sa.Column("case_id", sa.Text, primary_key=True),
+    sa.Column("command", sa.Text, primary_key=True),
+    sa.Column("at", UtcDateTime, nullable=False, index=True),
+)
+
+EFFECT: Final = sa.Table(
+    "effect",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("case_id", sa.Text, nullable=False, index=True),
+    sa.Column("connection_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("for_state", sa.Text, nullable=False),
+    sa.Column("dry_run", sa.Boolean, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("plan", Json),
+    sa.Column("due", sa.BigInteger, nullable=False, index=True),
+)
+
+AUDIT: Final = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("position", BigKey, primary_key=True, autoincrement=False),
+    sa.Column("case_id", sa.Text, nullable=False, index=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("channel", sa.Text, nullable=False),
+    sa.Column("command", sa.Text, nullable=False),
+    sa.Column("accepted", sa.Boolean, nullable=False),
+    sa.Column("before", sa.Text, nullable=False),
+    sa.Column("after", sa.Text, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("evidence", sa.Text, nullable=False),
+    sa.Column("personal", sa.Text),
+    sa.Column("previous", sa.Text, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+)
+
+AUDIT_HEAD: Final = sa.Table(
+    "audit_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+)
+
+PERSONAL: Final = sa.Table(
+    "personal",
+    metadata,
+    sa.Column("position", BigKey, primary_key=True, autoincrement=False),
+    sa.Column("at", UtcDateTime, nullable=False, index=True),
+    sa.Column("salt", sa.Text, nullable=False),
+    sa.Column("ip", sa.Text),
+    sa.Column("user_agent", sa.Text),
+)
+
+CONNECTION: Final = sa.Table(
+    "connection",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("settings", Json, nullable=False),
+    sa.Column("credentials", sa.Text, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("removed", sa.Boolean, nullable=False),
+)
+
+LEASE: Final = 120_000
+"""Milliseconds for which a claimed effect is nobody else's; longer than any call to a connector may take."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Case).decode
+
+
+def _ids(values: Iterable[str]) -> str:
+    return msgspec.json.encode(list(values)).decode()
+
+
+def _row(case: Case, now: datetime) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "state": case.state.value,
+        "open": case.open,
+        "connection_id": case.seat.connection_id,
+        "product": case.seat.product,
+        "holder_id": case.seat.holder.id,
+        "holder_name": case.seat.holder.name,
+        "rule_id": case.policy.rule_id,
+        "dry_run": case.policy.dry_run,
+        "records_transferred": case.records_transferred,
+        "flagged_at": case.flagged_at,
+        "changed_at": now,
+        "document": _encode(case),
+    }
+
+
+# Cases.
+
+
+async def load(db: AsyncConnection, ids: Collection[str]) -> dict[str, Case]:
+    """Return the cases of these ids, locked until the transaction ends, in one order for everybody."""
+    lock = "" if db.dialect.name == "sqlite" else " FOR UPDATE"
+    rows = await db.execute(
+        sa.text(
+            f"SELECT id, document FROM reclaim_case WHERE id IN (SELECT value FROM {listed(db, 'ids')}) "  # noqa: S608
+            f"ORDER BY id{lock}"
+        ),
+        {"ids": _ids(ids)},
+    )
+    return {case_id: _decode(bytes(document)) for case_id, document in rows.tuples()}
+
+
+async def open_seats(db: AsyncConnection, holders: Collection[str]) -> dict[tuple[str, str, str], str]:
+    """Return the open cases of these holders: (connection, holder, product) → case id."""
+    rows = await db.execute(
+        sa.text(
+            "SELECT connection_id, holder_id, product, id FROM reclaim_case "  # noqa: S608
+            f"WHERE open AND holder_id IN (SELECT value FROM {listed(db, 'ids')})"
+        ),
+        {"ids": _ids(holders)},
+    )
+    return {(connection, holder, product): case_id for connection, holder, product, case_id in rows.tuples()}
+
+
+async def insert(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> None:
+    """Store new cases."""
+    if cases:
+        await db.execute(sa.insert(CASE), [_row(case, now) for case in cases])
+
+
+_UPDATE = (
+    sa.update(CASE)
+    .where(CASE.c.id == sa.bindparam("case_id"))
+    .values(
+        state=sa.bindparam("new_state"),
+        open=sa.bindparam("new_open"),
+        records_transferred=sa.bindparam("transferred"),
+        changed_at=sa.bindparam("now"),
+        document=sa.bindparam("new_document"),
+    )
+)
+
+
+async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> None:
+    """Store what became of cases."""
+    if cases:
+        await db.execute(
+            _UPDATE,
+            [
+                {
+                    "case_id": case.id,
+                    "new_state": case.state.value,
+                    "new_open": case.open,
+                    "transferred": case.records_transferred,
+                    "now": now,
+                    "new_document": _encode(case),
+                }
+                for case in cases
+            ],
+        )
+
+
+async def find(db: AsyncConnection, case_id: str) -> Case | None:
+    """Return one case as it is now, without locking it."""
+    document = (await db.execute(sa.select(CASE.c.document).where(CASE.c.id == case_id))).scalar_one_or_none()
+    return None if document is None else _decode(document)
+
+
+async def search(
+    db: AsyncConnection,
+    *,
+    states: Collection[str] = (),
+    text: str = "",
+    limit: int = 100,
+    before: tuple[datetime, str] | None = None,
+) -> list[Case]:
+    """Return cases, the latest flagged first; `before` is the (flagged_at, id) of the last one of the page before."""
+    query = sa.select(CASE.c.document).order_by(CASE.c.flagged_at.desc(), CASE.c.id.desc()).limit(limit)
+    if states:
+        query = query.where(CASE.c.state.in_(list(states)))
+    if text:
+        query = query.where(CASE.c.holder_name.icontains(text, autoescape=True))
+    if before is not None:
+        query = query.where(
+            sa.or_(CASE.c.flagged_at < before[0], sa.and_(CASE.c.flagged_at == before[0], CASE.c.id < before[1]))
+        )
+    return [_decode(document) for document in (await db.execute(query)).scalars()]
+
+
+async def count_by_state(db: AsyncConnection) -> dict[str, int]:
+    """Return how many cases stand in each state."""
+    rows = await db.execute(sa.select(CASE.c.state, sa.func.count()).group_by(CASE.c.state))
+    return dict(iter(rows.tuples()))
+
+
+async def count_commands(db: AsyncConnection) -> dict[tuple[str, str, str], int]:
+    """Return how often each command was accepted, from the audit trail: (command, before, after) → count."""
+    rows = await db.execute(
+        sa.select(AUDIT.c.command, AUDIT.c.before, AUDIT.c.after, sa.func.count())
+        .where(AUDIT.c.accepted)
+        .group_by(AUDIT.c.command, AUDIT.c.before, AUDIT.c.after)
+    )
+    return {(command, before, after): count for command, before, after, count in rows.tuples()}
+
+
+async def sum_records(db: AsyncConnection) -> int:
+    """Return how many records were handed over, over all live cases."""
+    total = sa.select(sa.func.coalesce(sa.func.sum(CASE.c.records_transferred), 0)).where(~CASE.c.dry_run)
+    return int((await db.execute(total)).scalar_one())
+
+
+# Timers.
+
+
+async def set_timers(db: AsyncConnection, timers: Sequence[tuple[str, Timer]]) -> None:
+    """Set (case id, timer) pairs, each replacing the case's timer of that kind."""
+    if not timers:
+        return
+    statement = sa.text(
+        "INSERT INTO timer (case_id, command, at) VALUES (:case_id, :command, :at) "
+        "ON CONFLICT (case_id, command) DO UPDATE SET at = excluded.at"
+    ).bindparams(sa.bindparam("at", type_=UtcDateTime))
+    await db.execute(
+        statement, [{"case_id": case_id, "command": timer.command, "at": timer.at} for case_id, timer in timers]
+    )
+
+
+async def due_timers(db: AsyncConnection, now: datetime, *, most: int) -> list[tuple[str, str]]:
+    """Take out and return (case id, command) of the timers that are due."""
+    due = sa.select(TIMER.c.case_id, TIMER.c.command).where(TIMER.c.at <= now).order_by(TIMER.c.at).limit(most)
+    rows = list((await db.execute(due.with_for_update(skip_locked=True))).tuples())
+    if rows:
+        await db.execute(
+            sa.delete(TIMER).where(
+                TIMER.c.case_id == sa.bindparam("gone_case"), TIMER.c.command == sa.bindparam("gone_command")
+            ),
+            [{"gone_case": case_id, "gone_command": command} for case_id, command in rows],
+        )
+    return rows
+
+
+async def next_timer(db: AsyncConnection) -> datetime | None:
+    """Return when the next timer is due."""
+    at: datetime | None = (await db.execute(sa.select(sa.func.min(TIMER.c.at)))).scalar_one_or_none()
+    return at
+
+
+# Effects.
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An effect that this process may run until its lease is over. `plan` is what an earlier attempt fixed."""
+
+    id: str
+    case: Case
+    kind: Effect
+    attempts: int
+    plan: dict[str, Any] | None
+
+
+async def add_effects(db: AsyncConnection, cases: Sequence[tuple[Case, Effect]]) -> None:
+    """Store what is to be done for these cases, in the states they are in."""
+    if cases:
+        await db.execute(
+            sa.insert(EFFECT),
+            [
+                {
+                    "id": new_id(),
+                    "case_id": case.id,
+                    "connection_id": case.seat.connection_id,
+                    "kind": effect.value,
+                    "for_state": case.state.value,
+                    "dry_run": case.policy.dry_run,
+                    "attempts": 0,
+                    "reason": "",
+                    "plan": None,
+                    "due": 0,
+                }
+                for case, effect in cases
+            ],
+        )
+
+
+async def claim_effects(db: AsyncConnection, *, most: int) -> list[Claimed]:
+    """Claim effects that are due, all of one connection, kind and dry-run flag, so that they share calls.
+
+    An effect whose case has left the state it was meant for is void and is dropped here.
+    """
+    now = wall_milliseconds()
+    first = (
+        await db.execute(
+            sa.select(EFFECT.c.connection_id, EFFECT.c.kind, EFFECT.c.dry_run)
+            .where(EFFECT.c.due <= now)
+            .order_by(EFFECT.c.due)
+            .limit(1)
+        )
+    ).one_or_none()
+    if first is None:
+        return []
+    alike = (
+        sa.select(EFFECT)
+        .where(
+            EFFECT.c.due <= now,
+            EFFECT.c.connection_id == first.connection_id,
+            EFFECT.c.kind == first.kind,
+            EFFECT.c.dry_run == first.dry_run,
+        )
+        .order_by(EFFECT.c.due, EFFECT.c.id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    rows = list(await db.execute(alike))
+    cases = await load(db, [row.case_id for row in rows])
+    claimed, void = [], []
+    for row in rows:
+        case = cases.get(row.case_id)
+        if case is None or case.state.value != row.for_state:
+            void.append(row.id)
+        else:
+            claimed.append(Claimed(row.id, case, Effect(row.kind), row.attempts + 1, row.plan))
+    await drop_effects(db, void)
+    if claimed:
+        await db.execute(
+            sa.update(EFFECT)
+            .where(EFFECT.c.id == sa.bindparam("effect_id"))
+            .values(due=now + LEASE, attempts=EFFECT.c.attempts + 1),
+            [{"effect_id": effect.id} for effect in claimed],
+        )
+    return claimed
+
+
+async def keep_plans(db: AsyncConnection, plans: Mapping[str, dict[str, Any]]) -> None:
+    """Fix what effects are about to do, before they do it, so that a crash in between cannot change the count."""
+    await db.execute(
+        sa.update(EFFECT).where(EFFECT.c.id == sa.bindparam("effect_id")).values(plan=sa.bindparam("new_plan")),
+        [{"effect_id": effect_id, "new_plan": plan} for effect_id, plan in plans.items()],
+    )
+
+
+async def drop_effects(db: AsyncConnection, ids: Sequence[str]) -> set[str]:
+    """Remove effects and return those that were still there: whoever removes one may report its outcome."""
+    if not ids:
+        return set()
+    rows = await db.execute(
+        sa.text(
+            f"DELETE FROM effect WHERE id IN (SELECT value FROM {listed(db, 'ids')}) RETURNING id"  # noqa: S608
+        ),
+        {"ids": _ids(ids)},
+    )
+    return set(rows.scalars())
+
+
+async def put_off_effects(db: AsyncConnection, later: Sequence[tuple[str, int, str]]) -> None:
+    """Let effects be tried again: (id, milliseconds from now, reason)."""
+    if later:
+        now = wall_milliseconds()
+        await db.execute(
+            sa.update(EFFECT)
+            .where(EFFECT.c.id == sa.bindparam("effect_id"))
+            .values(due=sa.bindparam("new_due"), reason=sa.bindparam("new_reason")),
+            [
+                {"effect_id": effect_id, "new_due": now + wait, "new_reason": reason}
+                for effect_id, wait, reason in later
+            ],
+        )
+
+
+async def release_effects(db: AsyncConnection) -> None:
+    """Make every claimed effect due; for a start, when no other process of this service runs."""
+    now = wall_milliseconds()
+    await db.execute(sa.update(EFFECT).where(EFFECT.c.due > now).values(due=now))
+
+
+async def effects_of(db: AsyncConnection, case_id: str) -> list[Mapping[str, Any]]:
+    """Return what is still to be done for a case, with the reason of the last failed attempt."""
+    rows = await db.execute(
+        sa.select(EFFECT.c.kind, EFFECT.c.attempts, EFFECT.c.reason).where(EFFECT.c.case_id == case_id)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+async def count_effects(db: AsyncConnection) -> int:
+    """Return how many effects have not been done."""
+    return int((await db.execute(sa.select(sa.func.count()).select_from(EFFECT))).scalar_one())
+
+
+# The audit trail.
+
+
+async def append_audit(
+    db: AsyncConnection, entries: Sequence[tuple[audit.Entry, audit.Personal | None]], now: datetime
+) -> None:
+    """Append to the chain. Call it last in a transaction: it holds the chain's head until the commit."""
+    if not entries:
+        return
+    head = (await db.execute(sa.select(AUDIT_HEAD).with_for_update())).one()
+    links = audit.chain([entry for entry, _ in entries], position=head.position, previous=head.hash)
+    await db.execute(
+        sa.insert(AUDIT),
+        [
+            {**asdict(link.entry), "position": link.position, "previous": link.previous, "hash": link.hash}
+            for link in links
+        ],
+    )
+    personal = [
+        {"position": link.position, "at": now, **asdict(data)}
+        for link, (_, data) in zip(links, entries, strict=True)
+        if data is not None
+    ]
+    if personal:
+        await db.execute(sa.insert(PERSONAL), personal)
+    await db.execute(sa.update(AUDIT_HEAD).values(position=links[-1].position, hash=links[-1].hash))
+
+
+def _link(row: Any) -> audit.Link:
+    entry = audit.Entry(
+        case_id=row.case_id,
+        version=row.version,
+        at=row.at,
+        actor=row.actor,
+        channel=row.channel,
+        command=row.command,
+        accepted=row.accepted,
+        before=row.before,
+        after=row.after,
+        note=row.note,
+        evidence=row.evidence,
+        personal=row.personal,
+    )
+    return audit.Link(row.position, entry, row.previous, row.hash)
+
+
+async def audit_head(db: AsyncConnection) -> tuple[int, str]:
+    """Return the number of entries and the hash of the last."""
+    row = (await db.execute(sa.select(AUDIT_HEAD))).one()
+    return row.position, row.hash
+
+
+async def audit_pages(db: AsyncConnection, *, size: int = 5_000) -> AsyncIterator[list[audit.Link]]:
+    """Yield the whole chain in order, a page at a time."""
+    position = 0
+    while True:
+        rows = await db.execute(
+            sa.select(AUDIT).where(AUDIT.c.position > position).order_by(AUDIT.c.position).limit(size)
+        )
+        page = [_link(row) for row in rows]
+        if not page:
+            return
+        yield page
+        position = page[-1].position
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """An audit entry with the personal data that is still kept for it."""
+
+    link: audit.Link
+    ip: str | None
+    user_agent: str | None
+
+
+async def history(db: AsyncConnection, case_id: str) -> list[Moment]:
+    """Return everything that happened to a case, in order."""
+    rows = await db.execute(
+        sa.select(AUDIT, PERSONAL.c.ip, PERSONAL.c.user_agent)
+        .outerjoin(PERSONAL, PERSONAL.c.position == AUDIT.c.position)
+        .where(AUDIT.c.case_id == case_id)
+        .order_by(AUDIT.c.position)
+    )
+    return [Moment(_link(row), row.ip, row.user_agent) for row in rows]
+
+
+async def erase_personal(db: AsyncConnection, before: datetime) -> int:
+    """Erase personal data older than an instant; the chain stays valid. Return how many entries lost theirs."""
+    return (await db.execute(sa.delete(PERSONAL).where(PERSONAL.c.at < before))).rowcount
+
+
+# Connections, as the scanner told of them.
+
+
+async def save_connections(db: AsyncConnection, changes: Sequence[ConnectionChanged]) -> None:
+    """Store connection profiles; an older version than the stored one is ignored."""
+    statement = sa.text(
+        "INSERT INTO connection (id, name, kind, settings, credentials, version, removed) "
+        "VALUES (:id, :name, :kind, :settings, :credentials, :version, :removed) "
+        "ON CONFLICT (id) DO UPDATE SET name = excluded.name, kind = excluded.kind, settings = excluded.settings, "
+        "credentials = excluded.credentials, version = excluded.version, removed = excluded.removed "
+        "WHERE connection.version < excluded.version"
+    ).bindparams(sa.bindparam("settings", type_=Json))
+    await db.execute(
+        statement,
+        [
+            {
+                "id": change.connection_id,
+                "name": change.name,
+                "kind": change.kind,
+                "settings": change.settings,
+                "credentials": change.credentials,
+                "version": change.version,
+                "removed": change.removed,
+            }
+            for change in changes
+        ],
+    )
+
+
+async def connection(db: AsyncConnection, connection_id: str) -> sa.Row[Any] | None:
+    """Return a stored connection profile, with its credentials still sealed."""
+    return (await db.execute(sa.select(CONNECTION).where(CONNECTION.c.id == connection_id))).one_or_none()
