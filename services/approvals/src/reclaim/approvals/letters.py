@@ -1,0 +1,265 @@
+"""What the mails say. A letter is written once and rendered as text and as HTML, so that both say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from reclaim.approvals.domain import Request, clean
+from reclaim.web.formatting import format_day, format_instant, format_money, words
+
+WHY_YOU: Final = "You get this mail because you are entered as the manager of the account's holder."
+WHY_HOLDER: Final = "You get this mail because the account is yours."
+WHY_OPERATIONS: Final = "You get this mail because this address is entered for operations in Reclaim."
+
+
+@dataclass(frozen=True, slots=True)
+class Button:
+    """A link that the reader may follow. Following it decides nothing."""
+
+    label: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """The content of one mail: plain text throughout. `warning` stands out; `small` is the small print."""
+
+    subject: str
+    heading: str
+    paragraphs: Sequence[str]
+    facts: Sequence[tuple[str, str]] = ()
+    warnings: Sequence[str] = ()
+    buttons: Sequence[Button] = ()
+    after: Sequence[str] = ()
+    small: Sequence[str] = ()
+    rehearsal: bool = False
+
+
+def days(number: int) -> str:
+    """Write a number of days."""
+    return f"{number} day" if number == 1 else f"{number} days"
+
+
+def last_use(request: Request) -> str:
+    """Write when the seat was last used."""
+    return format_day(request.last_used_at) if request.last_used_at else "never, as far as is known"
+
+
+def after_revoke(request: Request) -> str:
+    """Write what happens when the manager revokes."""
+    policy = request.policy
+    handed = " Open records go to you." if policy.hand_over else ""
+    return (
+        f"The account is checked once more and then frozen: {clean(request.holder.name)} can no longer sign in. For "
+        f"{days(policy.grace_days)} you or the holder can undo it with one click. After that the seat is freed."
+        f"{handed}"
+    )
+
+
+def after_keep(request: Request) -> str:
+    """Write what happens when the manager keeps the seat."""
+    return f"Nothing changes for {clean(request.holder.name)}. Your reason is recorded."
+
+
+def after_silence(request: Request) -> str:
+    """Write what happens when nobody answers in time."""
+    match request.policy.on_timeout:
+        case "freeze":
+            return (
+                "If nobody answers, the account is frozen, as if you had chosen Revoke. "
+                f"The {days(request.policy.grace_days)} to undo it are the same."
+            )
+        case "keep":
+            return "If nobody answers, the seat is kept."
+        case "escalate":
+            return "If nobody answers, nothing happens to the account, and an administrator is asked to look."
+
+
+def account(request: Request) -> str:
+    """Name the account: whose, and of what."""
+    return f"{clean(request.holder.name)}'s {clean(request.seat.product_name)} account"
+
+
+def facts(request: Request) -> list[tuple[str, str]]:
+    """Return what the reader needs to recognise the seat."""
+    holder = request.holder
+    rows = [("Holder", clean(f"{holder.name} <{holder.email}>" if holder.email else holder.name))]
+    if request.seat.department:
+        rows.append(("Department", clean(request.seat.department)))
+    rows.append(("Product", clean(request.seat.product_name)))
+    price = request.price_per_year
+    rows.append(("Price", f"{format_money(price)} a year" if price else "not in the price book"))
+    rows.append(("Last used", last_use(request)))
+    return rows
+
+
+def warnings(request: Request) -> list[str]:
+    """Return what the safety checks found that the reader should know."""
+    return [
+        f"{words(finding.check)}: {finding.evidence}"
+        for finding in request.findings
+        if finding.outcome in {"warn", "unknown"}
+    ]
+
+
+def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime) -> Letter:
+    """Ask the manager."""
+    policy = request.policy
+    return Letter(
+        subject=f"Is {account(request)} still needed?",
+        heading=f"Is {account(request)} still needed?",
+        paragraphs=[
+            f"It has not been used for more than {days(policy.inactive_days)}. As the manager of "
+            f"{clean(request.holder.name)} you decide whether the seat stays.",
+        ],
+        facts=[*facts(request), ("Please answer by", format_instant(deadline))],
+        warnings=warnings(request),
+        buttons=[keep, revoke],
+        after=[
+            "Both buttons open a page where you confirm. Opening it changes nothing.",
+            f"Keep: {after_keep(request)}",
+            f"Revoke: {after_revoke(request)}",
+            after_silence(request),
+        ],
+        small=[
+            "The links are for you alone: whoever has this mail can answer in your name, so please do not forward it.",
+            WHY_YOU,
+        ],
+        rehearsal=policy.dry_run,
+    )
+
+
+def frozen(request: Request, *, holder: bool, appeal: Button | None) -> Letter:
+    """Tell that the account is frozen, and how to undo it."""
+    assert request.frozen_at is not None
+    assert request.grace_ends_at is not None
+    whose = f"Your {clean(request.seat.product_name)} account" if holder else account(request)
+    if request.frozen_because == "timeout":
+        why = "Nobody answered the question whether it is still needed, and the rule then freezes the account."
+    elif holder:
+        why = f"It has not been used for more than {days(request.policy.inactive_days)}, and the seat was given up."
+    elif request.decision == "revoke":
+        why = "This is what you decided."
+    else:
+        why = "This was decided after you were asked whether it is still needed."
+    who = "You" if holder else clean(request.holder.name)
+    if appeal:
+        then = (
+            f"{who} cannot sign in, but nothing is lost yet: until {format_instant(request.grace_ends_at)} the freeze "
+            "can be undone. After that the seat is freed."
+        )
+    else:
+        then = f"The time to undo it ended on {format_instant(request.grace_ends_at)}."
+    return Letter(
+        subject=f"{whose} was frozen",
+        heading=f"{whose} was frozen",
+        paragraphs=[f"It was frozen on {format_instant(request.frozen_at)}. {why}", then],
+        facts=[*facts(request), ("Can be undone until", format_instant(request.grace_ends_at))],
+        buttons=[appeal] if appeal else [],
+        after=["The button opens a page where you say why the account is needed. Opening it changes nothing."]
+        if appeal
+        else [],
+        small=[
+            *(["The link is for you alone: please do not forward this mail."] if appeal else []),
+            WHY_HOLDER if holder else WHY_YOU,
+        ],
+        rehearsal=request.policy.dry_run,
+    )
+
+
+def restored(request: Request, *, holder: bool) -> Letter:
+    """Tell that the freeze was undone."""
+    assert request.restored_at is not None
+    whose = f"Your {clean(request.seat.product_name)} account" if holder else account(request)
+    who = "You" if holder else clean(request.holder.name)
+    return Letter(
+        subject=f"{whose} works again",
+        heading=f"{whose} works again",
+        paragraphs=[
+            f"The freeze was undone on {format_instant(request.restored_at)}, "
+            f"at the word of {clean(request.restored_by or '')}. {who} can sign in as before."
+        ],
+        small=[WHY_HOLDER if holder else WHY_YOU],
+        rehearsal=request.policy.dry_run,
+    )
+
+
+def reclaimed(request: Request) -> Letter:
+    """Tell the manager that the seat is free."""
+    assert request.reclaimed_at is not None
+    records = request.records_transferred or 0
+    if records == 0:
+        moved = "There were no open records to hand over."
+    else:
+        moved = f"{records:,} open record{'' if records == 1 else 's'} got a new owner."
+    return Letter(
+        subject=f"{account(request)} was given up",
+        heading=f"{account(request)} was given up",
+        paragraphs=[
+            f"The time to undo it is over. The seat was freed on {format_instant(request.reclaimed_at)}. {moved}",
+            "If the holder needs the product again, ask your administrator: the account can be activated again.",
+        ],
+        facts=facts(request),
+        small=[WHY_YOU],
+        rehearsal=request.policy.dry_run,
+    )
+
+
+def reactivated(request: Request, *, holder: bool) -> Letter:
+    """Tell that a freed seat was given back."""
+    assert request.reactivated_at is not None
+    whose = f"Your {clean(request.seat.product_name)} account" if holder else account(request)
+    return Letter(
+        subject=f"{whose} is active again",
+        heading=f"{whose} is active again",
+        paragraphs=[
+            f"The seat was given back on {format_instant(request.reactivated_at)} "
+            f"by {clean(request.reactivated_by or '')}."
+        ],
+        small=[WHY_HOLDER if holder else WHY_YOU],
+        rehearsal=request.policy.dry_run,
+    )
+
+
+def closed(request: Request) -> Letter:
+    """Tell the manager that the case ended in another way than they decided."""
+    return Letter(
+        subject=f"{account(request)} stays as it is",
+        heading=f"{account(request)} stays as it is",
+        paragraphs=[
+            f"We asked you whether it is still needed. This has been settled: {how_closed(request)}",
+            "There is nothing left to do, and the links of our earlier mail no longer open the question.",
+        ],
+        small=[WHY_YOU],
+        rehearsal=request.policy.dry_run,
+    )
+
+
+def how_closed(request: Request) -> str:
+    """Write how a case ended, in one sentence."""
+    what = {
+        "kept": "the seat is kept",
+        "cancelled": "the reason to take it back no longer holds",
+        "skipped": "the case was dropped",
+        "restored": "the freeze was undone",
+        "reclaimed": "the seat was freed",
+        None: "the case ended",
+    }[request.outcome]
+    reason = clean(request.closed_reason or "").rstrip(".")
+    return f"{what} ({reason})." if reason else f"{what}."
+
+
+def attention(request: Request, *, reason: str, remedy: str, console: str) -> Letter:
+    """Tell operations that a case waits for a person."""
+    return Letter(
+        subject=f"A case needs you: {account(request)}",
+        heading="A case needs you",
+        paragraphs=[clean(reason), f"What to do: {clean(remedy)}"],
+        facts=[*facts(request), ("Case", request.case_id), ("Rule", clean(request.policy.rule_name))],
+        buttons=[Button("Open the console", console)],
+        small=[WHY_OPERATIONS],
+        rehearsal=request.policy.dry_run,
+    )
