@@ -1,0 +1,424 @@
+"""The state machine, exhaustively: every command in every state, and the laws under any sequence of commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import product
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reclaim.common.contracts import (
+    AttentionRaised,
+    CaseClosed,
+    Event,
+    Money,
+    Person,
+    Policy,
+    Seat,
+    SeatReactivated,
+    SeatReclaimed,
+    TimeoutAction,
+    UserFrozen,
+    UserRestored,
+)
+from reclaim.lifecycle.domain import (
+    EFFECT_OF,
+    ENDED,
+    TRANSITIONS,
+    Accepted,
+    ActionFailed,
+    Attention,
+    Case,
+    Command,
+    DeadlinePassed,
+    Decide,
+    Effect,
+    GraceOver,
+    NoticeArrived,
+    NoticeUndeliverable,
+    Reactivate,
+    RecordsHandedOver,
+    Rejected,
+    Retry,
+    SeatChecked,
+    SeatDeactivated,
+    SeatFrozen,
+    SeatGivenBack,
+    SeatUnfrozen,
+    State,
+    decide,
+    open_case,
+)
+
+NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def policy(**changes: object) -> Policy:
+    base: dict[str, object] = {
+        "rule_id": "rule-1",
+        "rule_version": 3,
+        "rule_name": "Idle seats",
+        "inactive_days": 90,
+        "route": "email",
+        "decision_days": 14,
+        "on_timeout": "freeze",
+        "grace_days": 7,
+        "hand_over": True,
+        "dry_run": False,
+    }
+    return Policy(**(base | changes))  # type: ignore[arg-type]
+
+
+def new_case(**changes: object) -> Case:
+    seat = Seat(
+        connection_id="c1",
+        product="SFDC",
+        product_name="Salesforce",
+        holder=Person(id="005A", name="Ada", email="ada@example.com"),
+        price=Money(amount=Decimal(175), currency="USD"),
+    )
+    return open_case(
+        case_id="case-1",
+        seat=seat,
+        approver=Person(id="005M", name="Max", email="max@example.com"),
+        policy=policy(**changes),
+        last_used_at=NOW - 200 * DAY,
+        flagged_at=NOW,
+    )
+
+
+def keep(actor: str = "max@example.com") -> Decide:
+    return Decide("keep", actor, "email", "still needed", NOW)
+
+
+def revoke() -> Decide:
+    return Decide("revoke", "max@example.com", "email", "", NOW)
+
+
+NOTICE = NoticeArrived("email", "max@example.com", NOW)
+CLEAR = SeatChecked("clear", "still unused")
+
+PATHS: dict[State, Sequence[tuple[Command, timedelta]]] = {
+    State.FLAGGED: [],
+    State.AWAITING_DECISION: [(NOTICE, 0 * DAY)],
+    State.KEPT: [(keep(), 0 * DAY)],
+    State.CHECKING_BEFORE_FREEZE: [(NOTICE, 0 * DAY), (revoke(), DAY)],
+    State.CANCELLED: [(revoke(), DAY), (SeatChecked("active", "used yesterday"), DAY)],
+    State.SKIPPED: [(revoke(), DAY), (SeatChecked("gone", "deactivated"), DAY)],
+    State.FREEZING: [(revoke(), DAY), (CLEAR, DAY)],
+    State.FROZEN: [(revoke(), DAY), (CLEAR, DAY), (SeatFrozen(), DAY)],
+    State.RESTORING: [(revoke(), DAY), (CLEAR, DAY), (SeatFrozen(), DAY), (keep(), 2 * DAY)],
+    State.RESTORED: [(revoke(), DAY), (CLEAR, DAY), (SeatFrozen(), DAY), (keep(), 2 * DAY), (SeatUnfrozen(), 2 * DAY)],
+    State.CHECKING_BEFORE_RECLAIM: [(revoke(), DAY), (CLEAR, DAY), (SeatFrozen(), DAY), (GraceOver(), 8 * DAY)],
+    State.HANDING_OVER: [
+        (revoke(), DAY), (CLEAR, DAY), (SeatFrozen(), DAY), (GraceOver(), 8 * DAY), (CLEAR, 8 * DAY),
+    ],
+    State.RECLAIMING: [
+        (revoke(), DAY), (CLEAR, DAY), (SeatFrozen(), DAY), (GraceOver(), 8 * DAY), (CLEAR, 8 * DAY),
+        (RecordsHandedOver(3), 8 * DAY),
+    ],
+    State.RECLAIMED: [
+        (revoke(), DAY), (CLEAR, DAY), (SeatFrozen(), DAY), (GraceOver(), 8 * DAY), (CLEAR, 8 * DAY),
+        (RecordsHandedOver(3), 8 * DAY), (SeatDeactivated(), 8 * DAY),
+    ],
+    State.REACTIVATING: [
+        (revoke(), DAY), (CLEAR, DAY), (SeatFrozen(), DAY), (GraceOver(), 8 * DAY), (CLEAR, 8 * DAY),
+        (RecordsHandedOver(3), 8 * DAY), (SeatDeactivated(), 8 * DAY), (Reactivate("op", "needed again"), 9 * DAY),
+    ],
+    State.REACTIVATED: [
+        (revoke(), DAY), (CLEAR, DAY), (SeatFrozen(), DAY), (GraceOver(), 8 * DAY), (CLEAR, 8 * DAY),
+        (RecordsHandedOver(3), 8 * DAY), (SeatDeactivated(), 8 * DAY), (Reactivate("op", "needed again"), 9 * DAY),
+        (SeatGivenBack(), 9 * DAY),
+    ],
+    State.ATTENTION: [(NoticeUndeliverable("email", "no address", "add one"), 0 * DAY)],
+}  # fmt: skip
+"""One way to reach every state, from a case that was just flagged."""
+
+COMMANDS: list[Command] = [
+    NOTICE,
+    NoticeUndeliverable("email", "bounced", "mend the address"),
+    keep(),
+    revoke(),
+    DeadlinePassed(),
+    GraceOver(),
+    *(SeatChecked(found, "evidence") for found in ("clear", "active", "exempt", "gone", "changed")),
+    SeatFrozen(),
+    SeatUnfrozen(),
+    RecordsHandedOver(2),
+    SeatDeactivated(),
+    Reactivate("op", "needed"),
+    SeatGivenBack(),
+    ActionFailed("FIELD_INTEGRITY: no", "mend it"),
+    Retry("op"),
+]
+
+
+def walk(path: Sequence[tuple[Command, timedelta]], **changes: object) -> tuple[Case, list[Event]]:
+    case, said = new_case(**changes), []
+    for command, after in path:
+        verdict = decide(case, command, NOW + after)
+        assert isinstance(verdict, Accepted), (case.state, command, verdict)
+        case = verdict.case
+        said.extend(verdict.events)
+    return case, said
+
+
+def accept(case: Case, command: Command, now: datetime = NOW) -> Accepted:
+    verdict = decide(case, command, now)
+    assert isinstance(verdict, Accepted), verdict
+    return verdict
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_can_be_reached(state: State) -> None:
+    assert walk(PATHS[state])[0].state is state
+
+
+@pytest.mark.parametrize(("state", "command"), list(product(State, COMMANDS)), ids=str)
+def test_every_command_in_every_state_has_an_answer(state: State, command: Command) -> None:
+    case, _ = walk(PATHS[state])
+    verdict = decide(case, command, NOW + 100 * DAY)
+    if (state, type(command)) not in TRANSITIONS:
+        assert isinstance(verdict, Rejected)
+        return
+    if isinstance(verdict, Accepted):
+        after = verdict.case
+        assert after.version == case.version + 1
+        assert (after.attention is not None) == (after.state is State.ATTENTION)
+        assert verdict.effect == (EFFECT_OF.get(after.state) if after.state is not state else None)
+        assert any(isinstance(event, CaseClosed) for event in verdict.events) == (
+            after.state in ENDED and after.state is not State.REACTIVATED
+        )
+    else:
+        assert verdict.reason
+
+
+def test_the_table_names_only_commands_there_are() -> None:
+    assert {command for _, command in TRANSITIONS} <= set(get_args(Command))
+
+
+# Law 1: no freeze without a decision, or the rule's time-out after the notice was really sent.
+
+
+def test_a_time_out_needs_a_delivered_notice() -> None:
+    assert isinstance(decide(new_case(), DeadlinePassed(), NOW + 100 * DAY), Rejected)
+    unproven = replace(walk(PATHS[State.AWAITING_DECISION])[0], notified_at=None)
+    assert isinstance(decide(unproven, DeadlinePassed(), NOW + 100 * DAY), Rejected)
+
+
+def test_a_time_out_never_comes_early() -> None:
+    case, _ = walk(PATHS[State.AWAITING_DECISION])
+    assert case.decide_by == NOW + 14 * DAY
+    assert isinstance(decide(case, DeadlinePassed(), NOW + 14 * DAY - timedelta(microseconds=1)), Rejected)
+    assert accept(case, DeadlinePassed(), NOW + 14 * DAY).case.state is State.CHECKING_BEFORE_FREEZE
+
+
+@pytest.mark.parametrize(
+    ("on_timeout", "state"),
+    [("freeze", State.CHECKING_BEFORE_FREEZE), ("keep", State.KEPT), ("escalate", State.ATTENTION)],
+)
+def test_what_a_time_out_does_is_the_rules_choice(on_timeout: TimeoutAction, state: State) -> None:
+    case, _ = walk(PATHS[State.AWAITING_DECISION], on_timeout=on_timeout)
+    after = accept(case, DeadlinePassed(), NOW + 20 * DAY).case
+    assert after.state is state
+    if state is not State.ATTENTION:
+        assert after.decision == "timeout"
+        assert after.decided_by is not None
+        assert "Idle seats" in after.decided_by
+
+
+def test_the_deadline_counts_from_the_delivery_and_a_second_one_does_not_move_it() -> None:
+    case = accept(new_case(), NoticeArrived("email", "max@example.com", NOW + 3 * DAY), NOW + 3 * DAY).case
+    assert case.decide_by == NOW + 17 * DAY
+    assert isinstance(decide(case, NoticeArrived("itsm", "desk", NOW + 5 * DAY), NOW + 5 * DAY), Rejected)
+
+
+# Law 2: no reclaim before freeze + grace, none with an open appeal; the first decision wins.
+
+
+def test_grace_counts_from_the_freeze_and_never_ends_early() -> None:
+    case, _ = walk(PATHS[State.FROZEN])
+    assert case.frozen_at == NOW + DAY
+    assert case.grace_ends_at == NOW + 8 * DAY
+    assert isinstance(decide(case, GraceOver(), NOW + 8 * DAY - timedelta(microseconds=1)), Rejected)
+    assert accept(case, GraceOver(), NOW + 8 * DAY).case.state is State.CHECKING_BEFORE_RECLAIM
+
+
+@pytest.mark.parametrize("state", [State.FROZEN, State.CHECKING_BEFORE_RECLAIM])
+def test_a_keep_during_grace_is_an_appeal_and_restores(state: State) -> None:
+    case, _ = walk(PATHS[state])
+    verdict = accept(case, keep("ada@example.com"))
+    assert (verdict.case.state, verdict.effect) == (State.RESTORING, Effect.UNFREEZE)
+    restored = accept(verdict.case, SeatUnfrozen())
+    assert restored.case.state is State.RESTORED
+    assert [type(event) for event in restored.events] == [UserRestored, CaseClosed]
+    assert restored.case.frozen_at is None
+
+
+def test_an_appeal_while_the_freeze_is_under_way_is_granted_after_it() -> None:
+    case, _ = walk(PATHS[State.FREEZING])
+    verdict = accept(case, keep())
+    assert (verdict.case.state, verdict.effect) == (State.FREEZING, None)
+    frozen = accept(verdict.case, SeatFrozen())
+    assert (frozen.case.state, frozen.effect, frozen.timer) == (State.RESTORING, Effect.UNFREEZE, None)
+    assert [type(event) for event in frozen.events] == [UserFrozen]
+
+
+def test_an_appeal_while_records_are_handed_over_stops_before_the_deactivation() -> None:
+    case = accept(walk(PATHS[State.HANDING_OVER])[0], keep()).case
+    assert accept(case, RecordsHandedOver(3)).case.state is State.RESTORING
+    assert accept(case, ActionFailed("locked", "wait")).case.state is State.RESTORING
+
+
+def test_the_first_decision_wins() -> None:
+    case, _ = walk(PATHS[State.CHECKING_BEFORE_FREEZE])
+    late = decide(case, Decide("revoke", "other@example.com", "itsm", "", NOW), NOW)
+    assert isinstance(late, Rejected)
+    assert "max@example.com" in late.reason
+    kept, _ = walk(PATHS[State.KEPT])
+    assert isinstance(decide(kept, revoke(), NOW), Rejected)
+
+
+def test_a_keep_before_anything_was_done_ends_the_case_untouched() -> None:
+    verdict = accept(walk(PATHS[State.CHECKING_BEFORE_FREEZE])[0], keep())
+    assert (verdict.case.state, verdict.effect) == (State.KEPT, None)
+
+
+def test_too_late_to_keep_says_what_to_do() -> None:
+    verdict = decide(walk(PATHS[State.RECLAIMING])[0], keep(), NOW)
+    assert isinstance(verdict, Rejected)
+    assert "reactivate" in verdict.reason
+
+
+# Law 5: checked again before each step.
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        ("clear", State.FREEZING),
+        ("active", State.CANCELLED),
+        ("exempt", State.SKIPPED),
+        ("gone", State.SKIPPED),
+        ("changed", State.SKIPPED),
+    ],
+)
+def test_the_check_before_the_freeze(found: str, state: State) -> None:
+    case, _ = walk(PATHS[State.CHECKING_BEFORE_FREEZE])
+    assert accept(case, SeatChecked(found, "evidence")).case.state is state  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        ("clear", State.HANDING_OVER),
+        ("active", State.RESTORING),
+        ("exempt", State.RESTORING),
+        ("gone", State.SKIPPED),
+        ("changed", State.ATTENTION),
+    ],
+)
+def test_the_check_before_the_reclaim(found: str, state: State) -> None:
+    case, _ = walk(PATHS[State.CHECKING_BEFORE_RECLAIM])
+    assert accept(case, SeatChecked(found, "evidence")).case.state is state  # type: ignore[arg-type]
+
+
+def test_without_hand_over_the_seat_is_freed_at_once() -> None:
+    case, _ = walk(PATHS[State.CHECKING_BEFORE_RECLAIM], hand_over=False)
+    assert accept(case, CLEAR).case.state is State.RECLAIMING
+
+
+# Attention: never lost, never stuck.
+
+
+@pytest.mark.parametrize("state", EFFECT_OF)
+def test_whatever_fails_calls_a_person_and_can_be_tried_again(state: State) -> None:
+    case, _ = walk(PATHS[state])
+    verdict = accept(case, ActionFailed("CANNOT_DISABLE_LAST_ADMIN: no", "name another administrator"))
+    assert verdict.case.state is State.ATTENTION
+    (raised,) = verdict.events
+    assert isinstance(raised, AttentionRaised)
+    assert raised.remedy == "name another administrator"
+    again = accept(verdict.case, Retry("op"))
+    assert again.effect is not None
+    expected = {
+        State.FREEZING: State.CHECKING_BEFORE_FREEZE,
+        State.HANDING_OVER: State.CHECKING_BEFORE_RECLAIM,
+        State.RECLAIMING: State.CHECKING_BEFORE_RECLAIM,
+    }.get(state, state)
+    assert again.case.state is expected
+
+
+def test_nobody_asked_is_attention_until_somebody_is() -> None:
+    case, _ = walk(PATHS[State.ATTENTION])
+    assert isinstance(decide(case, Retry("op"), NOW), Rejected)
+    asked = accept(case, NOTICE, NOW + DAY)
+    assert asked.case.state is State.AWAITING_DECISION
+    assert asked.timer is not None
+    assert accept(case, keep()).case.state is State.KEPT
+    assert accept(case, revoke()).case.state is State.CHECKING_BEFORE_FREEZE
+
+
+@pytest.mark.parametrize(
+    ("resume", "state"),
+    [
+        (State.CHECKING_BEFORE_FREEZE, State.KEPT),
+        (State.FREEZING, State.RESTORING),
+        (State.CHECKING_BEFORE_RECLAIM, State.RESTORING),
+        (State.HANDING_OVER, State.RESTORING),
+        (State.RECLAIMING, State.RESTORING),
+        (State.RESTORING, State.RESTORING),
+    ],
+)
+def test_a_case_in_attention_can_still_be_kept(resume: State, state: State) -> None:
+    case = accept(walk(PATHS[resume])[0], ActionFailed("no", "mend")).case
+    assert case.attention is not None
+    assert isinstance(case.attention, Attention)
+    assert accept(case, keep()).case.state is state
+
+
+# Under any sequence of commands.
+
+
+@given(st.lists(st.tuples(st.sampled_from(COMMANDS), st.integers(0, 30)), max_size=40), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_the_laws_hold_under_any_sequence(steps: list[tuple[Command, int]], hand_over: bool) -> None:
+    case, now = new_case(hand_over=hand_over), NOW
+    said: list[Event] = []
+    effects: list[tuple[Effect, Case, datetime]] = []
+    for command, days in steps:
+        now += days * DAY
+        verdict = decide(case, command, now)
+        if isinstance(verdict, Rejected):
+            continue
+        if verdict.effect is not None:
+            effects.append((verdict.effect, verdict.case, now))
+        said.extend(verdict.events)
+        case = verdict.case
+    for effect, at_that_time, when in effects:
+        if effect is Effect.FREEZE:
+            assert at_that_time.decision in {"revoke", "timeout"}
+            if at_that_time.decision == "timeout":
+                assert at_that_time.notified_at is not None
+                assert at_that_time.decided_at is not None
+                assert at_that_time.decided_at >= at_that_time.notified_at + 14 * DAY
+        if effect is Effect.DEACTIVATE:
+            assert at_that_time.grace_ends_at is not None
+            assert when >= at_that_time.grace_ends_at
+            assert at_that_time.appealed_by is None
+    kinds = [type(event) for event in said]
+    assert kinds.count(SeatReclaimed) - kinds.count(SeatReactivated) in {0, 1}
+    assert kinds.count(CaseClosed) <= 1
+    assert kinds.count(CaseClosed) == (
+        case.state in ENDED or case.state is State.REACTIVATING or _failed_after_end(case)
+    )
+
+
+def _failed_after_end(case: Case) -> bool:
+    return case.attention is not None and case.attention.resume is State.REACTIVATING

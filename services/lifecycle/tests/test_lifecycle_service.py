@@ -1,0 +1,296 @@
+"""The service on a real database and an org in memory: from a flagged seat to a freed one, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from reclaim.common import envelope, migrate
+from reclaim.common.bus.inproc import InprocBus
+from reclaim.common.clock import FixedClock
+from reclaim.common.contracts import (
+    ConnectionChanged,
+    DecisionReceived,
+    Event,
+    Money,
+    NoticeDelivered,
+    Person,
+    Policy,
+    Seat,
+    UserFlagged,
+)
+from reclaim.common.security import Sealer
+from reclaim.common.service import Running
+from reclaim.common.settings import Settings
+from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser
+from reclaim.lifecycle import queries, store
+from reclaim.lifecycle.domain import Case, State
+from reclaim.lifecycle.service import build
+
+NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+KEY = Fernet.generate_key().decode()
+
+
+class World:
+    """The service with its org, its clock, and what it said."""
+
+    def __init__(self, running: Running, org: FakeOrg, clock: FixedClock) -> None:
+        self.running, self.org, self.clock = running, org, clock
+
+    async def tell(self, *events: Event, source: str = "approvals") -> None:
+        now = self.clock.now()
+        batch = envelope.join([envelope.encode(event, source=source, time=now) for event in events])
+        await self.running.inbox.receive([batch])
+        while await self.running.inbox.retry():
+            pass
+
+    async def act(self) -> None:
+        """Run what is due until nothing is."""
+        while any([await job.run() for job in self.running.service.jobs if job.name in {"act", "timers"}]):
+            pass
+
+    async def case(self, case_id: str = "case-1") -> Case:
+        async with self.running.database.reading() as db:
+            found = await store.find(db, case_id)
+        assert found is not None
+        return found
+
+    async def said(self) -> list[str]:
+        async with self.running.database.reading() as db:
+            rows = await db.exec_driver_sql("SELECT wire FROM outbox ORDER BY seq")
+            return [str(wire).split(".")[1] for wire in rows.scalars()]
+
+    async def verified(self) -> bool:
+        async with self.running.database.reading() as db:
+            return (await queries.verify(db)).verified
+
+
+def org_of(clock: FixedClock, **changes: Any) -> FakeOrg:
+    """Return an org with a manager and one idle user who owns records."""
+    org = FakeOrg(clock)
+    org.users["005M"] = FakeUser(id="005M", name="Max", created_at=NOW - 900 * DAY, last_used_at=NOW - DAY)
+    idle: dict[str, Any] = {"created_at": NOW - 900 * DAY, "last_used_at": NOW - 200 * DAY, "manager_id": "005M"}
+    org.users["005A"] = FakeUser(id="005A", name="Ada", **(idle | changes))
+    return org
+
+
+def give(org: FakeOrg, holder: str, kind: str, count: int) -> None:
+    """Give a holder open records."""
+    for number in range(count):
+        org.records[f"{kind}-{number}"] = FakeRecord(f"{kind}-{number}", kind, holder)
+
+
+@asynccontextmanager
+async def world(url: str | None, tmp_path: Path, org: Callable[[FixedClock], FakeOrg] = org_of) -> AsyncIterator[World]:
+    clock = FixedClock(NOW)
+    acted_on = org(clock)
+    settings = Settings(
+        environment="test",
+        data_dir=tmp_path,
+        secret_keys=["s" * 32],
+        sealing_keys=[KEY],
+        **({"database_url": url} if url else {}),
+    )
+    running = Running.start(partial(build, connectors=acted_on), "lifecycle", settings, clock, InprocBus())
+    await migrate.upgrade(running.database.engine, running.service.migrations)
+    found = World(running, acted_on, clock)
+    await found.tell(
+        ConnectionChanged(
+            connection_id="c1", name="org", kind="salesforce", settings={}, version=1,
+            credentials=Sealer([KEY]).seal({"client_secret": "s"}),
+        ),
+        source="scanner",
+    )  # fmt: skip
+    try:
+        yield found
+    finally:
+        await running.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    return None if request.param == "sqlite" else request.getfixturevalue("fresh_database")
+
+
+def flagged(case_id: str = "case-1", holder: str = "005A", **policy: Any) -> UserFlagged:
+    base: dict[str, Any] = {
+        "rule_id": "rule-1", "rule_version": 1, "rule_name": "Idle", "inactive_days": 90, "route": "email",
+        "decision_days": 14, "on_timeout": "freeze", "grace_days": 7, "hand_over": True, "dry_run": False,
+    }  # fmt: skip
+    return UserFlagged(
+        case_id=case_id,
+        seat=Seat(
+            connection_id="c1", product="SFDC", product_name="Salesforce", holder=Person(id=holder, name="Ada"),
+            price=Money(amount=Decimal(175), currency="USD"),
+        ),
+        approver=Person(id="005M", name="Max", email="max@example.com"),
+        policy=Policy(**(base | policy)),
+        findings=(),
+        last_used_at=NOW - 200 * DAY,
+        flagged_at=NOW,
+    )  # fmt: skip
+
+
+def delivered(case_id: str = "case-1") -> NoticeDelivered:
+    return NoticeDelivered(case_id=case_id, channel="email", recipient="max@example.com", delivered_at=NOW)
+
+
+def decision(kind: str, case_id: str = "case-1", actor: str = "max@example.com") -> DecisionReceived:
+    return DecisionReceived(
+        case_id=case_id, decision=kind, channel="email", actor=actor, reason="because", decided_at=NOW,  # type: ignore[arg-type]
+        ip="192.0.2.7", user_agent="Browser/1",
+    )  # fmt: skip
+
+
+async def test_from_flagged_to_reclaimed_and_back(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path) as it:
+        give(it.org, "005A", "Opportunity", 3)
+        await it.tell(flagged(), source="scanner")
+        await it.tell(delivered())
+        await it.tell(decision("revoke"))
+        assert (await it.case()).state is State.CHECKING_BEFORE_FREEZE
+        await it.act()
+        assert (await it.case()).state is State.FROZEN
+        assert it.org.users["005A"].frozen
+        it.clock.advance(7 * DAY)
+        await it.act()
+        case = await it.case()
+        assert (case.state, case.records_transferred) == (State.RECLAIMED, 3)
+        assert not it.org.users["005A"].active
+        assert await it.said() == ["UserFrozen", "SeatReclaimed", "CaseClosed"]
+        assert await it.verified()
+
+
+async def test_the_tables_are_what_the_code_declares(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path) as it:
+        assert await migrate.differences(it.running.database.engine, store.metadata) == []
+
+
+async def test_a_dry_run_takes_every_step_and_writes_nothing(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path) as it:
+        give(it.org, "005A", "Opportunity", 3)
+        await it.tell(flagged(dry_run=True), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.act()
+        it.clock.advance(7 * DAY)
+        await it.act()
+        assert (await it.case()).state is State.RECLAIMED
+        assert (await it.case()).records_transferred == 3
+        assert it.org.writes == []
+
+
+async def test_a_decision_that_comes_before_its_case_waits_for_it(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(decision("keep"))
+        await it.tell(flagged(), source="scanner")
+        while (await it.case()).state is not State.KEPT:
+            await it.running.inbox.retry()
+        assert await it.running.inbox.parked() == []
+
+
+async def test_a_second_case_for_the_same_seat_is_closed_at_once(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged("case-1"), flagged("case-2"), source="scanner")
+        await it.tell(flagged("case-3"), source="scanner")
+        assert await it.said() == ["CaseClosed", "CaseClosed"]
+        assert (await it.case("case-1")).open
+
+
+async def test_somebody_who_came_back_is_left_alone(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        it.org.users["005A"].last_used_at = NOW - DAY
+        await it.act()
+        assert (await it.case()).state is State.CANCELLED
+        assert it.org.writes == []
+
+
+async def test_somebody_who_came_back_during_grace_is_restored(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.act()
+        it.org.users["005A"].seen_elsewhere_at = NOW + 3 * DAY
+        it.clock.advance(7 * DAY)
+        await it.act()
+        assert (await it.case()).state is State.RESTORED
+        assert not it.org.users["005A"].frozen
+
+
+async def test_who_was_unfrozen_by_somebody_else_is_not_reclaimed(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.act()
+        it.org.users["005A"].frozen = False
+        it.clock.advance(7 * DAY)
+        await it.act()
+        case = await it.case()
+        assert case.state is State.ATTENTION
+        assert case.attention is not None
+        assert "not us" in case.attention.reason
+
+
+async def test_records_without_a_successor_call_a_person_and_go_on_when_there_is_one(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.act()
+        give(it.org, "005A", "Case", 2)
+        it.org.users["005M"].active = False
+        it.clock.advance(7 * DAY)
+        await it.act()
+        case = await it.case()
+        # The check before the reclaim sees it as well, and leaves the holder alone.
+        assert case.state in {State.ATTENTION, State.RESTORED}
+        assert it.org.users["005A"].active
+
+
+async def test_an_address_can_be_erased_and_the_chain_still_verifies(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("keep"))
+        async with it.running.database.reading() as db:
+            before = await store.history(db, "case-1")
+        assert before[-1].ip == "192.0.2.7"
+        it.clock.advance(400 * DAY)
+        erase = next(job for job in it.running.service.jobs if job.name == "erase")
+        await erase.run()
+        async with it.running.database.reading() as db:
+            after = await store.history(db, "case-1")
+        assert after[-1].ip is None
+        assert after[-1].link.entry.personal == before[-1].link.entry.personal
+        assert await it.verified()
+
+
+async def test_a_changed_row_of_the_trail_is_found(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("keep"))
+        async with it.running.database.unit() as unit:
+            await unit.db.exec_driver_sql("UPDATE audit SET actor = 'somebody else' WHERE position = 2")
+        assert not await it.verified()
+
+
+async def test_the_summary_counts_what_happened(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(delivered())
+        it.clock.advance(14 * DAY)
+        await it.act()
+        await it.tell(decision("keep", actor="ada@example.com"))
+        await it.act()
+        async with it.running.database.reading() as db:
+            found = await queries.summary(db)
+        assert found["decided"] == {"keep": 0, "revoke": 0, "timeout": 1}
+        assert (found["frozen"], found["appealed"], found["restored"]) == (1, 1, 1)
+        assert found["cases"] == {"restored": 1}
