@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Final
@@ -67,12 +67,12 @@ def greater(field: str, value: Value) -> str:
     return f"{field} > {literal(value)}"
 
 
-def among(field: str, values: Iterable[Value]) -> str:
+def among(field: str, values: Collection[Value]) -> str:
     """Return the condition that a field has one of the values, of which there is at least one."""
     return f"{field} IN {literal(values)}"
 
 
-def literal(value: Value | Iterable[Value]) -> str:
+def literal(value: Value | Collection[Value]) -> str:
     """Return a value, or a list of values for `IN`, as SOQL; the text can never end its own literal.
 
     Raises:
@@ -98,7 +98,7 @@ def literal(value: Value | Iterable[Value]) -> str:
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, date):
         return value.isoformat()
-    if isinstance(value, Iterable):
+    if isinstance(value, list | tuple | set | frozenset):
         parts = [literal(each) for each in value]
         if not parts:
             raise ValueError("an IN list cannot be empty: ask nothing instead")

@@ -1,0 +1,332 @@
+"""An org in memory: the same capabilities as a real one, without a network, for simulations of whole life cycles.
+
+It keeps the rules that the life cycle leans on (seats are limited, blocked accounts refuse, records have one owner),
+writes a log that nobody else writes, and has trouble only when told to. One contract suite runs over it and over
+the Salesforce connector.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from reclaim.common.clock import Clock
+from reclaim.common.contracts import Person
+from reclaim.common.errors import NotFound, Permanent, ReclaimError, Transient
+from reclaim.connectors.ports import (
+    ActionResult,
+    ConnectionProfile,
+    Done,
+    HandedOver,
+    Known,
+    Licence,
+    Manager,
+    Reading,
+    Refused,
+    SeatRecord,
+    Survey,
+    TestResult,
+    Transfer,
+    TryLater,
+    Unknown,
+)
+
+Trouble = Literal["none", "before", "after"]
+"""What befalls one write: nothing, a failure before it was done, or an answer that was lost after it was done."""
+
+
+@dataclass(slots=True)
+class FakeUser:
+    """One account. The texts are evidence for the check of the same name; None lets the check pass."""
+
+    id: str
+    created_at: datetime
+    last_used_at: datetime | None = None
+    name: str = ""
+    email: str | None = None
+    product: str = "SFDC"
+    department: str | None = None
+    usage_type: str = "Standard"
+    manager_id: str | None = None
+    active: bool = True
+    frozen: bool = False
+    frozen_changed_at: datetime | None = None
+    seen_elsewhere_at: datetime | None = None
+    integration: str | None = None
+    administrator: str | None = None
+    exempt: str | None = None
+    scheduled: str | None = None
+    approvals: str | None = None
+    queue: str | None = None
+    blocked: Refused | None = None
+
+
+@dataclass(slots=True)
+class FakeRecord:
+    """One business record; only an open one needs a new owner."""
+
+    id: str
+    kind: str
+    owner: str
+    open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One field of one account or record that was changed through an actor."""
+
+    at: datetime
+    id: str
+    field: str
+    before: object
+    after: object
+
+
+@dataclass(slots=True)
+class FakeOrg:
+    """The rows of an org in memory, and what goes wrong in it.
+
+    `down` is raised by every reading and turns every action into a failure; `unreadable` names parts of a survey
+    that are Unknown, with the reason; `trouble` is asked once for each write (operation, id). `run_as` is the user
+    that the connection signs in as.
+    """
+
+    clock: Clock
+    licences: dict[str, int] = field(default_factory=lambda: {"SFDC": 1_000})
+    users: dict[str, FakeUser] = field(default_factory=dict)
+    records: dict[str, FakeRecord] = field(default_factory=dict)
+    run_as: str | None = None
+    page_size: int = 200
+    writes: list[Write] = field(default_factory=list)
+    down: ReclaimError | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
+    trouble: Callable[[str, str], Trouble] = lambda _operation, _id: "none"
+
+    def reader(self, _profile: ConnectionProfile | None = None) -> FakeReader:
+        """Return what can only read; with `actor`, this makes an org a `Connectors`."""
+        return FakeReader(self)
+
+    def actor(self, _profile: ConnectionProfile | None = None) -> FakeActor:
+        """Return what can act."""
+        return FakeActor(self)
+
+    def used(self, product: str) -> int:
+        """Return how many seats of a product are in use."""
+        return sum(user.active and user.product == product for user in self.users.values())
+
+
+class FakeReader:
+    """The `SeatReader` of an org in memory; none of its methods changes a row."""
+
+    def __init__(self, org: FakeOrg) -> None:
+        self._org = org
+
+    async def test(self) -> Sequence[TestResult]:
+        """Return one result a part of the survey, and one for the connection."""
+        down = self._org.down
+        results = [TestResult("Sign in", ok=down is None, detail=str(down or "signed in"))]
+        return results + [TestResult(part, ok=False, detail=why) for part, why in self._org.unreadable.items()]
+
+    async def licences(self) -> Sequence[Licence]:
+        """Return the pools of seats."""
+        self._up()
+        return [Licence(key, key, total, self._org.used(key)) for key, total in self._org.licences.items()]
+
+    async def seats(self, products: Sequence[str]) -> AsyncIterator[Sequence[SeatRecord]]:
+        """Yield all active seats of the given products, a page at a time."""
+        self._up()
+        missing = set(products) - set(self._org.licences)
+        if missing:
+            raise NotFound(f"The org has no licence {', '.join(sorted(missing))}.")
+        found = [
+            user_id
+            for user_id, user in sorted(self._org.users.items())
+            if user.active and user.product in products and user.usage_type == "Standard"
+        ]
+        for start in range(0, len(found), self._org.page_size):
+            self._up()
+            yield [self._seat(self._org.users[each]) for each in found[start : start + self._org.page_size]]
+
+    async def seats_of(self, holders: Sequence[str]) -> Mapping[str, SeatRecord]:
+        """Return the present record of each holder; one that no longer exists is left out."""
+        self._up()
+        return {each: self._seat(self._org.users[each]) for each in holders if each in self._org.users}
+
+    async def survey(self, holders: Sequence[str] | None, *, since: datetime) -> Survey:
+        """Read what the safety checks need, for the given holders or for everybody."""
+        self._up()
+        asked = None if holders is None else set(holders)
+        users = [user for user in self._org.users.values() if asked is None or user.id in asked]
+
+        def texts(name: str) -> Mapping[str, str]:
+            return {user.id: getattr(user, name) for user in users if getattr(user, name) is not None}
+
+        administrators = dict(texts("administrator"))
+        if self._org.run_as is not None:
+            administrators[self._org.run_as] = "Reclaim signs in as this user"
+        seen = {user.id: user.seen_elsewhere_at for user in users if user.seen_elsewhere_at is not None}
+        thawed = {user.id: user.frozen_changed_at for user in users if user.frozen_changed_at and not user.frozen}
+        owners = Counter(record.owner for record in self._org.records.values() if record.open)
+        return Survey(
+            taken_at=self._org.clock.now(),
+            last_seen_elsewhere=self._read("last_seen_elsewhere", {key: at for key, at in seen.items() if at >= since}),
+            integration_users=self._read("integration_users", texts("integration")),
+            administrators=self._read("administrators", administrators),
+            exempt=self._read("exempt", texts("exempt")),
+            frozen=self._read("frozen", frozenset(user.id for user in users if user.frozen)),
+            thawed_at=self._read("thawed_at", thawed),
+            scheduled_work=self._read("scheduled_work", texts("scheduled")),
+            pending_approvals=self._read("pending_approvals", texts("approvals")),
+            queues=self._read("queues", texts("queue")),
+            open_business=self._read("open_business", {user.id: owners[user.id] for user in users if owners[user.id]}),
+        )
+
+    async def open_records(self, holders: Sequence[str]) -> Mapping[str, Mapping[str, Sequence[str]]]:
+        """Return the ids of each holder's open records by object type; a holder without any is left out."""
+        self._up()
+        asked = set(holders)
+        found: dict[str, dict[str, list[str]]] = {}
+        for record in self._org.records.values():
+            if record.open and record.owner in asked:
+                found.setdefault(record.owner, {}).setdefault(record.kind, []).append(record.id)
+        return found
+
+    async def close(self) -> None:
+        """There is nothing to give back."""
+
+    def _up(self) -> None:
+        if self._org.down is not None:
+            raise self._org.down
+
+    def _read(self, part: str, value: Any) -> Reading[Any]:
+        why = self._org.unreadable.get(part)
+        return Known(value) if why is None else Unknown(why)
+
+    def _seat(self, user: FakeUser) -> SeatRecord:
+        above = self._org.users.get(user.manager_id or "")
+        return SeatRecord(
+            holder=_person(user),
+            product=user.product,
+            product_name=user.product,
+            department=user.department,
+            active=user.active,
+            usage_type=user.usage_type,
+            created_at=user.created_at,
+            last_used_at=user.last_used_at,
+            manager=None if above is None else Manager(_person(above), able=above.active and not above.frozen),
+        )
+
+
+class FakeActor:
+    """The `SeatActor` of an org in memory."""
+
+    def __init__(self, org: FakeOrg) -> None:
+        self._org = org
+
+    async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
+        """Block sign-in, keep the seat."""
+        return self._set("freeze", holders, "frozen", value=True)
+
+    async def unfreeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
+        """Let the holder sign in again."""
+        return self._set("unfreeze", holders, "frozen", value=False)
+
+    async def deactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
+        """Free the seat."""
+        return self._set("deactivate", holders, "active", value=False)
+
+    async def reactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
+        """Give the seat back, unfrozen; refused when none is free."""
+        results = dict(self._set("reactivate", holders, "active", value=True))
+        awake = [holder for holder, result in results.items() if isinstance(result, Done)]
+        for holder, thawed in self._set("unfreeze", awake, "frozen", value=False).items():
+            woken = results[holder]
+            if isinstance(thawed, Done) and isinstance(woken, Done):
+                thawed = Done(woken.changed or thawed.changed, {**woken.before, **thawed.before})
+            results[holder] = thawed
+        return results
+
+    async def hand_over(self, transfers: Sequence[Transfer]) -> Mapping[str, HandedOver | Refused | TryLater]:
+        """Give records to their successors, by holder id; those that belong to the successor already are counted."""
+        return {transfer.holder: self._hand_over(transfer) for transfer in transfers}
+
+    async def close(self) -> None:
+        """There is nothing to give back."""
+
+    def _hand_over(self, transfer: Transfer) -> HandedOver | Refused | TryLater:
+        org = self._org
+        if org.down is not None:
+            return _failure(org.down)
+        successor = org.users.get(transfer.successor)
+        if transfer.successor == transfer.holder:
+            return Refused("SAME_OWNER", "the successor is the holder", "Choose another successor.")
+        if successor is None or not successor.active:
+            return Refused("INACTIVE_SUCCESSOR", "the successor is inactive or gone", "Choose an active successor.")
+        if successor.frozen:
+            return Refused("FROZEN_SUCCESSOR", "the successor is frozen", "Choose a successor who can sign in.")
+        moved: Counter[str] = Counter()
+        for record_id in (each for ids in transfer.records.values() for each in ids):
+            record = org.records.get(record_id)
+            if record is None:
+                continue
+            if record.owner == transfer.holder and record.open:
+                trouble = org.trouble("hand_over", record_id)
+                if trouble != "before":
+                    self._log(record_id, "owner", record.owner, transfer.successor)
+                    record.owner = transfer.successor
+                if trouble != "none":
+                    return TryLater("the org did not answer")
+            if record.owner == transfer.successor:
+                moved[record.kind] += 1
+        return HandedOver(dict(moved), {})
+
+    def _set(
+        self, operation: str, holders: Sequence[str], name: Literal["active", "frozen"], *, value: bool
+    ) -> dict[str, ActionResult]:
+        return {holder: self._set_one(operation, holder, name, value=value) for holder in dict.fromkeys(holders)}
+
+    def _set_one(self, operation: str, holder: str, name: Literal["active", "frozen"], *, value: bool) -> ActionResult:
+        org = self._org
+        if org.down is not None:
+            return _failure(org.down)
+        user = org.users.get(holder)
+        if user is None:
+            return Refused("NOT_FOUND", "the org has no such user", "The account is gone: scan again.")
+        if holder == org.run_as and operation in ("freeze", "deactivate"):
+            return Refused("OWN_USER", "Reclaim signs in as this user", "Leave it alone.")
+        before: bool = getattr(user, name)
+        if before is value:
+            return Done(changed=False, before={_FIELDS[name]: before})
+        if operation == "deactivate" and user.blocked is not None:
+            return user.blocked
+        if operation == "reactivate" and org.used(user.product) >= org.licences[user.product]:
+            return Refused("LICENSE_LIMIT_EXCEEDED", "License Limit Exceeded", "Buy a seat or free one, then retry.")
+        trouble = org.trouble(operation, holder)
+        if trouble != "before":
+            self._log(holder, name, before, value)
+            setattr(user, name, value)
+            if name == "frozen":
+                user.frozen_changed_at = org.clock.now()
+        if trouble != "none":
+            return TryLater("the org did not answer")
+        return Done(changed=True, before={_FIELDS[name]: before})
+
+    def _log(self, record_id: str, name: str, before: object, after: object) -> None:
+        self._org.writes.append(Write(self._org.clock.now(), record_id, name, before, after))
+
+
+_FIELDS = {"active": "IsActive", "frozen": "IsFrozen"}
+
+
+def _person(user: FakeUser) -> Person:
+    return Person(id=user.id, name=user.name or user.id, email=user.email)
+
+
+def _failure(error: ReclaimError) -> Refused | TryLater:
+    if isinstance(error, Transient):
+        return TryLater(str(error))
+    assert isinstance(error, Permanent)
+    return Refused("REFUSED", str(error), "Test the connection, mend what it lists, then retry.")

@@ -1,0 +1,489 @@
+"""One contract, held to by the connector of an org in memory and by the Salesforce connector over real HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any, Protocol
+
+import pytest
+
+from reclaim.common.clock import FixedClock
+from reclaim.common.errors import NotFound
+from reclaim.connectors.checks import CHECK_NAMES, evaluate, left_alone_by
+from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser
+from reclaim.connectors.ports import (
+    ConnectionProfile,
+    Done,
+    HandedOver,
+    Known,
+    Refused,
+    SeatActor,
+    SeatReader,
+    SeatRecord,
+    Transfer,
+)
+from reclaim.connectors.registry import Registry
+from reclaim.sandbox.app import Sandbox
+from reclaim.sandbox.demo_org import build_base
+from reclaim.sandbox.org import Org
+
+NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+SINCE = NOW - timedelta(days=90)
+DAY = timedelta(days=1)
+
+
+class World(Protocol):
+    """An org that a test can fill, and look into from outside."""
+
+    clock: FixedClock
+    reader: SeatReader
+    actor: SeatActor
+    product: str
+    run_as: str
+
+    def add(self, **traits: Any) -> str:
+        """Add a user, by default a person unused for 200 days; return the holder's id."""
+
+    def give(self, holder: str, kind: str) -> str:
+        """Give a holder one open record."""
+
+    def close_record(self, record_id: str) -> None: ...
+
+    def state(self, holder: str) -> tuple[bool, bool]:
+        """Return whether the account is active, and whether it is frozen."""
+
+    def owner(self, record_id: str) -> str: ...
+
+    def writes(self) -> int: ...
+
+    def block(self, holder: str) -> None:
+        """Let something stand in the way of deactivating the holder."""
+
+    def seats_bought(self, total: int) -> None: ...
+
+
+class Fake:
+    product = "SFDC"
+
+    def __init__(self) -> None:
+        self.clock = FixedClock(NOW)
+        self.org = FakeOrg(self.clock, page_size=2)
+        self._numbers = count(1)
+        self.run_as = self.org.run_as = self.add()
+        self.org.users[self.run_as].product = "other"
+        self.reader: SeatReader = self.org.reader()
+        self.actor: SeatActor = self.org.actor()
+
+    def add(self, **traits: Any) -> str:
+        user_id = f"u{next(self._numbers):04d}"
+        values = {"created_at": NOW - 400 * DAY, "last_used_at": NOW - 200 * DAY, "name": user_id, **traits}
+        for flag in ("integration", "administrator", "exempt", "scheduled", "approvals", "queue"):
+            if values.get(flag) is True:
+                values[flag] = "evidence"
+        self.org.users[user_id] = FakeUser(user_id, **values)
+        return user_id
+
+    def give(self, holder: str, kind: str) -> str:
+        record_id = f"r{len(self.org.records):04d}"
+        self.org.records[record_id] = FakeRecord(record_id, kind, holder)
+        return record_id
+
+    def close_record(self, record_id: str) -> None:
+        self.org.records[record_id].open = False
+
+    def state(self, holder: str) -> tuple[bool, bool]:
+        user = self.org.users[holder]
+        return user.active, user.frozen
+
+    def owner(self, record_id: str) -> str:
+        return self.org.records[record_id].owner
+
+    def writes(self) -> int:
+        return len(self.org.writes)
+
+    def block(self, holder: str) -> None:
+        self.org.users[holder].blocked = Refused("FIELD_INTEGRITY_EXCEPTION", "the default owner of cases", "Change it")
+
+    def seats_bought(self, total: int) -> None:
+        self.org.licences["SFDC"] = total
+
+
+class Simulated:
+    product = "SFDC"
+
+    def __init__(self) -> None:
+        self.clock = FixedClock(NOW)
+        self.org = Org(self.clock)
+        self.base = build_base(self.org, seats=50)
+        self.run_as = str(self.org.run_as)
+        self.sandbox = Sandbox(clock=self.clock, org=self.org)
+        self._numbers = count(1)
+
+    def open(self) -> None:
+        profile = ConnectionProfile(
+            "c1",
+            "Org",
+            "salesforce",
+            {"instance_url": self.sandbox.url, "client_id": self.sandbox.client_id},
+            {"client_secret": self.sandbox.client_secret},
+        )
+        registry = Registry(self.clock)
+        self.reader = registry.reader(profile)
+        self.actor = registry.actor(profile)
+
+    def add(self, **traits: Any) -> str:
+        number = next(self._numbers)
+        profile = "API Only" if traits.get("integration") else "Standard User"
+        user_id = self.org.insert(
+            "User",
+            Username=f"user{number}@example.com",
+            FirstName="User",
+            LastName=str(number),
+            Email=f"user{number}@example.com",
+            Department=traits.get("department"),
+            ProfileId=self.base.profiles[profile],
+            ManagerId=traits.get("manager_id"),
+            IsActive=traits.get("active", True),
+            CreatedDate=traits.get("created_at", NOW - 400 * DAY),
+            LastLoginDate=traits.get("last_used_at", NOW - 200 * DAY),
+        )
+        login = self._login(user_id)
+        if traits.get("frozen"):
+            self.org.amend("UserLogin", login, IsFrozen=True)
+        if "frozen_changed_at" in traits:
+            self.org.amend("UserLogin", login, LastModifiedDate=traits["frozen_changed_at"])
+        if "seen_elsewhere_at" in traits:
+            at = traits["seen_elsewhere_at"]
+            login_type = "Remote Access 2.0"
+            self.org.insert("LoginHistory", UserId=user_id, LoginTime=at, LoginType=login_type, Status="Success")
+        for flag, name in (("administrator", "Delegated_User_Admin"), ("exempt", "Reclaim_Exempt")):
+            if traits.get(flag):
+                set_id = self.base.permission_sets[name]
+                self.org.insert("PermissionSetAssignment", AssigneeId=user_id, PermissionSetId=set_id)
+        if traits.get("scheduled"):
+            detail = self.org.insert("CronJobDetail", Name="Nightly")
+            self.org.insert("CronTrigger", OwnerId=user_id, CronJobDetailId=detail, State="WAITING")
+        if traits.get("approvals"):
+            self.org.insert("ProcessInstanceWorkitem", ActorId=user_id)
+        if traits.get("queue"):
+            queue = self.org.insert("Group", Name="Support", Type="Queue")
+            self.org.insert("GroupMember", GroupId=queue, UserOrGroupId=user_id)
+        return user_id
+
+    def give(self, holder: str, kind: str) -> str:
+        more: dict[str, Any] = {
+            "Opportunity": {"Name": "Deal", "StageName": "Prospecting", "CloseDate": NOW.date()},
+            "Case": {"Subject": "Help", "Status": "New"},
+            "Lead": {"LastName": "Doe", "Company": "Acme"},
+        }[kind]
+        return self.org.insert(kind, OwnerId=holder, **more)
+
+    def close_record(self, record_id: str) -> None:
+        self.org.amend("Opportunity", record_id, StageName="Closed Won")
+
+    def state(self, holder: str) -> tuple[bool, bool]:
+        return self.org.get("User", holder, "IsActive"), self.org.get("UserLogin", self._login(holder), "IsFrozen")
+
+    def owner(self, record_id: str) -> str:
+        kind = {"006": "Opportunity", "500": "Case", "00Q": "Lead"}[record_id[:3]]
+        return str(self.org.get(kind, record_id, "OwnerId"))
+
+    def writes(self) -> int:
+        return len(self.org.write_log)
+
+    def block(self, holder: str) -> None:
+        self.org.settings.default_case_owner = holder
+
+    def seats_bought(self, total: int) -> None:
+        self.org.amend("UserLicense", self.base.licences["Salesforce"], TotalLicenses=total)
+
+    def _login(self, holder: str) -> str:
+        return str(self.org.tables["UserLogin"].where("UserId", holder)[0][0])
+
+
+@pytest.fixture(params=["fake", "salesforce"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    if request.param == "fake":
+        yield Fake()
+        return
+    simulated = Simulated()
+    async with simulated.sandbox:
+        simulated.open()
+        yield simulated
+        await simulated.reader.close()
+        await simulated.actor.close()
+
+
+async def all_seats(world: World) -> dict[str, SeatRecord]:
+    pages = [page async for page in world.reader.seats([world.product])]
+    seats = [seat for page in pages for seat in page]
+    assert len(seats) == len({seat.holder.id for seat in seats})
+    return {seat.holder.id: seat for seat in seats}
+
+
+async def test_reading_changes_nothing_and_has_nothing_to_change_with(world: World) -> None:
+    holder = world.add()
+    await world.reader.test()
+    await world.reader.licences()
+    await all_seats(world)
+    await world.reader.seats_of([holder])
+    await world.reader.survey([holder], since=SINCE)
+    await world.reader.survey(None, since=SINCE)
+    await world.reader.open_records([holder])
+    assert world.writes() == 0
+    for verb in ("freeze", "unfreeze", "deactivate", "reactivate", "hand_over", "update", "write"):
+        assert not hasattr(world.reader, verb)
+
+
+async def test_a_working_connection_tests_well(world: World) -> None:
+    results = await world.reader.test()
+    assert results
+    assert all(result.ok and result.what and result.detail for result in results)
+
+
+async def test_licences_count_what_is_in_use(world: World) -> None:
+    before = {each.product: each for each in await world.reader.licences()}
+    world.add()
+    world.add(active=False)
+    after = {each.product: each for each in await world.reader.licences()}
+    assert after[world.product].used == before[world.product].used + 1
+    assert after[world.product].total == before[world.product].total
+
+
+async def test_seats_are_the_active_ones_once_each(world: World) -> None:
+    boss = world.add()
+    holders = [world.add(manager_id=boss, department="Sales") for _ in range(7)]
+    inactive = world.add(active=False)
+    seats = await all_seats(world)
+    assert set(holders) <= set(seats)
+    assert inactive not in seats
+    assert world.run_as not in seats
+    seat = seats[holders[0]]
+    assert (seat.product, seat.active, seat.usage_type, seat.department) == (world.product, True, "Standard", "Sales")
+    assert (seat.created_at, seat.last_used_at) == (NOW - 400 * DAY, NOW - 200 * DAY)
+    assert seat.manager is not None
+    assert (seat.manager.person.id, seat.manager.able) == (boss, True)
+
+
+async def test_no_products_are_no_seats_and_an_unknown_one_is_an_error(world: World) -> None:
+    assert [page async for page in world.reader.seats([])] == []
+    with pytest.raises(NotFound, match="no licence NOPE"):
+        [page async for page in world.reader.seats([world.product, "NOPE"])]
+
+
+async def test_a_manager_who_is_off_or_frozen_is_not_able(world: World) -> None:
+    off, frozen = world.add(active=False), world.add(frozen=True)
+    under_off, under_frozen = world.add(manager_id=off), world.add(manager_id=frozen)
+    seats = await all_seats(world)
+    one_by_one = await world.reader.seats_of([under_off, under_frozen])
+    for found in (seats, one_by_one):
+        for holder in (under_off, under_frozen):
+            manager = found[holder].manager
+            assert manager is not None
+            assert not manager.able
+
+
+async def test_seats_of_knows_the_inactive_and_leaves_out_the_gone(world: World) -> None:
+    never = world.add(last_used_at=None)
+    inactive = world.add(active=False)
+    found = await world.reader.seats_of([never, inactive, "005000000000000AAA"])
+    assert set(found) == {never, inactive}
+    assert found[never].last_used_at is None
+    assert not found[inactive].active
+    assert await world.reader.seats_of([]) == {}
+
+
+TRAITS: dict[str, dict[str, Any]] = {
+    "new_account": {"created_at": NOW - 3 * DAY},
+    "active_elsewhere": {"seen_elsewhere_at": NOW - 3 * DAY},
+    "integration_user": {"integration": True},
+    "administrator": {"administrator": True},
+    "exempt": {"exempt": True},
+    "already_frozen": {"frozen": True},
+    "scheduled_jobs": {"scheduled": True},
+    "pending_approvals": {"approvals": True},
+    "queue_member": {"queue": True},
+    "no_successor": {},
+}
+
+
+@pytest.mark.parametrize("scope", ["everybody", "asked for"])
+async def test_a_survey_feeds_every_check(world: World, scope: str) -> None:
+    boss = world.add()
+    # A freeze in the account's past must not make everybody young.
+    old = {"frozen_changed_at": NOW - 300 * DAY}
+    expected: dict[str, str | None] = {world.add(manager_id=boss, **old): None}
+    for check, traits in TRAITS.items():
+        manager = {} if check == "no_successor" else {"manager_id": boss}
+        holder = world.add(**{**old, **manager, **traits})
+        world.give(holder, "Case")
+        expected[holder] = check
+    thawed = world.add(manager_id=boss, frozen_changed_at=NOW - 3 * DAY)
+    expected[thawed] = "new_account"
+    survey = await world.reader.survey(None if scope == "everybody" else list(expected), since=SINCE)
+    assert survey.taken_at == NOW
+    seats = await world.reader.seats_of(list(expected))
+    found = {
+        holder: left_alone_by(evaluate(seats[holder], survey, now=NOW, inactive_days=90, young_days=30))
+        for holder in expected
+    }
+    assert found == expected
+    assert set(expected.values()) == {None, *CHECK_NAMES}
+
+
+async def test_use_before_the_window_is_no_use(world: World) -> None:
+    before = world.add(seen_elsewhere_at=SINCE - DAY)
+    within = world.add(seen_elsewhere_at=SINCE)
+    survey = await world.reader.survey([before, within], since=SINCE)
+    assert isinstance(survey.last_seen_elsewhere, Known)
+    assert dict(survey.last_seen_elsewhere.value) == {within: SINCE}
+
+
+async def test_a_survey_of_nobody_is_empty(world: World) -> None:
+    survey = await world.reader.survey([], since=SINCE)
+    assert survey.frozen == Known(frozenset())
+
+
+async def test_the_user_we_run_as_is_an_administrator(world: World) -> None:
+    survey = await world.reader.survey(None, since=SINCE)
+    assert isinstance(survey.administrators, Known)
+    assert survey.administrators.value[world.run_as] == "Reclaim signs in as this user"
+
+
+async def test_freeze_and_unfreeze(world: World) -> None:
+    first, second = world.add(), world.add(frozen=True)
+    results = await world.actor.freeze([first, second])
+    assert results == {
+        first: Done(changed=True, before={"IsFrozen": False}),
+        second: Done(changed=False, before={"IsFrozen": True}),
+    }
+    assert world.state(first) == world.state(second) == (True, True)
+    assert world.writes() == 1
+    assert (await world.actor.freeze([first, first]))[first] == Done(changed=False, before={"IsFrozen": True})
+    assert world.writes() == 1
+    results = await world.actor.unfreeze([first])
+    assert results[first] == Done(changed=True, before={"IsFrozen": True})
+    assert world.state(first) == (True, False)
+
+
+async def test_deactivate_frees_the_seat_and_reactivate_takes_it_again(world: World) -> None:
+    holder = world.add(frozen=True)
+    used = {each.product: each.used for each in await world.reader.licences()}[world.product]
+    assert (await world.actor.deactivate([holder]))[holder] == Done(changed=True, before={"IsActive": True})
+    assert {each.product: each.used for each in await world.reader.licences()}[world.product] == used - 1
+    assert (await world.actor.deactivate([holder]))[holder] == Done(changed=False, before={"IsActive": False})
+    result = (await world.actor.reactivate([holder]))[holder]
+    assert result == Done(changed=True, before={"IsActive": False, "IsFrozen": True})
+    assert world.state(holder) == (True, False)
+    again = (await world.actor.reactivate([holder]))[holder]
+    assert again == Done(changed=False, before={"IsActive": True, "IsFrozen": False})
+
+
+async def test_one_refusal_does_not_touch_the_others(world: World) -> None:
+    fine, blocked, gone = world.add(), world.add(), "005000000000000AAA"
+    world.block(blocked)
+    results = await world.actor.deactivate([fine, blocked, gone])
+    assert results[fine] == Done(changed=True, before={"IsActive": True})
+    refusal = results[blocked]
+    assert isinstance(refusal, Refused)
+    assert refusal.code == "FIELD_INTEGRITY_EXCEPTION"
+    assert "default owner of cases" in refusal.message
+    assert refusal.remedy
+    missing = results[gone]
+    assert isinstance(missing, Refused)
+    assert missing.code == "NOT_FOUND"
+    assert world.state(blocked) == (True, False)
+    assert world.writes() == 1
+
+
+async def test_no_seat_free_refuses_a_reactivation(world: World) -> None:
+    holder = world.add(active=False)
+    world.seats_bought({each.product: each.used for each in await world.reader.licences()}[world.product])
+    result = (await world.actor.reactivate([holder]))[holder]
+    assert isinstance(result, Refused)
+    assert result.code == "LICENSE_LIMIT_EXCEEDED"
+    assert world.state(holder)[0] is False
+
+
+async def test_our_own_user_is_never_frozen_or_deactivated(world: World) -> None:
+    other = world.add()
+    for act in (world.actor.freeze, world.actor.deactivate):
+        results = await act([world.run_as, other])
+        refusal = results[world.run_as]
+        assert isinstance(refusal, Refused)
+        assert refusal.code == "OWN_USER"
+        assert isinstance(results[other], Done)
+    assert world.state(world.run_as) == (True, False)
+
+
+async def test_nothing_to_do_is_nothing_done(world: World) -> None:
+    for act in (world.actor.freeze, world.actor.unfreeze, world.actor.deactivate, world.actor.reactivate):
+        assert await act([]) == {}
+    assert await world.actor.hand_over([]) == {}
+    assert await world.reader.open_records([]) == {}
+    assert world.writes() == 0
+
+
+async def test_hand_over_moves_the_open_records(world: World) -> None:
+    holder, boss, other = world.add(), world.add(), world.add()
+    records = [world.give(holder, kind) for kind in ("Opportunity", "Case", "Case", "Lead")]
+    closed = world.give(holder, "Opportunity")
+    world.close_record(closed)
+    foreign = world.give(other, "Case")
+    found = await world.reader.open_records([holder, boss])
+    assert {kind: set(ids) for kind, ids in found[holder].items()} == {
+        "Opportunity": {records[0]},
+        "Case": {records[1], records[2]},
+        "Lead": {records[3]},
+    }
+    assert set(found) == {holder}
+    transfer = Transfer(holder, boss, found[holder])
+    whole = HandedOver(moved={"Opportunity": 1, "Case": 2, "Lead": 1}, failed={})
+    assert await world.actor.hand_over([transfer]) == {holder: whole}
+    assert {world.owner(each) for each in records} == {boss}
+    assert (world.owner(closed), world.owner(foreign)) == (holder, other)
+    assert world.writes() == 4
+    # Repeated, it counts what the first call moved, and moves nothing.
+    assert await world.actor.hand_over([transfer]) == {holder: whole}
+    assert world.writes() == 4
+
+
+async def test_hand_over_leaves_what_changed_meanwhile(world: World) -> None:
+    holder, boss, other = world.add(), world.add(), world.add()
+    closed, taken, open_ = (world.give(holder, "Opportunity") for _ in range(3))
+    found = await world.reader.open_records([holder])
+    world.close_record(closed)
+    await world.actor.hand_over([Transfer(holder, other, {"Opportunity": [taken]})])
+    results = await world.actor.hand_over([Transfer(holder, boss, found[holder])])
+    assert results == {holder: HandedOver(moved={"Opportunity": 1}, failed={})}
+    assert (world.owner(closed), world.owner(taken), world.owner(open_)) == (holder, other, boss)
+
+
+@pytest.mark.parametrize(
+    ("traits", "code"), [({"active": False}, "INACTIVE_SUCCESSOR"), ({"frozen": True}, "FROZEN_SUCCESSOR")]
+)
+async def test_a_successor_must_be_able(world: World, traits: dict[str, Any], code: str) -> None:
+    holder, unfit, able = world.add(), world.add(**traits), world.add()
+    second = world.add()
+    records = {each: world.give(each, "Case") for each in (holder, second)}
+    results = await world.actor.hand_over(
+        [
+            Transfer(holder, unfit, {"Case": [records[holder]]}),
+            Transfer(second, able, {"Case": [records[second]]}),
+        ]
+    )
+    refusal = results[holder]
+    assert isinstance(refusal, Refused)
+    assert refusal.code == code
+    assert results[second] == HandedOver(moved={"Case": 1}, failed={})
+    assert world.owner(records[holder]) == holder
+
+
+async def test_nobody_succeeds_himself(world: World) -> None:
+    holder = world.add()
+    results = await world.actor.hand_over([Transfer(holder, holder, {"Case": [world.give(holder, "Case")]})])
+    refusal = results[holder]
+    assert isinstance(refusal, Refused)
+    assert refusal.code == "SAME_OWNER"
