@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from fastapi import APIRouter, Depends, FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import ChoiceLoader, FileSystemLoader
@@ -22,21 +23,19 @@ from reclaim.common.errors import Conflict, Invalid, NotFound, Transient
 from reclaim.web.auth import public, require
 from reclaim.web.charts import Bar
 from reclaim.web.host import install
-from reclaim.web.operators import Operator, OperatorRecord, hash_password
+from reclaim.web.operators import Operator, OperatorRecord, Role
 from reclaim.web.pages import Pages, TimelineEntry
 from reclaim.web.state import NavItem
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 KEY = "k1-0123456789abcdef0123456789abcdef"
 PASSWORDS = {"vera": "viewer-password", "otto": "operator-password", "anna": "admin-password"}
-OPERATORS = {
-    "vera": OperatorRecord(hash_password(PASSWORDS["vera"]), "viewer"),
-    "otto": OperatorRecord(hash_password(PASSWORDS["otto"]), "operator"),
-    "anna": OperatorRecord(hash_password(PASSWORDS["anna"]), "admin"),
-}
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+ROLE_OF: dict[str, Role] = {"vera": "viewer", "otto": "operator", "anna": "admin"}
+OPERATORS = {name: OperatorRecord(CHEAP.hash(PASSWORDS[name]), role) for name, role in ROLE_OF.items()}
 HOSTILE = "<script>alert('x')</script>"
 NAVIGATION = (
-    NavItem("Audit trail", "/audit", 50, role="admin"),
+    NavItem("Audit", "/audit", 90, role="admin"),
     NavItem("Overview", "/", 0),
     NavItem("Cases", "/cases", 10),
     NavItem("Rules", "/rules", 20),

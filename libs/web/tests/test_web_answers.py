@@ -8,11 +8,14 @@ import re
 from importlib import resources
 
 import pytest
+from fastapi import Depends, HTTPException
+from fastapi.responses import StreamingResponse
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
 
 from reclaim.web.assets import all_assets, asset_url
+from reclaim.web.auth import public
 from reclaim.web.pages import Pages
 
 
@@ -181,6 +184,15 @@ async def test_an_unknown_address_and_a_wrong_method_are_explained(site):
         assert "There is nothing at this address" in (await browser.get("/nowhere")).text
 
 
+async def test_what_a_route_says_in_an_http_exception_is_kept(site):
+    @site.app.get("/gone", dependencies=[Depends(public())])
+    async def gone() -> None:
+        raise HTTPException(404, "This export was deleted yesterday.")
+
+    async with site.program() as program:
+        assert (await program.get("/gone")).json()["detail"] == "This export was deleted yesterday."
+
+
 async def test_invalid_input_is_named_and_never_repeated(site):
     async with site.program() as program, site.browser() as browser:
         problem = (await program.get("/api/days", params={"count": "hunter2"})).json()
@@ -206,11 +218,6 @@ async def test_a_defect_shows_an_incident_id_that_is_in_the_log_and_nothing_else
 
 
 async def test_a_defect_after_the_answer_began_cuts_the_connection(site):
-    from fastapi import Depends
-    from fastapi.responses import StreamingResponse
-
-    from reclaim.web.auth import public
-
     async def broken():
         yield b"half"
         raise RuntimeError("gone")

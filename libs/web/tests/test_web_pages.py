@@ -7,7 +7,7 @@ from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
-from jinja2 import UndefinedError
+from jinja2 import TemplateRuntimeError, UndefinedError
 
 from reclaim.common.contracts import Money
 from reclaim.web.charts import Bar, bar_geometry
@@ -69,8 +69,6 @@ def test_a_misspelt_name_is_an_error_and_no_gap_on_the_page():
 
 
 def test_a_page_needs_a_title_and_a_main_part():
-    from jinja2 import TemplateRuntimeError
-
     with pytest.raises(TemplateRuntimeError, match="title"):
         ui("{% extends 'plain.html' %}{% block main %}x{% endblock %}")
 
@@ -150,7 +148,7 @@ def test_navigation_shows_what_the_role_may_open_and_where_the_reader_is(site):
     assert labels(None, "/") == []
     assert labels("viewer", "/") == ["*Overview", "Cases", "Rules", "Savings"]
     assert labels("operator", "/cases/c-1") == ["Overview", "*Cases", "Rules", "Savings", "Connections"]
-    assert labels("admin", "/casesX")[-1] == "Audit trail"
+    assert labels("admin", "/casesX")[-1] == "Audit"
     assert "*Cases" not in labels("admin", "/casesX")
 
 
@@ -186,7 +184,9 @@ def test_progress_without_a_known_end_claims_no_figure():
     assert "value=" not in html
     assert 'value="412" max="1000"' in ui("{{ ui.progress('Scan', 412, 1000) }}")
     assert "412 of 1,000 (41 %)" in ui("{{ ui.progress('Scan', 412, 1000) }}")
-    assert ui("{{ ui.refresh(5) }}") == '<meta http-equiv="refresh" content="5">'
+    assert ui("{{ ui.refresh(5) }}") == '<noscript><meta http-equiv="refresh" content="5"></noscript>'
+    live = ui("{% call ui.live('scan', 2) %}{{ ui.progress('Scan', 1, 2) }}{% endcall %}")
+    assert live.startswith('<div id="scan" hx-get="" hx-trigger="every 2s" hx-select="#scan"')
 
 
 def test_tables_name_their_columns_in_every_cell_for_a_phone():

@@ -106,6 +106,12 @@ async def test_signing_out_ends_the_session_of_this_browser(site, sign_in, page_
         assert (await browser.get("/cases")).status_code == 303
 
 
+async def test_a_password_hashed_for_the_settings_signs_in(make_site, sign_in):
+    site = make_site(operators={"vera": OperatorRecord(hash_password("correct horse"), "viewer")})
+    async with site.browser() as browser:
+        assert (await sign_in(browser, "vera", "correct horse")).status_code == 303
+
+
 async def test_every_sign_in_is_a_new_session(site, sign_in):
     async with site.browser() as one, site.browser() as two:
         await sign_in(one, "vera")
@@ -153,7 +159,8 @@ async def test_a_session_ends_with_its_operator_and_with_the_password_and_takes_
         await sign_in(browser, "vera")
         cookie = browser.cookies["reclaim"]
     gone = {name: record for name, record in operators.items() if name != "vera"}
-    changed = {**operators, "vera": OperatorRecord(hash_password("another"), "viewer")}
+    other_hash = operators["otto"].password_hash
+    changed = {**operators, "vera": OperatorRecord(other_hash, "viewer")}
     raised = {**operators, "vera": OperatorRecord(operators["vera"].password_hash, "admin")}
     for settings, status, role in ((gone, 303, None), (changed, 303, None), (raised, 200, "Role: admin")):
         async with make_site(operators=MappingProxyType(settings)).browser() as browser:

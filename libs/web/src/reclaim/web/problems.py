@@ -119,9 +119,10 @@ class Problems:
             case RequestValidationError():
                 return _invalid_request(error)
             case HTTPException():
-                title = HTTPStatus(error.status_code).phrase.capitalize()
-                detail = DETAILS.get(error.status_code, str(error.detail))
-                return Problem(error.status_code, title, detail, headers=dict(error.headers or {}))
+                phrase = HTTPStatus(error.status_code).phrase
+                # What the framework raises says no more than its status: say what to do about it.
+                detail = DETAILS.get(error.status_code, phrase) if error.detail == phrase else str(error.detail)
+                return Problem(error.status_code, phrase.capitalize(), detail, headers=dict(error.headers or {}))
         incident = secrets.token_hex(4)
         route = getattr(request.scope.get("route"), "path", "unknown route")
         # The route, not the address: the address of a decision page is its key.
