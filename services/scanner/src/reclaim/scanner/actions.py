@@ -1,0 +1,312 @@
+"""What operators do, for the API and the pages alike: each function is one thing a person asks for.
+
+Whatever speaks to the connected system does so with no transaction open, and checks afterwards that what it speaks
+about is still the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from reclaim.common.contracts import ConnectionChanged, Money
+from reclaim.common.db import Unit
+from reclaim.common.errors import Conflict, Invalid, Permanent, ReclaimError
+from reclaim.connectors.ports import ConnectionProfile, Licence, TestResult
+from reclaim.scanner import store
+from reclaim.scanner.domain import TERMS, Terms, check_profile, clean_name, kind_of, next_status, read_terms
+from reclaim.scanner.jobs import SCAN
+from reclaim.scanner.ports import Deps
+from reclaim.scanner.store import Connection, Rule, Run
+
+
+class DoesNotWork(Permanent):
+    """A connection was tried and something that it needs is missing; `results` has every single try."""
+
+    title = "The connection does not work"
+
+    def __init__(self, results: Sequence[TestResult], *, then: str) -> None:
+        failed = "; ".join(f"{result.what}: {result.detail}" for result in results if not result.ok)
+        super().__init__(f"{failed}. {then}".replace("..", "."))
+        self.results = tuple(results)
+
+
+# ------------------------------------------------------------------------------------------------ connections
+
+
+async def add_connection(
+    deps: Deps,
+    *,
+    name: str,
+    kind: str,
+    settings: Mapping[str, str],
+    credentials: Mapping[str, str],
+    prices: Mapping[str, Money] | None = None,
+    test: bool = True,
+    force: bool = False,
+) -> Connection:
+    """Add a connection, tested unless the caller says otherwise; its price book starts with the list prices.
+
+    Raises:
+        Invalid: something does not fit; nothing was sent anywhere.
+        DoesNotWork: the test failed, and `force` was not asked for.
+        Conflict: the name is taken.
+    """
+    settings, credentials = _filled(settings), _filled(credentials)
+    check_profile(kind, settings, credentials)
+    name = clean_name(name, what="connection")
+    profile = ConnectionProfile(id="new", name=name, kind=kind, settings=settings, credentials=credentials)
+    results = await _tried(deps, profile, test=test, force=force, then="Mend this, or add it untested with force.")
+    async with deps.database.unit() as unit:
+        added = await store.add_connection(
+            unit.db,
+            name=name,
+            kind=kind,
+            settings=settings,
+            credentials=deps.sealer.seal(credentials),
+            now=unit.now,
+        )
+        await store.set_prices(unit.db, added.id, kind_of(kind).prices if prices is None else prices)
+        await _keep_results(unit, added.id, results)
+        _announce(unit, added)
+        return await store.connection(unit.db, added.id)
+
+
+async def change_connection(
+    deps: Deps,
+    connection_id: str,
+    *,
+    name: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    credentials: Mapping[str, str] | None = None,
+    prices: Mapping[str, Money] | None = None,
+    test: bool = True,
+    force: bool = False,
+) -> Connection:
+    """Change what is given and keep the rest. Credentials that are given replace all that were stored.
+
+    Raises:
+        Invalid: something does not fit, or the credentials would go to another place than they were entered for.
+        DoesNotWork: the test failed, and `force` was not asked for.
+        Conflict: the name is taken, or somebody else changed the connection meanwhile.
+    """
+    async with deps.database.reading() as db:
+        before = await store.connection(db, connection_id)
+    name = before.name if name is None else clean_name(name, what="connection")
+    settings = before.settings if settings is None else _filled(settings)
+    fresh = _filled(credentials or {})
+    check_profile(before.kind, settings, fresh)
+    if not fresh:
+        for part in kind_of(before.kind).settings:
+            if part.destination and settings.get(part.name) != before.settings.get(part.name):
+                raise Invalid(
+                    f"{part.label} decides where the credentials are sent: enter the credentials again to change it.",
+                    field=part.name,
+                )
+    results = None
+    if fresh or settings != before.settings:
+        opened = fresh or deps.sealer.open(before.credentials)
+        profile = ConnectionProfile(id=before.id, name=name, kind=before.kind, settings=settings, credentials=opened)
+        results = await _tried(deps, profile, test=test, force=force, then="Mend this, or save it with force.")
+    async with deps.database.unit() as unit:
+        present = await store.lock_connection(unit.db, connection_id)
+        if present.version != before.version:
+            raise Conflict("Somebody else changed this connection meanwhile. Look at it again, then change it.")
+        changed = await store.change_connection(
+            unit.db,
+            connection_id,
+            name=name,
+            settings=settings,
+            credentials=deps.sealer.seal(fresh) if fresh else before.credentials,
+        )
+        if prices is not None:
+            await store.set_prices(unit.db, connection_id, prices)
+        await _keep_results(unit, connection_id, results)
+        _announce(unit, changed)
+        return await store.connection(unit.db, connection_id)
+
+
+async def test_connection(deps: Deps, connection_id: str) -> Connection:
+    """Try everything that the connection needs, and keep what was found."""
+    async with deps.database.reading() as db:
+        connection = await store.connection(db, connection_id)
+    results = await _test(deps, connection)
+    async with deps.database.unit() as unit:
+        present = await store.lock_connection(unit.db, connection_id)
+        if present.version == connection.version:
+            await store.record_test(unit.db, connection_id, results, unit.now)
+        return await store.connection(unit.db, connection_id)
+
+
+async def remove_connection(deps: Deps, connection_id: str) -> None:
+    """Forget a connection and its credentials; its rules are paused."""
+    async with deps.database.unit() as unit:
+        connection = await store.lock_connection(unit.db, connection_id)
+        await store.remove_connection(unit.db, connection_id, unit.now)
+        unit.emit(
+            ConnectionChanged(
+                connection_id=connection.id,
+                name=connection.name,
+                kind=connection.kind,
+                settings={},
+                credentials="",
+                version=connection.version + 1,
+                removed=True,
+            )
+        )
+
+
+async def licences(deps: Deps, connection_id: str) -> list[Licence]:
+    """Return the pools of seats that a connected system has now."""
+    async with deps.database.reading() as db:
+        connection = await store.connection(db, connection_id)
+    async with deps.reader(connection) as reader:
+        return sorted(await reader.licences(), key=lambda licence: licence.name)
+
+
+def _filled(values: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, value in values.items() if (text := value.strip())}
+
+
+async def _tried(
+    deps: Deps, profile: ConnectionProfile, *, test: bool, force: bool, then: str
+) -> list[TestResult] | None:
+    # Opening it checks the input, without calling anybody; what does not fit is refused even with `force`.
+    async with deps.reader_of(profile) as reader:
+        if not test:
+            return None
+        try:
+            results = list(await reader.test())
+        except ReclaimError as error:
+            results = [TestResult("Connect", ok=False, detail=str(error))]
+    if not force and not all(result.ok for result in results):
+        raise DoesNotWork(results, then=then)
+    return results
+
+
+async def _test(deps: Deps, connection: Connection) -> list[TestResult]:
+    try:
+        async with deps.reader(connection) as reader:
+            return list(await reader.test())
+    except ReclaimError as error:
+        return [TestResult("Connect", ok=False, detail=str(error))]
+
+
+async def _keep_results(unit: Unit, connection_id: str, results: Sequence[TestResult] | None) -> None:
+    if results is not None:
+        await store.record_test(unit.db, connection_id, results, unit.now)
+
+
+def _announce(unit: Unit, connection: Connection) -> None:
+    unit.emit(
+        ConnectionChanged(
+            connection_id=connection.id,
+            name=connection.name,
+            kind=connection.kind,
+            settings=dict(connection.settings),
+            credentials=connection.credentials,
+            version=connection.version,
+        )
+    )
+
+
+# ------------------------------------------------------------------------------------------------ rules
+
+
+async def add_rule(deps: Deps, connection_id: str, raw: Mapping[str, object], *, author: str) -> Rule:
+    """Add a rule as a draft.
+
+    Raises:
+        Rejected: parts that do not fit, each with what to enter instead.
+        Conflict: the name is taken.
+    """
+    terms = read_terms(raw)
+    async with deps.database.unit() as unit:
+        connection = await store.connection(unit.db, connection_id)
+        return await store.add_rule(unit.db, connection_id=connection.id, terms=terms, author=author, now=unit.now)
+
+
+async def change_rule(
+    deps: Deps, rule_id: str, raw: Mapping[str, object], *, author: str, version: int | None = None
+) -> Rule:
+    """Change what is given of a rule and keep the rest; open cases keep what they were opened under.
+
+    `version` is the one that the author looked at: if it is no longer the current one, nothing is changed.
+    """
+    async with deps.database.unit() as unit:
+        before = await store.lock_rule(unit.db, rule_id)
+        if version is not None and version != before.version:
+            raise Conflict(
+                f"Somebody else changed this rule meanwhile: it is at version {before.version}. Look at it again."
+            )
+        terms = read_terms(
+            {**shown_terms(before.terms), **{name: value for name, value in raw.items() if name in TERMS}}
+        )
+        if terms == before.terms:
+            return before
+        return await store.change_rule(unit.db, before, terms=terms, author=author, now=unit.now)
+
+
+async def activate_rule(deps: Deps, rule_id: str) -> Rule:
+    """Let a rule open cases.
+
+    Raises:
+        DoesNotWork: its connection does not.
+        Invalid: the org has no such licence.
+        Conflict: it is active already, or was changed meanwhile.
+    """
+    async with deps.database.reading() as db:
+        rule = await store.rule(db, rule_id)
+        next_status(rule.status, "activate")
+        connection = await store.connection(db, rule.connection_id)
+    results = await _test(deps, connection)
+    if not all(result.ok for result in results):
+        raise DoesNotWork(results, then="Mend this, test the connection, then activate the rule.")
+    there = {licence.product for licence in await licences(deps, connection.id)}
+    if absent := [product for product in rule.terms.products if product not in there]:
+        raise Invalid(
+            f"The org has no licence {', '.join(absent)}. Edit the rule; the org has: {', '.join(sorted(there))}.",
+            field="products",
+        )
+    async with deps.database.unit() as unit:
+        present = await store.lock_rule(unit.db, rule_id)
+        if present.version != rule.version:
+            raise Conflict("Somebody else changed this rule meanwhile. Look at it again, then activate it.")
+        return await store.set_status(unit.db, rule_id, next_status(present.status, "activate"), unit.now)
+
+
+async def pause_rule(deps: Deps, rule_id: str) -> Rule:
+    """Let a rule open no more cases; those that are open go on."""
+    async with deps.database.unit() as unit:
+        rule = await store.lock_rule(unit.db, rule_id)
+        return await store.set_status(unit.db, rule_id, next_status(rule.status, "pause"), unit.now)
+
+
+async def start_scan(deps: Deps, rule_id: str, *, dry_run: bool, accept_population: bool, asked_by: str) -> Run:
+    """Enqueue a scan. `dry_run` rehearses even a rule that is live; it never makes a rule live that is not.
+
+    Raises:
+        Conflict: the rule is not active.
+    """
+    async with deps.database.unit() as unit:
+        rule = await store.lock_rule(unit.db, rule_id)
+        if rule.status != "active":
+            raise Conflict(f"The rule is {rule.status}: activate it, then scan. A preview works without.")
+        run = await store.add_run(
+            unit.db,
+            rule,
+            asked_by=asked_by,
+            dry_run=dry_run,
+            accept_population=accept_population,
+            now=unit.now,
+        )
+        unit.wake(SCAN)
+        return run
+
+
+def shown_terms(terms: Terms) -> dict[str, Any]:
+    """Return what a rule says as a form or an answer shows it."""
+    shown: dict[str, Any] = msgspec.to_builtins(terms)
+    return shown

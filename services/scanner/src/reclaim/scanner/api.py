@@ -1,0 +1,539 @@
+"""The scanner's API, under `/scanner/api`: JSON in and out, errors as problem documents that say what to do.
+
+Credentials go in and never come out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from reclaim.common.contracts import Money
+from reclaim.scanner import actions, store
+from reclaim.scanner.domain import Terms, price_of, read_price, read_terms
+from reclaim.scanner.ports import Deps
+from reclaim.scanner.scan import Preview, preview
+from reclaim.scanner.store import Connection, Rule
+from reclaim.web.auth import require
+from reclaim.web.operators import Operator
+
+Viewer = Depends(require("viewer"))
+Editor = Annotated[Operator, Depends(require("operator"))]
+Admin = Depends(require("admin"))
+
+
+class _In(BaseModel):
+    """Something that is sent. What it does not know it refuses: a misspelt name would otherwise be a default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Out(BaseModel):
+    """Something that is answered, read from what the store returns."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class MoneyIn(_In):
+    amount: Decimal | str
+    currency: str
+
+
+class ConnectionIn(_In):
+    name: str
+    kind: str = "salesforce"
+    settings: dict[str, str] = {}
+    credentials: dict[str, SecretStr] = {}
+    prices: dict[str, MoneyIn] | None = Field(None, description="Product or licence name → price a month")
+
+
+class ConnectionPatch(_In):
+    name: str | None = None
+    settings: dict[str, str] | None = None
+    credentials: dict[str, SecretStr] | None = None
+    prices: dict[str, MoneyIn] | None = None
+
+
+class TermsIn(_In):
+    """What a rule says. All are optional here; what has no default and is left out is answered by what to enter."""
+
+    name: str | None = None
+    products: list[str] | None = None
+    inactive_days: int | None = Field(None, description="Unused for so many days, 30 to 3650; no default")
+    route: str | None = Field(None, description="email, itsm or both; no default")
+    decision_days: int | None = Field(None, description="1 to 60; no default")
+    on_timeout: str | None = Field(None, description="freeze, keep or escalate; no default")
+    grace_days: int | None = Field(None, description="1 to 90; no default")
+    hand_over: bool | None = None
+    dry_run: bool | None = None
+    warn_only: list[str] | None = None
+    cooldown_days: int | None = None
+    young_days: int | None = None
+    schedule: str | None = Field(None, description="Five cron fields in the rule's time zone; empty for none")
+    time_zone: str | None = None
+
+
+class RuleIn(TermsIn):
+    connection_id: str
+
+
+class RulePatch(TermsIn):
+    version: int | None = Field(None, description="The version that was looked at; another one is refused")
+
+
+class ScanIn(_In):
+    rule_id: str
+    dry_run: bool = Field(False, description="Rehearse even a rule that is live")
+    accept_population: bool = Field(False, description="Believe a number of seats that is far from the last scan's")
+
+
+class MoneyOut(_Out):
+    amount: Decimal
+    currency: str
+
+
+class PersonOut(_Out):
+    id: str
+    name: str
+    email: str | None
+
+
+class TestOut(_Out):
+    what: str
+    ok: bool
+    detail: str
+
+
+class ConnectionOut(_Out):
+    id: str
+    name: str
+    kind: str
+    settings: dict[str, str]
+    version: int
+    created_at: datetime
+    works: bool | None
+    tested_at: datetime | None
+    test_results: list[TestOut]
+    prices: dict[str, MoneyOut] = {}
+
+
+class LicenceOut(_Out):
+    product: str
+    name: str
+    total: int
+    used: int
+    price: MoneyOut | None
+
+
+class RuleOut(_Out):
+    id: str
+    connection_id: str
+    connection_name: str
+    status: str
+    version: int
+    author: str
+    created_at: datetime
+    changed_at: datetime
+    name: str
+    products: list[str]
+    inactive_days: int
+    route: str
+    decision_days: int
+    on_timeout: str
+    grace_days: int
+    hand_over: bool
+    dry_run: bool
+    warn_only: list[str]
+    cooldown_days: int
+    young_days: int
+    schedule: str | None
+    time_zone: str
+
+
+class VersionOut(_Out):
+    version: int
+    author: str
+    created_at: datetime
+    terms: dict[str, Any]
+
+
+class RuleWithVersions(RuleOut):
+    versions: list[VersionOut]
+
+
+class RunOut(_Out):
+    id: str
+    rule_id: str
+    rule_name: str
+    rule_version: int | None
+    connection_id: str
+    connection_name: str
+    asked_by: str
+    due_at: datetime | None
+    dry_run: bool
+    status: str
+    requested_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    expected: int
+    percent: int
+    pages: int
+    seen: int
+    used: int
+    flagged: int
+    skipped_by_check: dict[str, int] = Field(validation_alias="left_alone")
+    missing: dict[str, str] = Field(description="Readings that failed, and why; nobody was flagged without them")
+    reason: str | None
+    remedy: str | None
+    attempts: int
+
+
+class FindingOut(_Out):
+    check: str
+    outcome: str
+    evidence: str
+
+
+class SeatOut(_Out):
+    connection_id: str
+    product: str
+    product_name: str
+    holder: PersonOut
+    department: str | None
+    price: MoneyOut | None
+
+
+class FoundOut(_Out):
+    seat: SeatOut
+    approver: PersonOut | None
+    findings: list[FindingOut]
+    last_used_at: datetime | None
+
+
+class StoppedOut(_Out):
+    reason: str
+    remedy: str
+
+
+class PreviewOut(_Out):
+    expected: int
+    seen: int
+    used: int
+    flagged: int
+    skipped_by_check: dict[str, int]
+    missing: dict[str, str]
+    yearly: list[MoneyOut] = Field(description="What the flagged seats cost a year, one amount per currency")
+    unpriced: int = Field(description="Flagged seats that the price book has no price for")
+    seats: list[FoundOut] = Field(description="The first of the flagged seats")
+    stopped: StoppedOut | None = Field(description="Why a scan would stop and open nothing")
+
+
+class CandidateOut(_Out):
+    case_id: str
+    run_id: str
+    rule_id: str
+    rule_version: int
+    connection_id: str
+    holder: PersonOut
+    department: str | None
+    product: str
+    product_name: str
+    price: MoneyOut | None
+    approver: PersonOut | None
+    findings: list[FindingOut]
+    last_used_at: datetime | None
+    flagged_at: datetime
+    dry_run: bool
+    closed_at: datetime | None
+    outcome: str | None
+
+
+class RuleSummary(_Out):
+    rule_id: str
+    rule_name: str
+    run_id: str = Field(validation_alias="id")
+    ended_at: datetime
+    dry_run: bool
+    seen: int
+    used: int
+    flagged: int
+    skipped_by_check: dict[str, int] = Field(validation_alias="left_alone")
+
+
+class Summary(BaseModel):
+    """The last finished scan of each rule, and the sums over them."""
+
+    seen: int
+    used: int
+    flagged: int
+    skipped_by_check: dict[str, int]
+    open: int
+    rules: list[RuleSummary]
+
+
+def routes(deps: Deps) -> APIRouter:
+    """Return the scanner's API."""
+    router = APIRouter(prefix="/api", tags=["scanner"])
+    router.include_router(_connections(deps))
+    router.include_router(_rules(deps))
+    router.include_router(_scans(deps))
+    return router
+
+
+def _connections(deps: Deps) -> APIRouter:
+    router = APIRouter(prefix="/connections")
+
+    @router.post("", status_code=201, dependencies=[Admin])
+    async def add_connection(body: ConnectionIn, test: bool = True, force: bool = False) -> ConnectionOut:
+        added = await actions.add_connection(
+            deps,
+            name=body.name,
+            kind=body.kind,
+            settings=body.settings,
+            credentials=_revealed(body.credentials) or {},
+            prices=_book(body.prices),
+            test=test,
+            force=force,
+        )
+        return await _shown_connection(deps, added)
+
+    @router.get("", dependencies=[Viewer])
+    async def list_connections() -> list[ConnectionOut]:
+        async with deps.database.reading() as db:
+            found = await store.connections(db)
+        return [await _shown_connection(deps, connection) for connection in found]
+
+    @router.get("/{connection_id}", dependencies=[Viewer])
+    async def get_connection(connection_id: str) -> ConnectionOut:
+        async with deps.database.reading() as db:
+            found = await store.connection(db, connection_id)
+        return await _shown_connection(deps, found)
+
+    @router.patch("/{connection_id}", dependencies=[Admin])
+    async def change_connection(
+        connection_id: str, body: ConnectionPatch, test: bool = True, force: bool = False
+    ) -> ConnectionOut:
+        changed = await actions.change_connection(
+            deps,
+            connection_id,
+            name=body.name,
+            settings=body.settings,
+            credentials=_revealed(body.credentials),
+            prices=_book(body.prices),
+            test=test,
+            force=force,
+        )
+        return await _shown_connection(deps, changed)
+
+    @router.delete("/{connection_id}", status_code=204, dependencies=[Admin])
+    async def remove_connection(connection_id: str) -> Response:
+        await actions.remove_connection(deps, connection_id)
+        return Response(status_code=204)
+
+    @router.post("/{connection_id}/test", dependencies=[Depends(require("operator"))])
+    async def test_connection(connection_id: str) -> ConnectionOut:
+        return await _shown_connection(deps, await actions.test_connection(deps, connection_id))
+
+    @router.get("/{connection_id}/licences", dependencies=[Viewer])
+    async def list_licences(connection_id: str) -> list[LicenceOut]:
+        found = await actions.licences(deps, connection_id)
+        async with deps.database.reading() as db:
+            prices = await store.prices(db, connection_id)
+        return [
+            LicenceOut(
+                product=licence.product,
+                name=licence.name,
+                total=licence.total,
+                used=licence.used,
+                price=_money(price_of(prices, licence.product, licence.name)),
+            )
+            for licence in found
+        ]
+
+    return router
+
+
+def _rules(deps: Deps) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/rules", status_code=201)
+    async def add_rule(body: RuleIn, operator: Editor) -> RuleOut:
+        return _shown_rule(await actions.add_rule(deps, body.connection_id, _given(body), author=operator.name))
+
+    @router.get("/rules", dependencies=[Viewer])
+    async def list_rules() -> list[RuleOut]:
+        async with deps.database.reading() as db:
+            return [_shown_rule(rule) for rule in await store.rules(db)]
+
+    @router.get("/rules/{rule_id}", dependencies=[Viewer])
+    async def get_rule(rule_id: str) -> RuleWithVersions:
+        async with deps.database.reading() as db:
+            rule = await store.rule(db, rule_id)
+            versions = await store.rule_versions(db, rule_id)
+        return RuleWithVersions(
+            **_shown_rule(rule).model_dump(),
+            versions=[
+                VersionOut(
+                    version=one.version,
+                    author=one.author,
+                    created_at=one.created_at,
+                    terms=actions.shown_terms(one.terms),
+                )
+                for one in versions
+            ],
+        )
+
+    @router.patch("/rules/{rule_id}")
+    async def change_rule(rule_id: str, body: RulePatch, operator: Editor) -> RuleOut:
+        changed = await actions.change_rule(deps, rule_id, _given(body), author=operator.name, version=body.version)
+        return _shown_rule(changed)
+
+    @router.post("/rules/{rule_id}/activate", dependencies=[Depends(require("operator"))])
+    async def activate_rule(rule_id: str) -> RuleOut:
+        return _shown_rule(await actions.activate_rule(deps, rule_id))
+
+    @router.post("/rules/{rule_id}/pause", dependencies=[Depends(require("operator"))])
+    async def pause_rule(rule_id: str) -> RuleOut:
+        return _shown_rule(await actions.pause_rule(deps, rule_id))
+
+    @router.get("/rules/{rule_id}/preview", dependencies=[Viewer])
+    async def preview_rule(rule_id: str) -> PreviewOut:
+        async with deps.database.reading() as db:
+            rule = await store.rule(db, rule_id)
+        return await _previewed(deps, rule.connection_id, rule.terms, rule.id)
+
+    @router.post("/preview", dependencies=[Viewer])
+    async def preview_terms(body: RuleIn) -> PreviewOut:
+        """Preview a rule that is not saved. Nothing is changed."""
+        return await _previewed(deps, body.connection_id, read_terms(_given(body)))
+
+    return router
+
+
+def _scans(deps: Deps) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/scans", status_code=202)
+    async def start_scan(body: ScanIn, operator: Editor) -> RunOut:
+        run = await actions.start_scan(
+            deps,
+            body.rule_id,
+            dry_run=body.dry_run,
+            accept_population=body.accept_population,
+            asked_by=operator.name,
+        )
+        return RunOut.model_validate(run)
+
+    @router.get("/scans", dependencies=[Viewer])
+    async def list_scans(rule_id: str | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> list[RunOut]:
+        async with deps.database.reading() as db:
+            return [RunOut.model_validate(run) for run in await store.runs(db, rule_id=rule_id, limit=limit)]
+
+    @router.get("/scans/{run_id}", dependencies=[Viewer])
+    async def get_scan(run_id: str) -> RunOut:
+        async with deps.database.reading() as db:
+            return RunOut.model_validate(await store.run(db, run_id))
+
+    @router.get("/candidates", dependencies=[Viewer])
+    async def list_candidates(
+        rule_id: str | None = None,
+        run_id: str | None = None,
+        state: Literal["open", "closed"] | None = None,
+        after: Annotated[str | None, Query(description="The last case id of the page before")] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[CandidateOut]:
+        """List flagged seats in the order they were flagged in."""
+        async with deps.database.reading() as db:
+            found = await store.candidates(
+                db,
+                rule_id=rule_id,
+                run_id=run_id,
+                is_open=None if state is None else state == "open",
+                after=after,
+                limit=limit,
+            )
+        return [CandidateOut.model_validate(candidate) for candidate in found]
+
+    @router.get("/summary", dependencies=[Viewer])
+    async def summary() -> Summary:
+        async with deps.database.reading() as db:
+            runs = await store.last_finished(db)
+            is_open = await store.open_count(db)
+        left_alone: Counter[str] = Counter()
+        for run in runs:
+            left_alone.update(run.left_alone)
+        return Summary(
+            seen=sum(run.seen for run in runs),
+            used=sum(run.used for run in runs),
+            flagged=sum(run.flagged for run in runs),
+            skipped_by_check=dict(left_alone),
+            open=is_open,
+            rules=[RuleSummary.model_validate(run) for run in runs],
+        )
+
+    return router
+
+
+def _revealed(credentials: Mapping[str, SecretStr] | None) -> dict[str, str] | None:
+    return None if credentials is None else {name: value.get_secret_value() for name, value in credentials.items()}
+
+
+def _book(prices: Mapping[str, MoneyIn] | None) -> dict[str, Money] | None:
+    if prices is None:
+        return None
+    return {product: read_price(product, price.amount, price.currency) for product, price in prices.items()}
+
+
+def _money(money: Money | None) -> MoneyOut | None:
+    return None if money is None else MoneyOut(amount=money.amount, currency=money.currency)
+
+
+def _given(body: TermsIn) -> dict[str, object]:
+    """Return what was sent; None is not the same as left out: it takes a schedule away."""
+    return {name: value for name, value in body.model_dump(exclude_unset=True).items() if name in TermsIn.model_fields}
+
+
+async def _shown_connection(deps: Deps, connection: Connection) -> ConnectionOut:
+    async with deps.database.reading() as db:
+        prices = await store.prices(db, connection.id)
+    shown = ConnectionOut.model_validate(connection)
+    shown.prices = {product: MoneyOut.model_validate(price) for product, price in prices.items()}
+    return shown
+
+
+def _shown_rule(rule: Rule) -> RuleOut:
+    own = {name: getattr(rule, name) for name in RuleOut.model_fields if hasattr(rule, name)}
+    return RuleOut.model_validate({**actions.shown_terms(rule.terms), **own})
+
+
+async def _previewed(deps: Deps, connection_id: str, terms: Terms, rule_id: str | None = None) -> PreviewOut:
+    async with deps.database.reading() as db:
+        connection = await store.connection(db, connection_id)
+    return shown_preview(await preview(deps, connection, terms, rule_id))
+
+
+def shown_preview(found: Preview) -> PreviewOut:
+    """Return a preview as the API answers it."""
+    tally = found.tally
+    return PreviewOut(
+        expected=tally.expected,
+        seen=tally.seen,
+        used=tally.used,
+        flagged=tally.flagged,
+        skipped_by_check=dict(tally.left_alone),
+        missing=tally.missing,
+        yearly=_amounts(tally.money()),
+        unpriced=tally.unpriced,
+        seats=[FoundOut.model_validate(seat) for seat in found.found],
+        stopped=None if found.stopped is None else StoppedOut.model_validate(found.stopped),
+    )
+
+
+def _amounts(amounts: Sequence[Money]) -> list[MoneyOut]:
+    return [MoneyOut(amount=money.amount, currency=money.currency) for money in amounts]

@@ -1,0 +1,593 @@
+"""What a rule says, and what it says about a page of seats: pure decisions, no clock and no I/O.
+
+`assess` is the one place where a seat becomes a candidate. The preview and the scan both call it with the same
+arguments, so what a person was shown is what the scan opens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, get_args
+from zoneinfo import ZoneInfo
+
+import msgspec
+from cronsim import CronSim, CronSimError
+
+from reclaim.common.contracts import CheckFinding, Money, Person, Policy, Route, Seat, TimeoutAction
+from reclaim.common.errors import Conflict, Invalid, Permanent
+from reclaim.connectors.checks import CHECK_NAMES, WARNABLE, evaluate, is_unused, left_alone_by
+from reclaim.connectors.ports import Known, Licence, Reading, SeatRecord, Survey, Unknown
+
+MONTHS_A_YEAR: Final = 12
+POPULATION_TOLERANCE: Final = Decimal("0.10")
+"""How far the number of seats may be from the last good scan's before a scan refuses to believe it."""
+
+SeatKey = tuple[str, str]
+"""Holder id and product: what tells two seats of one connection apart."""
+
+
+class Stopped(Permanent):
+    """A scan was stopped before it opened anything, because what it read cannot be trusted or acted upon."""
+
+    title = "The scan was stopped"
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason} {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class Rejected(Invalid):
+    """Input in which one or more parts do not fit; `by_field` says for each what to enter."""
+
+    def __init__(self, by_field: Mapping[str, str]) -> None:
+        super().__init__(" ".join(by_field.values()), field=next(iter(by_field)))
+        self.by_field = dict(by_field)
+
+
+# ------------------------------------------------------------------------------------------------ connections
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One thing that a kind of connection is told; `long` is entered as several lines.
+
+    `destination` decides where credentials are sent: whoever changes it has to enter them again, so that nobody can
+    have a stored secret delivered to a place of their own.
+    """
+
+    name: str
+    label: str
+    help: str
+    required: bool = False
+    long: bool = False
+    destination: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of connection: what it is called, what is asked, and what a seat costs unless somebody says otherwise."""
+
+    label: str
+    settings: tuple[Field, ...]
+    credentials: tuple[Field, ...]
+    prices: Mapping[str, Money]
+
+
+def _dollars(amount: int) -> Money:
+    return Money(amount=Decimal(amount), currency="USD")
+
+
+SALESFORCE_LIST_PRICES: Final = {
+    "Starter": _dollars(25),
+    "Pro Suite": _dollars(100),
+    "Enterprise": _dollars(175),
+    "Unlimited": _dollars(350),
+    "Platform Starter": _dollars(25),
+    "Platform Plus": _dollars(100),
+    "Integration": _dollars(10),
+}
+"""Salesforce's list prices by edition, a user and month."""
+
+KINDS: Final[dict[str, Kind]] = {
+    "salesforce": Kind(
+        label="Salesforce",
+        settings=(
+            Field(
+                "instance_url",
+                "Org address",
+                "Such as https://example.my.salesforce.com",
+                required=True,
+                destination=True,
+            ),
+            Field("client_id", "Consumer key", "Of the connected app that Reclaim signs in with", required=True),
+            Field("token_url", "Token address", "Only if it is not the org's own", destination=True),
+            Field("username", "User name", "The user Reclaim runs as; needed with a private key"),
+            Field("audience", "Audience", "Only if the sign-in server asks for a particular one"),
+            Field("exempt_permission_set", "Exempting permission set", "Who holds it is never flagged"),
+            Field("hold_field", "Hold-until field", "A date field on User; until that date the holder is exempt"),
+            Field("api_version", "API version", "Such as 62.0"),
+            Field("api_reserve_percent", "API reserve", "Percent of the daily calls that Reclaim leaves to others"),
+            Field("allow_http", "Allow http", "true only for a simulated org in a private network", destination=True),
+        ),
+        credentials=(
+            Field("client_secret", "Consumer secret", "Of the connected app; or a private key instead"),
+            Field("private_key", "Private key", "PEM text, without a passphrase; needs a user name", long=True),
+        ),
+        # The licence does not tell the edition: the common one is assumed, the price book is there to say otherwise.
+        prices={
+            "SFDC": SALESFORCE_LIST_PRICES["Enterprise"],
+            "AUL": SALESFORCE_LIST_PRICES["Platform Starter"],
+            "Salesforce Integration": SALESFORCE_LIST_PRICES["Integration"],
+        },
+    )
+}
+
+
+def kind_of(kind: str) -> Kind:
+    """Return what is known of a kind of connection; Invalid, listing those there are, if there is none."""
+    if kind not in KINDS:
+        raise Invalid(f"{kind!r} is no kind of connection. Use one of: {', '.join(KINDS)}.", field="kind")
+    return KINDS[kind]
+
+
+def check_profile(kind: str, settings: Mapping[str, str], credentials: Mapping[str, str]) -> None:
+    """Refuse names that the kind does not have; above all a secret among the settings, which anybody may see."""
+    known = kind_of(kind)
+    visible = {part.name for part in known.settings}
+    secret = {part.name for part in known.credentials}
+    for name in settings:
+        if name in secret:
+            raise Invalid(f"{name} is a secret: send it with the credentials, settings are shown.", field=name)
+        if name not in visible:
+            raise Invalid(f"{known.label} has no setting {name!r}. Use: {', '.join(sorted(visible))}.", field=name)
+    for name in credentials:
+        if name not in secret:
+            raise Invalid(f"{known.label} has no credential {name!r}. Use: {', '.join(sorted(secret))}.", field=name)
+
+
+def clean_name(name: object, *, what: str) -> str:
+    """Return a name without superfluous spaces; Invalid if it is empty, too long or not one line."""
+    text = " ".join(str(name or "").split())
+    if not 1 <= len(text) <= 100 or not text.isprintable():
+        raise Invalid(f"Give the {what} a name of 1 to 100 characters.", field="name")
+    return text
+
+
+def read_price(product: str, amount: object, currency: object) -> Money:
+    """Return a price a month; Invalid if it is no amount of money."""
+    try:
+        value = Decimal(str(amount).strip())
+    except InvalidOperation:
+        value = Decimal("NaN")
+    code = str(currency).strip().upper()
+    if not value.is_finite() or not 0 <= value < 1_000_000 or not _fits_four_places(value):
+        raise Invalid(
+            f"The price of {product} must be an amount a month from 0 to 999999.9999, such as 175.00.", field="prices"
+        )
+    if len(code) != 3 or not code.isascii() or not code.isalpha():
+        raise Invalid(f"The currency of {product} must be a three-letter code, such as USD.", field="prices")
+    return Money(amount=value.quantize(Decimal("0.0001")), currency=code)
+
+
+def _fits_four_places(value: Decimal) -> bool:
+    return value == value.quantize(Decimal("0.0001"))
+
+
+def price_of(prices: Mapping[str, Money], product: str, product_name: str) -> Money | None:
+    """Return what a seat costs a month: by the product's key, else by the licence's name, else None."""
+    return prices.get(product) or prices.get(product_name)
+
+
+# ------------------------------------------------------------------------------------------------ rules
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rule says, in one version of it. `schedule` is cron text of five fields in `time_zone`."""
+
+    name: str
+    products: tuple[str, ...]
+    inactive_days: int
+    route: Route
+    decision_days: int
+    on_timeout: TimeoutAction
+    grace_days: int
+    hand_over: bool = True
+    dry_run: bool = True
+    warn_only: tuple[str, ...] = ()
+    cooldown_days: int = 90
+    young_days: int = 30
+    schedule: str | None = None
+    time_zone: str = "UTC"
+
+    def policy(self, rule_id: str, version: int, *, dry_run: bool) -> Policy:
+        """Return the snapshot that a case is opened with."""
+        return Policy(
+            rule_id=rule_id,
+            rule_version=version,
+            rule_name=self.name,
+            inactive_days=self.inactive_days,
+            route=self.route,
+            decision_days=self.decision_days,
+            on_timeout=self.on_timeout,
+            grace_days=self.grace_days,
+            hand_over=self.hand_over,
+            dry_run=dry_run,
+            young_days=self.young_days,
+            warn_only=self.warn_only,
+        )
+
+
+TERMS: Final = frozenset(Terms.__struct_fields__)
+
+_ROUTES: Final[tuple[Route, ...]] = get_args(Route)
+_TIMEOUTS: Final[tuple[TimeoutAction, ...]] = get_args(TimeoutAction)
+
+
+class _Input:
+    """Reads values that came as JSON or as text from a form, and collects what does not fit."""
+
+    def __init__(self, raw: Mapping[str, object]) -> None:
+        self._raw = raw
+        self.problems: dict[str, str] = {}
+
+    def whole(self, name: str, low: int, high: int, *, of: str, default: int | None = None, why: str = "") -> int:
+        given = self._raw.get(name)
+        text = str(given).strip() if given is not None else ""
+        if not text and default is not None:
+            return default
+        if not isinstance(given, bool) and text.lstrip("-").isdecimal() and text.isascii() and len(text) < 10:
+            value = int(text)
+            if low <= value <= high:
+                return value
+        self.problems[name] = f"{of} must be a whole number of days from {low} to {high}" + (
+            f", not {text[:20]}{why}." if text else f": enter it, there is no default{why}."
+        )
+        return low
+
+    def choice(self, name: str, among: Sequence[str], *, of: str, why: str = "") -> Any:
+        text = str(self._raw.get(name) or "").strip()
+        if text not in among:
+            self.problems[name] = f"{of} must be chosen: {', '.join(among)}{why}."
+        return text
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        given = self._raw.get(name)
+        if given is None or given == "":
+            return default
+        if isinstance(given, bool):
+            return given
+        text = str(given).strip().lower()
+        if text not in ("true", "false"):
+            self.problems[name] = f"{name} must be true or false."
+        return text == "true"
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        given = self._raw.get(name)
+        if given is None:
+            return ()
+        parts = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
+        return tuple(dict.fromkeys(text for part in parts if (text := str(part).strip())))
+
+
+def read_terms(raw: Mapping[str, object]) -> Terms:
+    """Return what a rule is to say, from JSON or from a form.
+
+    How long a seat must be unused, how long the holder may object, and what silence means have no default: a wrong
+    one costs somebody an account.
+
+    Raises:
+        Rejected: parts that do not fit, all of them, each with what to enter instead.
+    """
+    given = _Input(raw)
+    name = ""
+    try:
+        name = clean_name(raw.get("name"), what="rule")
+    except Invalid as error:
+        given.problems["name"] = str(error)
+    products = given.texts("products")
+    if not products:
+        given.problems["products"] = "Choose at least one licence that the rule is about."
+    warn_only = given.texts("warn_only")
+    if odd := [check for check in warn_only if check not in WARNABLE]:
+        able = ", ".join(check for check in CHECK_NAMES if check in WARNABLE)
+        given.problems["warn_only"] = (
+            f"{', '.join(odd)} cannot be made to warn only: it protects people. Checks that can: {able}."
+        )
+    zone = str(raw.get("time_zone") or "UTC").strip()
+    schedule = " ".join(str(raw.get("schedule") or "").split()) or None
+    given.problems.update(_schedule_problems(schedule, zone))
+    terms = Terms(
+        name=name,
+        products=tuple(sorted(products)),
+        inactive_days=given.whole(
+            "inactive_days", 30, 3650, of="Unused for", why=" (less than a month may just be a holiday)"
+        ),
+        route=given.choice("route", _ROUTES, of="How the approver is asked"),
+        decision_days=given.whole("decision_days", 1, 60, of="Time to decide"),
+        on_timeout=given.choice(
+            "on_timeout", _TIMEOUTS, of="What happens when nobody answers", why=" (there is no default)"
+        ),
+        grace_days=given.whole("grace_days", 1, 90, of="Grace period"),
+        hand_over=given.flag("hand_over", default=True),
+        dry_run=given.flag("dry_run", default=True),
+        warn_only=tuple(check for check in CHECK_NAMES if check in warn_only),
+        cooldown_days=given.whole("cooldown_days", 0, 3650, of="Pause after a keep", default=90),
+        young_days=given.whole("young_days", 0, 365, of="Leave new accounts alone for", default=30),
+        schedule=schedule,
+        time_zone=zone,
+    )
+    if given.problems:
+        raise Rejected(given.problems)
+    return terms
+
+
+def _schedule_problems(schedule: str | None, zone: str) -> dict[str, str]:
+    problems = {}
+    try:
+        ZoneInfo(zone)
+    except (KeyError, ValueError, OSError):
+        problems["time_zone"] = f"{zone[:40]!r} is no time zone: enter one such as Europe/Berlin, or UTC."
+    if schedule is not None and not _is_cron(schedule):
+        problems["schedule"] = (
+            f"{schedule[:60]!r} is no schedule: enter five cron fields, minute hour day month weekday, "
+            "such as 0 6 * * 1 for Mondays at 06:00."
+        )
+    return problems
+
+
+def _is_cron(text: str) -> bool:
+    if len(text.split()) != 5:
+        return False
+    try:
+        next(CronSim(text, datetime(2000, 1, 1, tzinfo=UTC)))
+    except (CronSimError, StopIteration):
+        return False
+    return True
+
+
+def last_due(terms: Terms, now: datetime) -> datetime | None:
+    """Return the latest instant, not after `now`, at which the rule's schedule asks for a scan; None without one.
+
+    A time that a change to daylight saving skips is due when the clocks have moved; one that comes twice is due once.
+    """
+    if terms.schedule is None:
+        return None
+    # The search looks strictly before the instant it is given.
+    local = (now + timedelta(microseconds=1)).astimezone(ZoneInfo(terms.time_zone))
+    return next(CronSim(terms.schedule, local, reverse=True)).astimezone(UTC)
+
+
+_MOVES: Final = {
+    ("draft", "activate"): "active",
+    ("needs_review", "activate"): "active",
+    ("paused", "activate"): "active",
+    ("active", "pause"): "paused",
+}
+
+
+def next_status(status: str, action: str) -> str:
+    """Return a rule's status after an action; Conflict, naming the present one, if that is not possible."""
+    if (status, action) not in _MOVES:
+        raise Conflict(f"The rule is {status}: it cannot be {action}d now.")
+    return _MOVES[status, action]
+
+
+# ------------------------------------------------------------------------------------------------ seats
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A seat that a rule flags."""
+
+    seat: Seat
+    approver: Person | None
+    findings: tuple[CheckFinding, ...]
+    last_used_at: datetime | None
+
+    @property
+    def key(self) -> SeatKey:
+        return self.seat.holder.id, self.seat.product
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What our own records say about the seats of a page.
+
+    `back` keeps seats from being flagged (an open case, a recent keep), with evidence to show. `flagged` are those
+    that this very run flagged before it was interrupted: they count, and are not flagged again.
+    """
+
+    back: Mapping[SeatKey, str] = field(default_factory=dict)
+    flagged: Collection[SeatKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """What became of the seats of one page: `seen = used + flagged_before + len(found) + sum(left_alone)`."""
+
+    seen: int
+    used: int
+    flagged_before: int
+    found: tuple[Found, ...]
+    left_alone: Mapping[str, int]
+
+
+def assess(
+    page: Sequence[SeatRecord],
+    terms: Terms,
+    survey: Survey,
+    *,
+    connection_id: str,
+    prices: Mapping[str, Money],
+    held: Held,
+    now: datetime,
+) -> Assessed:
+    """Judge the seats of one page: used, left alone by a safety check, or flagged."""
+    used = before = 0
+    left_alone: Counter[str] = Counter()
+    found = []
+    for seat in page:
+        key = (seat.holder.id, seat.product)
+        if key in held.flagged:
+            before += 1
+            continue
+        if not is_unused(seat, inactive_days=terms.inactive_days, now=now):
+            used += 1
+            continue
+        findings = evaluate(
+            seat,
+            survey,
+            now=now,
+            inactive_days=terms.inactive_days,
+            warn_only=terms.warn_only,
+            young_days=terms.young_days,
+            held={seat.holder.id: held.back[key]} if key in held.back else None,
+        )
+        check = left_alone_by(findings)
+        if check is not None:
+            left_alone[check] += 1
+            continue
+        found.append(
+            Found(
+                seat=Seat(
+                    connection_id=connection_id,
+                    product=seat.product,
+                    product_name=seat.product_name,
+                    holder=seat.holder,
+                    department=seat.department,
+                    price=price_of(prices, seat.product, seat.product_name),
+                ),
+                approver=approver_of(seat),
+                findings=findings,
+                last_used_at=last_use(seat, survey),
+            )
+        )
+    return Assessed(len(page), used, before, tuple(found), dict(left_alone))
+
+
+def approver_of(seat: SeatRecord) -> Person | None:
+    """Return who is asked: the holder's manager; None if there is none who could answer, or it is the holder."""
+    manager = seat.manager
+    if manager is None or not manager.able or manager.person.id == seat.holder.id:
+        return None
+    return manager.person
+
+
+def last_use(seat: SeatRecord, survey: Survey) -> datetime | None:
+    """Return the latest use over all channels; None if there never was one."""
+    elsewhere = survey.last_seen_elsewhere
+    other = elsewhere.value.get(seat.holder.id) if isinstance(elsewhere, Known) else None
+    return max((at for at in (seat.last_used_at, other) if at is not None), default=None)
+
+
+def missing_readings(survey: Survey) -> dict[str, str]:
+    """Return the parts of a survey that could not be read, and why; nobody is flagged without them."""
+    parts: dict[str, Reading[Any]] = {
+        part.name: getattr(survey, part.name) for part in fields(survey) if part.name != "taken_at"
+    }
+    return {name: reading.reason for name, reading in parts.items() if isinstance(reading, Unknown)}
+
+
+@dataclass(slots=True)
+class Tally:
+    """The sums over the pages of one reading. Amounts are a year, one per currency."""
+
+    expected: int = 0
+    pages: int = 0
+    seen: int = 0
+    used: int = 0
+    flagged: int = 0
+    left_alone: Counter[str] = field(default_factory=Counter)
+    missing: dict[str, str] = field(default_factory=dict)
+    yearly: dict[str, Decimal] = field(default_factory=dict)
+    unpriced: int = 0
+
+    def add(self, page: Assessed) -> None:
+        """Count one page."""
+        self.pages += 1
+        self.seen += page.seen
+        self.used += page.used
+        self.flagged += page.flagged_before + len(page.found)
+        self.left_alone.update(page.left_alone)
+        for found in page.found:
+            price = found.seat.price
+            if price is None:
+                self.unpriced += 1
+            else:
+                so_far = self.yearly.get(price.currency, Decimal(0))
+                self.yearly[price.currency] = so_far + price.amount * MONTHS_A_YEAR
+
+    def money(self) -> tuple[Money, ...]:
+        """Return the yearly amounts, one per currency."""
+        return tuple(Money(amount=amount, currency=currency) for currency, amount in sorted(self.yearly.items()))
+
+
+# ------------------------------------------------------------------------------------------------ input sanity
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The last good scan of a rule: its products, how many seats the licences announced and how many were read.
+
+    `reclaimed` and `reactivated` are the seats that we ourselves took and gave back since then.
+    """
+
+    products: tuple[str, ...]
+    expected: int
+    seen: int
+    reclaimed: int = 0
+    reactivated: int = 0
+
+
+def expected_seats(terms: Terms, licences: Sequence[Licence]) -> int:
+    """Return how many seats of the rule's products are in use.
+
+    Raises:
+        Stopped: the org does not have such a licence, or nobody holds it.
+    """
+    pools = {licence.product: licence for licence in licences}
+    if absent := [product for product in terms.products if product not in pools]:
+        raise Stopped(
+            f"The org has no licence {', '.join(absent)}.",
+            f"Edit the rule's products; the org has: {', '.join(sorted(pools)) or 'none'}.",
+        )
+    expected = sum(pools[product].used for product in terms.products)
+    if expected == 0:
+        raise Stopped(
+            f"Nobody holds a licence {', '.join(terms.products)}, as far as the connection can see.",
+            "Check that the connection's user may see all users, then scan again.",
+        )
+    return expected
+
+
+def check_population(terms: Terms, baseline: Baseline | None, *, expected: int, seen: int | None) -> None:
+    """Refuse a reading that cannot be everybody: no rows, or far from what the last good scan read.
+
+    `seen` is None before the seats were read. A rule whose products changed has nothing to compare with.
+
+    Raises:
+        Stopped: saying what was expected.
+    """
+    if seen == 0:
+        raise Stopped(
+            f"The org announced {expected} seats and listed none.",
+            "Check that the connection's user may see all users, then scan again.",
+        )
+    if baseline is None or baseline.products != terms.products:
+        return
+    pairs = [(expected, baseline.expected, "seats in use")]
+    if seen is not None:
+        pairs.append((seen, baseline.seen, "active seats read"))
+    for now, before, what in pairs:
+        lowest = (before - baseline.reclaimed) * (1 - POPULATION_TOLERANCE)
+        highest = (before + baseline.reactivated) * (1 + POPULATION_TOLERANCE)
+        if not lowest <= now <= highest:
+            raise Stopped(
+                f"{now} {what}, where the last good scan had {before}: more than 10 % off.",
+                "If people really came or went, start the scan again and accept the new population; if not, check "
+                "what the connection's user may see.",
+            )

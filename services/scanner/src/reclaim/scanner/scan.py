@@ -1,0 +1,137 @@
+"""Reads one org for one rule: the part that a scan and its preview share, so that both see the same seats."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from reclaim.common.contracts import Money
+from reclaim.common.db import Database
+from reclaim.common.errors import Transient
+from reclaim.connectors.ports import Incomplete, SeatReader, Survey
+from reclaim.scanner import store
+from reclaim.scanner.domain import (
+    Assessed,
+    Baseline,
+    Found,
+    Stopped,
+    Tally,
+    Terms,
+    assess,
+    check_population,
+    expected_seats,
+    missing_readings,
+)
+from reclaim.scanner.ports import Deps
+from reclaim.scanner.store import Connection
+
+PREVIEW_SHOWN: Final = 500
+"""Seats that a preview lists one by one; the counts and the money are of all."""
+
+
+@dataclass(slots=True)
+class Scan:
+    """One reading of an org by one rule's terms, as of `now`. `run_id` is None for a preview."""
+
+    terms: Terms
+    connection_id: str
+    prices: dict[str, Money]
+    baseline: Baseline | None
+    now: datetime
+    run_id: str | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    async def begin(self, reader: SeatReader) -> Survey:
+        """Compare the org with the last good scan, and read what the safety checks need.
+
+        Raises:
+            Stopped: what the org announces cannot be everybody.
+            Transient: the org did not answer; reading it again later may help.
+            Permanent: a person has to mend the connection.
+        """
+        expected = expected_seats(self.terms, await reader.licences())
+        check_population(self.terms, self.baseline, expected=expected, seen=None)
+        survey = await reader.survey(None, since=self.now - timedelta(days=self.terms.inactive_days))
+        self.tally = Tally(expected=expected, missing=missing_readings(survey))
+        return survey
+
+    async def pages(self, reader: SeatReader, survey: Survey, database: Database) -> AsyncGenerator[Assessed, None]:
+        """Yield what became of each page, counted in `tally`; after the last one the reading is known to be whole.
+
+        Raises:
+            Stopped: what was read cannot be everybody.
+            Transient, Permanent: as `begin`.
+        """
+        try:
+            async for page in reader.seats(self.terms.products):
+                async with database.reading() as db:
+                    held = await store.held(
+                        db,
+                        self.connection_id,
+                        {seat.holder.id for seat in page},
+                        cooldown_days=self.terms.cooldown_days,
+                        now=self.now,
+                        run_id=self.run_id,
+                    )
+                assessed = assess(
+                    page,
+                    self.terms,
+                    survey,
+                    connection_id=self.connection_id,
+                    prices=self.prices,
+                    held=held,
+                    now=self.now,
+                )
+                self.tally.add(assessed)
+                yield assessed
+        except Incomplete as error:
+            raise Stopped(
+                f"The list of seats ended early: {error}",
+                "Nothing was opened. Start the scan again; if it stays, look at the org's own status and limits.",
+            ) from error
+        check_population(self.terms, self.baseline, expected=self.tally.expected, seen=self.tally.seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Who would be flagged if the rule were scanned now. `found` lists the first of them; `tally` counts all.
+
+    `stopped` is why a scan would stop instead of opening anything, or None.
+    """
+
+    tally: Tally
+    found: tuple[Found, ...]
+    stopped: Stopped | None
+
+
+async def preview(deps: Deps, connection: Connection, terms: Terms, rule_id: str | None = None) -> Preview:
+    """Run a rule's terms over an org without opening anything.
+
+    Raises:
+        Transient: the org did not answer, or is too large to preview while somebody waits.
+        Permanent: a person has to mend the connection.
+    """
+    async with deps.database.reading() as db:
+        prices = await store.prices(db, connection.id)
+        baseline = await store.baseline(db, rule_id, connection.id) if rule_id else None
+    scan = Scan(terms, connection.id, prices, baseline, deps.clock.now())
+    found: list[Found] = []
+    stopped = None
+    try:
+        async with asyncio.timeout(deps.settings.preview_seconds), deps.reader(connection) as reader:
+            survey = await scan.begin(reader)
+            async with aclosing(scan.pages(reader, survey, deps.database)) as pages:
+                async for page in pages:
+                    found.extend(page.found[: PREVIEW_SHOWN - len(found)])
+    except Stopped as error:
+        stopped = error
+    except TimeoutError as error:
+        raise Transient(
+            f"The preview took longer than {deps.settings.preview_seconds:.0f} seconds: the org is large or slow. Try "
+            "again, or activate the rule as a dry run and scan with it, which may take as long as it needs."
+        ) from error
+    return Preview(scan.tally, tuple(found), stopped)

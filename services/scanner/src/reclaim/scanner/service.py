@@ -1,0 +1,42 @@
+"""Wiring: the scanner as the host runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter
+
+from reclaim.common.inbox import bind
+from reclaim.common.service import Runtime, Service
+from reclaim.connectors.ports import Connectors
+from reclaim.connectors.registry import Registry
+from reclaim.scanner import api, pages
+from reclaim.scanner.handlers import SUBSCRIPTIONS
+from reclaim.scanner.jobs import jobs
+from reclaim.scanner.ports import Deps
+from reclaim.scanner.settings import ScannerSettings
+from reclaim.scanner.store import metadata
+
+
+def build(
+    runtime: Runtime, *, connectors: Connectors | None = None, settings: ScannerSettings | None = None
+) -> Service:
+    """Build the scanner; a test may give it other connectors than those that are installed."""
+    deps = Deps(
+        database=runtime.database,
+        clock=runtime.clock,
+        sealer=runtime.sealer,
+        connectors=connectors or Registry(runtime.clock),
+        settings=settings or ScannerSettings(),
+    )
+    router = APIRouter()
+    router.include_router(api.routes(deps))
+    router.include_router(pages.routes(deps))
+    return Service(
+        name="scanner",
+        metadata=metadata,
+        migrations=Path(__file__).parent / "migrations",
+        subscriptions=bind(SUBSCRIPTIONS, deps),
+        jobs=jobs(deps),
+        router=router,
+    )

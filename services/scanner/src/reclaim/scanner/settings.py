@@ -1,0 +1,23 @@
+"""The scanner's own settings: environment variables with the prefix `RECLAIM_SCANNER_`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ScannerSettings(BaseSettings):
+    """Times are in seconds of the wall clock.
+
+    A scan whose process died is taken over `lease_seconds` later. A scan that meets an outage waits
+    `first_wait_seconds`, doubling up to `longest_wait_seconds`, and gives up after `most_attempts` (a day, as it
+    stands: the daily call limit of an org renews itself within that).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RECLAIM_SCANNER_", env_file=".env", extra="ignore")
+
+    lease_seconds: float = Field(default=15, gt=0)
+    first_wait_seconds: float = Field(default=2, gt=0)
+    longest_wait_seconds: float = Field(default=900, gt=0)
+    most_attempts: int = Field(default=110, gt=0)
+    preview_seconds: float = Field(default=60, gt=0)
