@@ -207,6 +207,22 @@ def test_a_route_that_says_nothing_is_named_wherever_it_hides(site, tmp_path):
     ]
 
 
+async def test_an_application_with_such_a_route_does_not_serve(site):
+    @site.app.get("/health/live")
+    async def live() -> None: ...
+
+    async with site.program() as program:
+        assert (await program.get("/health/live")).status_code == 200
+
+    @site.app.get("/forgotten")
+    async def forgotten() -> None: ...
+
+    site.app.middleware_stack = None
+    async with site.program() as program:
+        with pytest.raises(RuntimeError, match="do not say who may use them: GET /forgotten"):
+            await program.get("/health/live")
+
+
 def test_the_api_description_names_the_token(site):
     scheme = site.app.openapi()["components"]["securitySchemes"]["HTTPBearer"]
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")

@@ -78,8 +78,8 @@ async def test_an_answer_with_a_policy_of_its_own_keeps_it(site):
     assert headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_mounted_application_can_render_pages(site):
-    pages = Pages()
+async def test_a_mounted_application_can_render_pages(make_site):
+    site, pages = make_site(exempt_routes=["/mounted"]), Pages()
 
     async def page(request: Request):
         return pages.render(request, "sign-in.html", next_path="/", nonce="n", name="", error="", ended=False)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import ip_address
+from typing import Final
 from urllib.parse import urlsplit
 
 from argon2 import extract_parameters
 from argon2.exceptions import InvalidHashError
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reclaim.common.clock import Clock, SystemClock
 from reclaim.web.assets import asset_routes
+from reclaim.web.auth import undeclared_routes
 from reclaim.web.operators import ROLES, OperatorRecord
 from reclaim.web.pages import Pages
 from reclaim.web.problems import Problems, UnexpectedErrors
@@ -21,6 +24,9 @@ from reclaim.web.sign_in import sign_in_routes
 from reclaim.web.state import NavItem, Web
 
 logger = logging.getLogger(__name__)
+
+HOST_ROUTES: Final = ("/health", "/metrics", "/openapi.json")
+"""Routes of the host itself, open to whoever reaches its port: probes, scrapers, the API's description."""
 
 
 def install(
@@ -32,12 +38,16 @@ def install(
     navigation: Sequence[NavItem] = (),
     clock: Clock | None = None,
     sign_in_clock: Clock | None = None,
+    exempt_routes: Collection[str] = HOST_ROUTES,
 ) -> None:
     """Give the application assets, sign-in, security headers and error answers; `app.state.web` holds the settings.
 
     `secret_keys`: the first signs, all verify. `public_url`: where browsers reach it; https makes cookies secure.
     `clock` is what pages call now; `sign_in_clock` is what sessions and tokens live by. Both are the machine's
     unless given. Call it once, before the application serves, and after any middleware that should lie inside.
+
+    Routes may be added before and after. When the application starts to serve, it refuses to if one of them, other
+    than `exempt_routes` and what lies below those, does not say who may use it.
 
     Raises:
         ValueError: a key is missing or short, a password hash is no argon2 hash, a role is unknown, or the public
@@ -64,9 +74,29 @@ def install(
     problems.install(app)
     app.include_router(asset_routes())
     app.include_router(sign_in_routes(pages))
-    # The one added last is outermost: the headers also go on what the other one answers.
+    # The one added last is outermost: the headers also go on what the others answer.
+    app.add_middleware(DeclaredRoutesOnly, of=app, exempt=exempt_routes)
     app.add_middleware(UnexpectedErrors, problems=problems)
     app.add_middleware(SecurityHeaders, web=web)
+
+
+class DeclaredRoutesOnly:
+    """ASGI middleware that cannot be built, so that nothing is served, while a route does not say who may use it.
+
+    It is built when the application starts to serve: by then every route has been added.
+    """
+
+    def __init__(self, app: ASGIApp, of: FastAPI, exempt: Collection[str]) -> None:
+        undeclared = undeclared_routes(of, exempt=exempt)
+        if undeclared:
+            raise RuntimeError(
+                f"these routes do not say who may use them: {', '.join(undeclared)}. "
+                "Add Depends(require(role)) or Depends(public())"
+            )
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
 
 
 def _check_operator(name: str, record: OperatorRecord) -> None:
