@@ -1,0 +1,1 @@
+"""The ITSM gateway: asks for decisions, and hears them, through the service desk that a team already uses."""

@@ -1,0 +1,120 @@
+"""What is asked through a service desk, and how far a case has come since. Pure: no clock, no database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from reclaim.common.contracts import (
+    CaseClosed,
+    Decision,
+    NoticeFailed,
+    SeatReactivated,
+    SeatReclaimed,
+    UserFlagged,
+    UserFrozen,
+    UserRestored,
+)
+from reclaim.common.errors import Invalid
+
+State = Literal["waiting", "frozen", "restored", "reclaimed", "closed", "reactivated"]
+RANK: Final[dict[State, int]] = {
+    "waiting": 0,
+    "frozen": 1,
+    "restored": 2,
+    "reclaimed": 2,
+    "closed": 3,
+    "reactivated": 4,
+}
+"""How far along a state is: events may arrive in any order, and only a later one moves a request on."""
+
+NO_DESK: Final = "No service desk is connected: this version has no connector to one."
+
+Progress = UserFrozen | UserRestored | SeatReclaimed | SeatReactivated | CaseClosed
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a case that its ticket should tell of. `state` is None for one that does not move the request."""
+
+    event_id: str
+    case_id: str
+    at: datetime
+    text: str
+    state: State | None
+
+
+def step(event_id: str, event: Progress) -> Step:
+    """Return the step that an event tells of."""
+    state: State
+    match event:
+        case UserFrozen():
+            until = f"{event.grace_ends_at:%d %B %Y, %H:%M} UTC"
+            state, at, text = "frozen", event.frozen_at, f"The seat was frozen. It can be restored until {until}."
+        case UserRestored():
+            state, at = "restored", event.restored_at
+            text = f"The seat was restored by {event.actor}. {event.reason}"
+        case SeatReclaimed():
+            state, at = "reclaimed", event.reclaimed_at
+            records = event.records_transferred
+            text = f"The seat was freed. {records} open record{' has' if records == 1 else 's have'} a new owner."
+        case SeatReactivated():
+            state, at = "reactivated", event.reactivated_at
+            text = f"The seat was given back by {event.actor}. {event.reason}"
+        case CaseClosed():
+            state, at, text = "closed", event.closed_at, f"The case was closed ({event.outcome}). {event.reason}"
+    return Step(event_id, event.case_id, at, text.strip(), state)
+
+
+def through_the_desk(event: UserFlagged) -> bool:
+    """Tell whether the case's rule asks through a service desk (alone, or beside e-mail)."""
+    return event.policy.route in {"itsm", "both"}
+
+
+def nobody_asked(event: UserFlagged, now: datetime) -> NoticeFailed:
+    """Return the word that a case cannot be asked through a service desk, and what a person can do about it."""
+    return NoticeFailed(
+        case_id=event.case_id,
+        channel="itsm",
+        reason=NO_DESK,
+        remedy=(
+            "Decide this case on its page in the console. For cases to come, set the route of the rule "
+            f"“{event.policy.rule_name}” to e-mail."
+        ),
+        failed_at=now,
+    )
+
+
+# No NUL: PostgreSQL stores none in a text.
+_Text = Annotated[str, msgspec.Meta(max_length=2000, pattern=r"^[^\x00]*\Z")]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00]+\Z")]
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a generic desk's webhook: who decided what on which case."""
+
+    case_id: _Name
+    decision: Decision
+    actor: _Name
+    reason: _Text = ""
+
+
+_answer = msgspec.json.Decoder(Answer)
+
+
+def read_answer(body: bytes) -> Answer:
+    """Read the body of a webhook whose signature was verified.
+
+    Raises:
+        Invalid: it is not what is expected; the message says which part.
+    """
+    try:
+        return _answer.decode(body)
+    except msgspec.DecodeError as error:
+        raise Invalid(
+            f"The webhook's body does not fit: {error}. Send a JSON object with case_id, decision (keep, revoke or "
+            "downgrade), actor and, if you like, reason."
+        ) from error

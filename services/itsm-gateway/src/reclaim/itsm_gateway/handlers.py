@@ -1,0 +1,69 @@
+"""What the gateway does with what it hears."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reclaim.common.contracts import (
+    CaseClosed,
+    Event,
+    SeatReactivated,
+    SeatReclaimed,
+    UserFlagged,
+    UserFrozen,
+    UserRestored,
+)
+from reclaim.common.db import Database, Unit
+from reclaim.common.envelope import Received
+from reclaim.common.errors import NotYet
+from reclaim.itsm_gateway import domain, store
+from reclaim.itsm_gateway.settings import ItsmGatewaySettings
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """What the parts of the service need."""
+
+    database: Database
+    settings: ItsmGatewaySettings
+
+
+async def open_requests(_deps: Deps, unit: Unit, events: Sequence[Received[UserFlagged]]) -> None:
+    """Store what a ticket should ask, and say at once that no desk can be asked."""
+    flagged = {received.data.case_id: received.data for received in events}
+    known = await store.routes(unit.db, set(flagged))
+    fresh = [event for case_id, event in flagged.items() if case_id not in known]
+    asked = [event for event in fresh if domain.through_the_desk(event)]
+    await store.add_routes(unit.db, {event.case_id: domain.through_the_desk(event) for event in fresh})
+    await store.add_requests(unit.db, asked)
+    unit.emit(*(domain.nobody_asked(event, unit.now) for event in asked))
+
+
+async def follow(_deps: Deps, unit: Unit, events: Sequence[Received[domain.Progress]]) -> None:
+    """Keep what the ticket should be told.
+
+    Raises:
+        NotYet: a case was not flagged here yet.
+    """
+    routes = await store.routes(unit.db, {received.data.case_id for received in events})
+    for received in events:
+        if received.data.case_id not in routes:
+            raise NotYet(f"case {received.data.case_id} was not flagged here yet")
+    told = [received for received in events if routes[received.data.case_id]]
+    await store.add_steps(unit.db, [domain.step(received.id, received.data) for received in told])
+    await store.set_outcomes(
+        unit.db,
+        {received.data.case_id: received.data.outcome for received in told if isinstance(received.data, CaseClosed)},
+    )
+
+
+SUBSCRIPTIONS: dict[type[Event], Callable[[Deps, Unit, Sequence[Received[Any]]], Awaitable[None]]] = {
+    UserFlagged: open_requests,
+    UserFrozen: follow,
+    UserRestored: follow,
+    SeatReclaimed: follow,
+    SeatReactivated: follow,
+    CaseClosed: follow,
+}

@@ -1,0 +1,46 @@
+"""The console's pages of the gateway, under `/itsm-gateway`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import HTMLResponse
+
+from reclaim.itsm_gateway import store
+from reclaim.itsm_gateway.api import request_and_timeline
+from reclaim.itsm_gateway.handlers import Deps
+from reclaim.web.auth import require
+from reclaim.web.pages import Pages, TimelineEntry
+
+PAGE_SIZE: Final = 50
+
+
+def router(deps: Deps) -> APIRouter:
+    """Return the pages."""
+    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    templates = Pages("reclaim.itsm_gateway")
+    viewer = [Depends(require("viewer"))]
+
+    @pages.get("/", dependencies=viewer)
+    async def requests(
+        request: Request, show: str = "open", before: Annotated[int | None, Query(ge=1)] = None
+    ) -> HTMLResponse:
+        open_only = show != "all"
+        async with deps.database.reading() as db:
+            found = await store.requests(db, open_only=open_only, before=before, limit=PAGE_SIZE + 1)
+        listed = found[:PAGE_SIZE]
+        show = "open" if open_only else "all"
+        older = f"/itsm-gateway/?show={show}&before={listed[-1].number}" if len(found) > PAGE_SIZE else None
+        connections = sorted(name for name, secrets in deps.settings.webhook_secrets.items() if secrets)
+        return templates.render(
+            request, "ticket-requests.html", requests=listed, show=show, older=older, connections=connections
+        )
+
+    @pages.get("/requests/{case_id}", dependencies=viewer)
+    async def one_request(request: Request, case_id: str) -> HTMLResponse:
+        found, steps = await request_and_timeline(deps, case_id)
+        entries = [TimelineEntry(at=at, title=text) for at, text in steps]
+        return templates.render(request, "ticket-request.html", one=found, timeline=entries)
+
+    return pages
