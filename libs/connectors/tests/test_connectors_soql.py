@@ -87,8 +87,9 @@ def test_chunks_hold_every_id_once_and_keep_the_url_short(fields: str) -> None:
     chunks = list(soql.in_chunks(Query(fields, "UserLogin"), "UserId", IDS))
     seen = [each for each in IDS for chunk in chunks if f"'{each}'" in str(chunk)]
     assert seen == IDS
-    assert all(len(quote_plus(str(chunk))) < 16_384 - 500 for chunk in chunks)
+    assert all(len(quote_plus(str(chunk))) <= soql.MAX_QUERY_BYTES for chunk in chunks)
     assert max(str(chunk).count("005Sb") for chunk in chunks) <= soql.MAX_IDS
+    assert soql.MAX_QUERY_BYTES + 300 < 16_384
 
 
 def test_chunks_of_nothing_ask_nothing() -> None:

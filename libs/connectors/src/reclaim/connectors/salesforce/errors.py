@@ -108,6 +108,7 @@ _NO_SEAT: Final = "No seat of this licence is free: buy one or free one, then re
 _LEADS: Final = "Choose another user in Setup, Lead Settings and Web-to-Lead, then retry."
 _CASES: Final = "Choose another user in Setup, Support Settings, then retry."
 _REMEDIES: Final[tuple[tuple[str, str], ...]] = (
+    ("hierarchy field", "Empty the field that the message names on the users that point at this one, then retry."),
     ("default lead owner", _LEADS),
     ("default owner of leads", _LEADS),
     ("web to lead", _LEADS),
@@ -121,7 +122,6 @@ _REMEDIES: Final[tuple[tuple[str, str], ...]] = (
     ("escalation rule", "Take the user out of the escalation rule that the message names, then retry."),
     ("delegated approver", "Choose another delegated approver for the users that name this one, then retry."),
     ("approver", "Take the user out of the approval processes in Setup, Approval Processes, then retry."),
-    ("hierarchy field", "Empty the field that the message names on the users that point at this one, then retry."),
     ("dashboard", "Choose another running user for the dashboards that the message names, then retry."),
     ("not enough licen", _NO_SEAT),
     ("license limit", _NO_SEAT),

@@ -376,6 +376,7 @@ class ReadSession:
             self.usage = Usage(int(found[1]), int(found[2]), time.monotonic())
         wait = answer.headers.get("Retry-After", "")
         if answer.status_code in (429, 503) and wait.isascii() and wait.isdigit():
+            answer.close()  # nobody else will see it
             raise Busy(
                 f"Salesforce answered {answer.status_code} and asks to be called again in {wait} s.",
                 unsure=answer.status_code == 503,

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import quote_plus
 
 MAX_IDS: Final = 600
-MAX_QUERY_BYTES: Final = 15_500
+MAX_QUERY_BYTES: Final = 16_000
 """Salesforce refuses a GET whose URL is longer than 16,384 bytes; the rest is room for host and path."""
 
 MAX_STRING: Final = 4_000
