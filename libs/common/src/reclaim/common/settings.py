@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     `operators` maps a local operator's name to `role:argon2-hash`.
     """
 
-    model_config = SettingsConfigDict(env_prefix="RECLAIM_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="RECLAIM_", env_file=".env", extra="ignore", hide_input_in_errors=True)
 
     environment: Literal["production", "demo", "test"] = "production"
     bus_url: str = "inproc://"
