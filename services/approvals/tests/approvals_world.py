@@ -328,3 +328,9 @@ async def _world(
             await server.wait_closed()
             await running.close()
             await host.bus.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """Return the URL of an empty database: None for SQLite, else a PostgreSQL of this test's own."""
+    return None if request.param == "sqlite" else request.getfixturevalue("fresh_database")

@@ -240,7 +240,7 @@ def plain_text(text: str) -> str:
 
 def clean(text: str) -> str:
     """Return a name on one line: a line end in it could otherwise start a header of a mail."""
-    return _printable(" ".join(text.split()))
+    return " ".join(_printable(" ".join(text.split())).split())
 
 
 def _printable(text: str) -> str:

@@ -220,11 +220,10 @@ async def _record(
     unit: Unit, what: str, events: Sequence[Received[E]], apply: Callable[[Request, E], Request]
 ) -> list[Request]:
     known = await _known(unit, events)
-    changed = {
-        request.case_id: apply(request, event.data)
-        for request, event in zip(known, events, strict=True)
-        if getattr(request, what) is None
-    }
+    changed: dict[str, Request] = {}
+    for request, event in zip(known, events, strict=True):
+        if getattr(request, what) is None and request.case_id not in changed:
+            changed[request.case_id] = apply(request, event.data)
     await store.record(unit.db, what, list(changed.values()))
     return list(changed.values())
 

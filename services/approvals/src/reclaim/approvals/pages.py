@@ -113,6 +113,9 @@ class LinkPages:
         found = await self._find(token)
         if found is None:
             return self._forged(request)
+        if found.opens is Opens.QUESTION:
+            text = "This link is still valid: you can answer right here."
+            return self._question(request, found, notice=text, status=HTTPStatus.CONFLICT)
         if found.opens is not Opens.EXPIRED or found.link.purpose != "decision":
             return self._instead(request, found, posted=True)
         if not self._our_form(request, token, form):

@@ -27,7 +27,11 @@ class ApprovalsSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="RECLAIM_APPROVALS_", env_file=".env", env_ignore_empty=True, extra="ignore"
+        env_prefix="RECLAIM_APPROVALS_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
     )
 
     smtp_url: SecretStr | None = None
