@@ -41,6 +41,8 @@ def create_app(*, clock: Clock, org: Org | None = None) -> FastAPI:
     app.include_router(world.salesforce.router)
 
     @app.get("/sandbox/health")
+    @app.get("/health/live", include_in_schema=False)
+    @app.get("/health/ready", include_in_schema=False)
     async def health() -> dict[str, Any]:
         """Tell that the sandbox is up, and how large its org is."""
         return {"status": "ok", "users": len(world.org.tables["User"].rows)}
@@ -71,7 +73,7 @@ class _Server(uvicorn.Server):
 
 
 def server_config(app: FastAPI, **options: Any) -> uvicorn.Config:
-    """Return how the sandbox is served: with room for longer URLs than Salesforce takes, which the org itself refuses."""
+    """Return how to serve the sandbox: it reads longer URLs than Salesforce takes, so that the org refuses them."""
     return uvicorn.Config(
         app,
         http=_Protocol,

@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
 
@@ -37,6 +38,11 @@ class Session:
     user_id: str
     username: str
     expires: datetime
+
+
+def _origin(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 class OAuthError(Exception):
@@ -129,7 +135,7 @@ class Authority:
                 assertion,
                 public_key,
                 algorithms=["RS256"],
-                audience=[*_AUDIENCES, endpoint, f"{endpoint}/services/oauth2/token"],
+                audience=[*_AUDIENCES, _origin(endpoint), endpoint, f"{endpoint}/services/oauth2/token"],
                 # The org's clock may stand days ahead of the machine's, so the expiry is checked against it below.
                 options={
                     "verify_exp": False,

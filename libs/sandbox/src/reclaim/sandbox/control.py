@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import SalesforceError
 from .faults import KINDS
-from .org import PERSON, Channel
+from .org import Channel
 from .world import World
 
 
@@ -268,6 +268,3 @@ def _user(world: World, user_id: str) -> dict[str, Any]:
         "traits": sorted(org.traits.get(user_id, ())),
         "owns": {kind: len(org.tables[kind].where("OwnerId", user_id)) for kind in ("Opportunity", "Case", "Lead")},
     }
-
-
-__all__ = ["PERSON", "control_router"]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from html import escape, unescape
+from html import escape
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote
@@ -309,8 +309,3 @@ def _found(mailbox: Mailbox, message_id: int) -> Message:
     if message is None:
         raise HTTPException(404, f"there is no message {message_id}")
     return message
-
-
-def text_of(html: str) -> str:
-    """Return the words of an HTML part, without its tags; for tests that look for a sentence."""
-    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))).strip()

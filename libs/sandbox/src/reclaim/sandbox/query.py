@@ -110,7 +110,7 @@ class _Compiler:
             column = self.column(kind, ordering.what)
             if not column.field.sortable:
                 raise SalesforceError("INVALID_FIELD", f"field '{column.name}' can not be sorted in a query call")
-            rows = _ordered(rows, column.read, ordering)
+            rows = _ordered(rows, _sort_key(column), ordering)
         rows = _window(rows, tree)
         node = _Node(self.org, kind)
         for item in tree.items:
@@ -353,7 +353,7 @@ class _Compiler:
                 column = self.column(kind, ordering.what)
                 if column.name not in groups:
                     raise malformed(f"Ordered field must be grouped or aggregated: {column.name}")
-                reduce = _key_part(list(groups).index(column.name))
+                reduce = _key_part(list(groups).index(column.name), fold=column.field.type in TEXT_TYPES)
             pairs = _ordered(pairs, _over_pair(reduce), ordering)
         pairs = _window(pairs, tree)
         rows = [{name: reduce(key, members) for name, reduce in outputs} for key, members in pairs]
@@ -636,14 +636,7 @@ def _membership(read: Read, wanted: frozenset[Any], *, negated: bool, fold: bool
 
 def _ordered_test(column: Column, operator: str, wanted: Any) -> Test:
     """Return the test of one value; only `!=` holds for a row that has none."""
-    read = column.read
-    if column.field.type in TEXT_TYPES:
-        plain = read
-
-        def read(row: Row) -> Any:
-            value = plain(row)
-            return None if value is None else value.lower()
-
+    read = _sort_key(column)
     tests: dict[str, Test] = {
         "=": lambda row: bool(read(row) == wanted),
         "!=": lambda row: bool(read(row) != wanted),
@@ -659,14 +652,9 @@ def _ordered_test(column: Column, operator: str, wanted: Any) -> Test:
 
 
 def _ordered(rows: list[Any], read: Callable[[Any], Any], ordering: soql.Ordering) -> list[Any]:
-    """Sort by one key, keeping the order of equals; text sorts without regard to case, nulls come first by default."""
-
-    def key(row: Any) -> Any:
-        value = read(row)
-        return value.lower() if isinstance(value, str) else value
-
+    """Sort by one key, keeping the order of equals; nulls come first unless the query says otherwise."""
     nulls = [row for row in rows if read(row) is None]
-    others = sorted((row for row in rows if read(row) is not None), key=key, reverse=ordering.descending)
+    others = sorted((row for row in rows if read(row) is not None), key=read, reverse=ordering.descending)
     return others + nulls if ordering.nulls_last else nulls + others
 
 
@@ -679,7 +667,17 @@ def _window(rows: list[Any], tree: Query) -> list[Any]:
     return rows[offset:] if offset else rows
 
 
-def _key_part(place: int) -> Callable[[tuple[Any, ...], list[Row]], Any]:
+def _sort_key(column: Column) -> Read:
+    """Return how to read a column for a comparison: text without regard to case, ids with it."""
+    read = column.read
+    if column.field.type not in TEXT_TYPES:
+        return read
+    return lambda row: None if (value := read(row)) is None else value.lower()
+
+
+def _key_part(place: int, *, fold: bool = False) -> Callable[[tuple[Any, ...], list[Row]], Any]:
+    if fold:
+        return lambda key, _members: None if key[place] is None else key[place].lower()
     return lambda key, _members: key[place]
 
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -42,7 +42,7 @@ _REFERENCE = re.compile(r"@\{([A-Za-z0-9_]+)((?:\.[A-Za-z0-9_]+|\[\d+\])+)\}")
 
 @dataclass(slots=True)
 class Call:
-    """One call or subrequest. `path` is what follows the version; `records` counts what was read or written."""
+    """One call, or a `nested` subrequest. `path` follows the version; `records` counts what was read or written."""
 
     method: str
     path: str
@@ -53,7 +53,7 @@ class Call:
     fault: Fault | None = None
     batch: int = MAX_PAGE
     prefix: str = ""
-    api: str = "sobject"
+    nested: bool = False
     transaction: Transaction | None = None
     all_or_none: bool = False
     records: int = 0
@@ -326,12 +326,13 @@ class Rest:
             raise _locked(record_id)
 
     @contextmanager
-    def _writing(self, call: Call) -> Iterator[Transaction]:
+    def _writing(self, call: Call, *, api: str = "sobject") -> Iterator[Transaction]:
         """Yield the transaction that the call writes in: the composite call's own, if it is all or none."""
         if call.transaction is not None:
             yield call.transaction
             return
-        with self.org.transaction(caller=call.session.username, api=call.api) as transaction:
+        api = "composite" if call.nested else api
+        with self.org.transaction(caller=call.session.username, api=api) as transaction:
             yield transaction
 
     # Collections --------------------------------------------------------------------------------------------------
@@ -385,8 +386,7 @@ class Rest:
     ) -> Reply:
         """Write the rows of a collection; each has its own result, and the call is HTTP 200 whatever they are."""
         results: list[dict[str, Any]] = []
-        whole = replace(call, api="collections") if call.transaction is None else call
-        with self._writing(whole) as transaction:
+        with self._writing(call, api="collections") as transaction:
             start = transaction.savepoint()
             for place in range(count):
                 before = transaction.savepoint()
@@ -441,7 +441,7 @@ class Rest:
     def _composite(self, call: Call, _match: re.Match[str]) -> Reply:
         body = call.body if isinstance(call.body, dict) else {}
         parts = body.get("compositeRequest")
-        if call.transaction is not None or call.api == "composite":
+        if call.nested:
             raise SalesforceError("INVALID_INPUT", "a composite request cannot hold another")
         if not isinstance(parts, list) or not parts or not all(isinstance(each, dict) for each in parts):
             raise SalesforceError("JSON_PARSER_ERROR", "compositeRequest must be a list of subrequests")
@@ -490,7 +490,7 @@ class Rest:
                 session=call.session,
                 fault=call.fault,
                 prefix=call.prefix,
-                api="composite",
+                nested=True,
                 transaction=transaction,
                 all_or_none=transaction is not None,
             )

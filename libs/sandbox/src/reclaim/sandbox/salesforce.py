@@ -314,7 +314,8 @@ def _basic(request: Request) -> dict[str, str]:
 
 
 def _base(request: Request) -> str:
-    return str(request.base_url).rstrip("/")
+    """Return the address that the caller reached the org at, with the prefix it may be mounted below."""
+    return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}"
 
 
 def _batch_size(options: str) -> int:

@@ -22,6 +22,7 @@ LiteralKind = Literal["string", "number", "datetime", "date", "interval", "boole
 
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", '"': '"', "'": "'", "\\": "\\"}
+_LIKE_FLAGS = re.IGNORECASE | re.DOTALL
 _ONE_STRING = re.compile(r"'(?:[^'\\\n]|\\.)*'")
 
 
@@ -133,23 +134,28 @@ def unescape(text: str) -> str:
 
 def like_pattern(text: str) -> re.Pattern[str]:
     """Return the pattern a LIKE literal matches: `%` is any run, `_` any one character, in any case."""
-    out = []
+    parts = [""]
     at = 0
     while at < len(text):
-        char = text[at]
-        if char == "\\" and text[at + 1] in "%_":
-            out.append(re.escape(text[at + 1]))
-            at += 2
-        elif char == "\\":
-            width = 6 if re.match(r"\\u[0-9a-fA-F]{4}", text[at : at + 6]) else 2
-            out.append(re.escape(unescape(text[at : at + width])))
-            at += width
+        width = 1
+        if text[at] == "%":
+            parts.append("")
+        elif text[at] == "_":
+            parts[-1] += "."
+        elif text[at] != "\\":
+            parts[-1] += re.escape(text[at])
         else:
-            # A run of % is one %: without this, the match could backtrack for ever.
-            if not (char == "%" and out and out[-1] == ".*"):
-                out.append({"%": ".*", "_": "."}.get(char) or re.escape(char))
-            at += 1
-    return re.compile("".join(out), re.IGNORECASE | re.DOTALL)
+            width = 6 if re.match(r"\\u[0-9a-fA-F]{4}", text[at : at + 6]) else 2
+            escaped = text[at : at + width]
+            parts[-1] += re.escape(escaped[1] if escaped[1] in "%_" else unescape(escaped))
+        at += width
+    first, *rest = parts
+    if not rest:
+        return re.compile(first, _LIKE_FLAGS)
+    *middle, last = rest
+    # Each part between two % settles for its first place: atomic, so that no pattern can make the match hang.
+    inner = "".join(f"(?>.*?{part})" for part in middle if part)
+    return re.compile(f"{first}{inner}.*{last}", _LIKE_FLAGS)
 
 
 def _string(token: str) -> Value:
@@ -304,6 +310,8 @@ def parse(text: str) -> Query:
     except VisitError as error:
         if isinstance(error.orig_exc, SalesforceError):
             raise error.orig_exc from None
+        if isinstance(error.orig_exc, RecursionError):
+            raise too_complicated() from None
         raise
     except RecursionError:
         raise too_complicated() from None
