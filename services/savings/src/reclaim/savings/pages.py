@@ -24,7 +24,7 @@ from reclaim.web.formatting import LOCALE, format_money
 from reclaim.web.operators import Operator
 from reclaim.web.pages import Pages
 
-RECENT: Final = 20
+RECENT: Final = 10
 AT_A_TIME: Final = 2_000
 """Entries of the exported log in memory at a time."""
 
