@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any, Protocol
 
 import pytest
+import pytest_asyncio
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import NotFound
@@ -28,6 +29,8 @@ from reclaim.connectors.registry import Registry
 from reclaim.sandbox.app import Sandbox
 from reclaim.sandbox.demo_org import build_base
 from reclaim.sandbox.org import Org
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 SINCE = NOW - timedelta(days=90)
@@ -113,15 +116,14 @@ class Fake:
 class Simulated:
     product = "SFDC"
 
-    def __init__(self) -> None:
+    def __init__(self, sandbox: Sandbox) -> None:
         self.clock = FixedClock(NOW)
         self.org = Org(self.clock)
         self.base = build_base(self.org, seats=50)
         self.run_as = str(self.org.run_as)
-        self.sandbox = Sandbox(clock=self.clock, org=self.org)
+        self.sandbox = sandbox
         self._numbers = count(1)
-
-    def open(self) -> None:
+        sandbox.world.salesforce.attach(self.org)
         profile = ConnectionProfile(
             "c1",
             "Org",
@@ -203,17 +205,22 @@ class Simulated:
         return str(self.org.tables["UserLogin"].where("UserId", holder)[0][0])
 
 
-@pytest.fixture(params=["fake", "salesforce"])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """One server for the module; each test gives it an org of its own."""
+    async with Sandbox(clock=FixedClock(NOW), users=0) as sandbox:
+        yield sandbox
+
+
+@pytest_asyncio.fixture(params=["fake", "salesforce"], loop_scope="module")
+async def world(request: pytest.FixtureRequest, sandbox: Sandbox) -> AsyncIterator[World]:
     if request.param == "fake":
         yield Fake()
         return
-    simulated = Simulated()
-    async with simulated.sandbox:
-        simulated.open()
-        yield simulated
-        await simulated.reader.close()
-        await simulated.actor.close()
+    simulated = Simulated(sandbox)
+    yield simulated
+    await simulated.reader.close()
+    await simulated.actor.close()
 
 
 async def all_seats(world: World) -> dict[str, SeatRecord]:

@@ -10,12 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Invalid, Transient
+from reclaim.connectors.checks import CHECK_NAMES, evaluate, is_unused, left_alone_by
 from reclaim.connectors.ports import (
     ConnectionProfile,
     Done,
@@ -34,8 +36,10 @@ from reclaim.connectors.salesforce.profile import read_profile
 from reclaim.connectors.salesforce.session import ReadSession, WriteForbidden, WriteSession, _Client
 from reclaim.connectors.salesforce.soql import Query
 from reclaim.sandbox.app import Sandbox
-from reclaim.sandbox.demo_org import Base, build_base
+from reclaim.sandbox.demo_org import Base, build_base, build_demo_org
 from reclaim.sandbox.org import Org
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 SINCE = NOW - timedelta(days=90)
@@ -110,16 +114,23 @@ class Site:
         return bool(self.org.get("UserLogin", row[0], "IsFrozen"))
 
 
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """One server for the module; each test gives it an org of its own."""
+    async with Sandbox(clock=FixedClock(NOW), users=0) as sandbox:
+        yield sandbox
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def site(sandbox: Sandbox) -> AsyncIterator[Site]:
     clock = FixedClock(NOW)
     org = Org(clock)
-    base = build_base(org, seats=10_000)
-    async with Sandbox(clock=clock, org=org) as sandbox:
-        site = Site(clock, org, base, sandbox, [])
-        yield site
-        for each in site.opened:
-            await each.close()
+    site = Site(clock, org, build_base(org, seats=10_000), sandbox, [])
+    sandbox.world.salesforce.attach(org)
+    sandbox.world.faults.clear()
+    yield site
+    for each in site.opened:
+        await each.close()
 
 
 async def seats(reader: SalesforceReader) -> list[SeatRecord]:
@@ -841,3 +852,30 @@ async def test_two_actors_at_once_write_each_account_once(site: Site) -> None:
     both = await asyncio.gather(site.actor().freeze(holders), site.actor().freeze(holders))
     assert all(isinstance(result, Done) for results in both for result in results.values())
     assert all(site.frozen(holder) for holder in holders)
+
+
+# A whole scan.
+
+
+async def test_a_scan_of_the_demo_org_finds_exactly_what_is_in_it(site: Site) -> None:
+    org = Org(site.clock)
+    build_demo_org(org, users=400)
+    site.sandbox.world.salesforce.attach(org)
+    reader = site.reader()
+    survey = await reader.survey(None, since=SINCE)
+    found = {}
+    for seat in await seats(reader):
+        findings = evaluate(seat, survey, now=NOW, inactive_days=90)
+        unused = is_unused(seat, inactive_days=90, now=NOW) or left_alone_by(findings) == "new_account"
+        found[seat.holder.id] = (left_alone_by(findings) or "reclaimable") if unused else "active"
+    expected = {key: value for key, value in org.expectations.items() if value not in ("other_licence", "inactive")}
+    assert found == expected
+    assert set(found.values()) == {"active", "reclaimable", *CHECK_NAMES}
+    # Asked for by id, the checks say the same.
+    some = [holder for holder in found if found[holder] != "active"]
+    restricted = await reader.survey(some, since=SINCE)
+    records = await reader.seats_of(some)
+    for holder in some:
+        again = left_alone_by(evaluate(records[holder], restricted, now=NOW, inactive_days=90))
+        assert (again or "reclaimable") == found[holder]
+    assert org.write_log == []

@@ -105,11 +105,11 @@ class FakeOrg:
     unreadable: dict[str, str] = field(default_factory=dict)
     trouble: Callable[[str, str], Trouble] = lambda _operation, _id: "none"
 
-    def reader(self, _profile: ConnectionProfile | None = None) -> FakeReader:
+    def reader(self, profile: ConnectionProfile | None = None) -> FakeReader:  # noqa: ARG002  there is one org
         """Return what can only read; with `actor`, this makes an org a `Connectors`."""
         return FakeReader(self)
 
-    def actor(self, _profile: ConnectionProfile | None = None) -> FakeActor:
+    def actor(self, profile: ConnectionProfile | None = None) -> FakeActor:  # noqa: ARG002  there is one org
         """Return what can act."""
         return FakeActor(self)
 
@@ -127,7 +127,7 @@ class FakeReader:
     async def test(self) -> Sequence[TestResult]:
         """Return one result a part of the survey, and one for the connection."""
         down = self._org.down
-        results = [TestResult("Sign in", ok=down is None, detail=str(down or "signed in"))]
+        results = [TestResult("Connection", ok=down is None, detail=str(down or "signed in"))]
         return results + [TestResult(part, ok=False, detail=why) for part, why in self._org.unreadable.items()]
 
     async def licences(self) -> Sequence[Licence]:

@@ -83,8 +83,8 @@ class SalesforceReader:
         try:
             rights = await self._rights()
         except ReclaimError as error:
-            return [TestResult("Sign in", ok=False, detail=str(error))]
-        results = [TestResult("Sign in", ok=True, detail=f"signed in as user {rights.user_id}")]
+            return [TestResult("Connection", ok=False, detail=str(error))]
+        results = [TestResult("Connection", ok=True, detail=f"signed in as user {rights.user_id}")]
         usage = self._session.usage
         if usage is not None:
             results.append(TestResult("API calls", ok=True, detail=f"{usage.used} of {usage.allowed} used in 24 hours"))
