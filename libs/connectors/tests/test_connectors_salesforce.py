@@ -351,6 +351,32 @@ async def test_signing_in_with_the_browser_alone_is_not_elsewhere(site: Site) ->
     assert survey.last_seen_elsewhere == Known({})
 
 
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize(
+    ("source", "unknown"),
+    [
+        # The first reading of assignments is that of our own rights: with none, nothing is believed.
+        ("PermissionSetAssignment", "open_business"),
+        ("PermissionSetAssignment", "frozen"),
+        ("UserLogin", "frozen"),
+    ],
+)
+async def test_an_answer_without_rows_is_not_believed_where_there_must_be_some(
+    site: Site, source: str, unknown: str, asked: bool
+) -> None:
+    [holder] = site.users(1)
+    site.fault("empty_scan", object_name=source, times=None)
+    survey = await site.reader().survey([holder] if asked else None, since=SINCE)
+    assert isinstance(getattr(survey, unknown), Unknown)
+
+
+async def test_administrators_are_not_believed_without_ourselves(site: Site) -> None:
+    site.fault("empty_scan", object_name="PermissionSetAssignment", after=1, times=None)
+    survey = await site.reader().survey(None, since=SINCE)
+    assert isinstance(survey.administrators, Unknown)
+    assert "the very user that asked" in survey.administrators.reason
+
+
 SOURCES = {
     "LoginHistory": {"last_seen_elsewhere"},
     "OauthToken": {"last_seen_elsewhere"},

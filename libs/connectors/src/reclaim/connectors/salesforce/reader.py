@@ -10,14 +10,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final, Literal, TypeVar
 
 from reclaim.common.contracts import Person
 from reclaim.common.errors import Invalid, NotFound, Permanent, ReclaimError, Transient
-from reclaim.connectors.ports import Known, Licence, Manager, Reading, SeatRecord, Survey, TestResult, Unknown
+from reclaim.connectors.ports import (
+    Incomplete,
+    Known,
+    Licence,
+    Manager,
+    Reading,
+    SeatRecord,
+    Survey,
+    TestResult,
+    Unknown,
+)
 from reclaim.connectors.salesforce import soql
 from reclaim.connectors.salesforce.errors import ApiLimit, NotReadable, SignInRefused, Unreachable
 from reclaim.connectors.salesforce.session import ReadSession, Row
@@ -264,6 +274,7 @@ class SalesforceReader:
                 found[row["AssigneeId"]] = "may modify all data"
             else:
                 found.setdefault(row["AssigneeId"], "may manage users")
+        scope.must_know(found)
         found[scope.rights.user_id] = "Reclaim signs in as this user"
         return found
 
@@ -285,6 +296,7 @@ class SalesforceReader:
 
     async def _logins(self, scope: _Scope) -> tuple[frozenset[str], Mapping[str, datetime]]:
         rows = await scope.rows(Query("UserId, IsFrozen, LastModifiedDate", "UserLogin"), "UserId")
+        scope.must_know(row["UserId"] for row in rows)
         frozen = frozenset(row["UserId"] for row in rows if row["IsFrozen"])
         return frozen, {row["UserId"]: _instant(row["LastModifiedDate"]) for row in rows if not row["IsFrozen"]}
 
@@ -392,7 +404,8 @@ class _Scope:
         self.succeeded = 0
         self.failed: list[ReclaimError] = []
         self._session = session
-        self._holders = None if holders is None else list(dict.fromkeys(holders))
+        # Our own user is always asked about too: an answer that does not know it has left something out.
+        self._holders = None if holders is None else list(dict.fromkeys((*holders, rights.user_id)))
 
     async def read(self, source: Callable[[], Awaitable[T]], *, needs: _Right) -> Reading[T]:
         """Read one source; its failure is its own, unless the org as a whole does not answer."""
@@ -409,6 +422,15 @@ class _Scope:
             return Unknown(str(error))
         self.succeeded += 1
         return Known(value)
+
+    def must_know(self, user_ids: Iterable[str]) -> None:
+        """Refuse an answer that lacks our own user, who is certainly in it.
+
+        Raises:
+            Incomplete: it does, so it may lack others too.
+        """
+        if not any(each[:15] == self.rights.user_id[:15] for each in user_ids):
+            raise Incomplete("Salesforce's answer leaves out the very user that asked, so it is not everything.")
 
     async def rows(self, query: Query, key: str) -> list[Row]:
         """Return the rows whose `key` is one of the holders, asking by id."""
