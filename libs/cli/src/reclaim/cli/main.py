@@ -157,7 +157,7 @@ def connection_add(
         "credentials": credentials,
     }
     with _client(url) as client:
-        show(output, client.post("/scanner/api/connections", document, force=str(force).lower()))
+        show(output, client.post("/scanner/api/connections", document, force=force))
 
 
 @connection_app.command("test")
@@ -168,10 +168,10 @@ def connection_test(
 ) -> None:
     """Try every permission that a connection needs. Exit code 1 if one is missing."""
     with _client(url) as client:
-        found = _named(client.get("/scanner/api/connections")["connections"], connection, "connection")
+        found = _named(client.get("/scanner/api/connections"), connection, "connection")
         result = client.post(f"/scanner/api/connections/{found['id']}/test")
-    show(output, result, table=listing(result["results"], {"what": "Needs", "ok": "Works", "detail": "Detail"}))
-    if not all(one["ok"] for one in result["results"]):
+    show(output, result, table=listing(result["test_results"], {"what": "Needs", "ok": "Works", "detail": "Detail"}))
+    if not result["works"]:
         raise typer.Exit(ANSWER_IS_NO)
 
 
@@ -181,7 +181,7 @@ def connection_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.
     with _client(url) as client:
         result = client.get("/scanner/api/connections")
     columns = {"id": "Id", "name": "Name", "kind": "Kind", "settings.instance_url": "Address"}
-    show(output, result, table=listing(result["connections"], columns))
+    show(output, result, table=listing(result, columns))
 
 
 # Rules.
@@ -206,7 +206,7 @@ def rule_add(
 ) -> None:
     """Add a rule as a draft; preview it and activate it afterwards."""
     with _client(url) as client:
-        found = _named(client.get("/scanner/api/connections")["connections"], connection, "connection")
+        found = _named(client.get("/scanner/api/connections"), connection, "connection")
         document = {
             "name": name,
             "connection_id": found["id"],
@@ -238,7 +238,7 @@ def rule_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE)
         "on_timeout": "No answer",
         "dry_run": "Dry run",
     }
-    show(output, result, table=listing(result["rules"], columns))
+    show(output, result, table=listing(result, columns))
 
 
 @rule_app.command("show")
@@ -275,7 +275,7 @@ def rule_preview(
 
 
 def _rule(client: Client, rule: str) -> Any:
-    return _named(client.get("/scanner/api/rules")["rules"], rule, "rule")
+    return _named(client.get("/scanner/api/rules"), rule, "rule")
 
 
 # Scans.
@@ -295,7 +295,7 @@ def scan_run(
             task = progress.add_task("scanning", total=None)
 
             def moved(scan: dict[str, Any]) -> None:
-                progress.update(task, completed=scan["seen"], total=scan.get("total"))
+                progress.update(task, completed=scan["seen"], total=scan["expected"] or None)
 
             scan = waiting.for_scan(client, queued["id"], on_change=moved)
     show(output, scan)
@@ -415,12 +415,10 @@ def savings_rebuild(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.
         task = progress.add_task("rebuilding", total=None)
 
         def moved(status: dict[str, Any]) -> None:
-            progress.update(task, completed=status.get("position") or 0, total=status.get("total"))
+            progress.update(task, completed=status["position"], total=status["target"] or None)
 
         result = waiting.for_rebuild(client, on_change=moved)
     show(output, result)
-    if result["status"] != "finished":
-        raise typer.Exit(ANSWER_IS_NO)
 
 
 # Operations.

@@ -9,7 +9,7 @@ from typing import Any, Final
 from reclaim.cli.client import Client
 
 POLL: Final = 0.2
-ENDED: Final = frozenset({"finished", "failed", "stopped"})
+SCAN_ENDED: Final = frozenset({"finished", "failed", "stopped"})
 
 OnChange = Callable[[dict[str, Any]], None]
 
@@ -19,7 +19,7 @@ def for_scan(client: Client, scan_id: str, *, on_change: OnChange = lambda _: No
     while True:
         scan: dict[str, Any] = client.get(f"/scanner/api/scans/{scan_id}")
         on_change(scan)
-        if scan["status"] in ENDED:
+        if scan["status"] in SCAN_ENDED:
             return scan
         time.sleep(POLL)
 
@@ -30,6 +30,6 @@ def for_rebuild(client: Client, *, on_change: OnChange = lambda _: None) -> dict
     while True:
         status: dict[str, Any] = client.get("/savings/api/rebuild")
         on_change(status)
-        if status["status"] in ENDED:
+        if status["state"] == "done":
             return status
         time.sleep(POLL)

@@ -108,9 +108,7 @@ class Host:
         try:
             yield self
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _cancel(tasks)
             await self.close()
 
     async def close(self) -> None:
@@ -143,6 +141,15 @@ class Host:
         ]
         jobs = [(f"{name}.{job.name}", lambda job=job: _again(job, running.wakers[job.name])) for job in running.jobs()]
         return [*consumers, *jobs, (f"{name}.probe", probe)]
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        # Until Python 3.12 `wait_for` loses a cancellation that comes as its future is done: then it is asked again.
+        _done, pending = await asyncio.wait(pending, timeout=0.5)
 
 
 async def _again(job: Job, woken: asyncio.Event) -> None:

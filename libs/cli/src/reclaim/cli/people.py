@@ -1,0 +1,79 @@
+"""The people of a story, as they are outside: they read their mail, follow a link, and send the form they see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+
+
+class _Form(HTMLParser):
+    """Finds the first form that is sent by POST, and the values it already holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action: str | None = None
+        self.values: dict[str, str] = {}
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "form" and self.action is None and given.get("method", "").lower() == "post":
+            self.action, self._inside = given.get("action", ""), True
+        elif tag == "input" and self._inside and given.get("name"):
+            chosen = given.get("type") not in {"radio", "checkbox"} or "checked" in given
+            if chosen:
+                self.values[given["name"]] = given.get("value", "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "form":
+            self._inside = False
+
+
+class Reader:
+    """A person's browser: no operator session, no scripts."""
+
+    def __init__(self, *, timeout: float = 60) -> None:
+        self._http = httpx.Client(timeout=timeout, headers={"Accept": "text/html", "User-Agent": "Story/1"})
+
+    def open(self, url: str) -> httpx.Response:
+        """Follow a link."""
+        return self._http.get(url)
+
+    def answer(self, url: str, **entered: str) -> httpx.Response:
+        """Follow a link and send the form behind it, with what was entered.
+
+        Raises:
+            ValueError: the page has no form to send.
+        """
+        page = self._http.get(url)
+        form = _Form()
+        form.feed(page.text)
+        if form.action is None:
+            raise ValueError(f"the page behind the link answered {page.status_code} and has no form")
+        target = urljoin(url, form.action)
+        origin = "/".join(target.split("/")[:3])
+        return self._http.post(target, data={**form.values, **entered}, headers={"Origin": origin})
+
+    def close(self) -> None:
+        self._http.close()
+
+
+class Mailbox:
+    """The mailbox of the sandbox, by the id that a mail carries."""
+
+    def __init__(self, sandbox_url: str) -> None:
+        self._http = httpx.Client(base_url=sandbox_url, timeout=60)
+
+    def messages(self) -> list[Mapping[str, Any]]:
+        """Return all messages, newest first."""
+        found: list[Mapping[str, Any]] = (
+            self._http.get("/sandbox/api/mailbox/messages", params={"limit": 100_000}).raise_for_status().json()
+        )
+        return found
+
+    def close(self) -> None:
+        self._http.close()
