@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import smtplib
 from collections.abc import AsyncIterator
@@ -208,8 +209,6 @@ async def test_long_lists_have_pages(clock: FixedClock, org: Org, base: Any) -> 
 
 
 async def test_a_plain_smtp_client_is_served_too(sandbox: Sandbox) -> None:
-    import asyncio
-
     def deliver() -> None:
         with smtplib.SMTP(sandbox.host, sandbox.smtp_port, timeout=5) as server:
             server.send_message(letter())

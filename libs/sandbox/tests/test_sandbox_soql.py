@@ -453,10 +453,10 @@ def test_deep_nesting_is_refused_not_fatal(org: Org) -> None:
 
 
 def test_like_cannot_be_made_to_hang() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert like_pattern("%a" * 12 + "b").fullmatch("a" * 60) is None
     assert like_pattern("%" * 500 + "b").fullmatch("a" * 5_000) is None
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(

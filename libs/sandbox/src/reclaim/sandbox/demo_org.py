@@ -397,7 +397,13 @@ class _Builder:
             self.history(user_id, self.ago(1, 20), "ui", "Invalid Password")
 
     def _new_account(self, manager: str, turn: int) -> None:
-        self.user("new_account", ManagerId=manager, CreatedDate=self.ago(1, 14), Title="Trainee" if turn % 2 else None)
+        if turn % 2 == 0:
+            self.trait(self.user("new_account", ManagerId=manager, CreatedDate=self.ago(1, 14)), "created")
+            return
+        user_id = self._idle("new_account", manager)
+        self.trait(user_id, "thawed")
+        login = self.org.tables["UserLogin"].where("UserId", user_id)[0]
+        self.org.amend("UserLogin", login[0], LastModifiedDate=self.ago(1, 14))
 
     def _active_elsewhere(self, manager: str, turn: int) -> None:
         user_id = self._idle("active_elsewhere", manager)

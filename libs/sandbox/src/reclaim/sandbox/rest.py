@@ -36,7 +36,6 @@ MAX_CURSORS = 100
 CURSOR_LIFE = timedelta(days=2)
 RESULT_LIFE = timedelta(days=7)
 
-_FIELD_TYPES = {"id": "id", "reference": "reference"}
 _REFERENCE = re.compile(r"@\{([A-Za-z0-9_]+)((?:\.[A-Za-z0-9_]+|\[\d+\])+)\}")
 
 
@@ -191,7 +190,7 @@ class Rest:
             {
                 "name": each.name,
                 "label": each.label,
-                "type": _FIELD_TYPES.get(each.type, each.type),
+                "type": each.type,
                 "length": each.length if each.type not in {"boolean", "int", "double", "currency"} else 0,
                 "nillable": not each.required and each.type not in {"boolean", "id"},
                 "createable": each.createable,

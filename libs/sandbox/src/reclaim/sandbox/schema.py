@@ -389,7 +389,7 @@ _OBJECTS = (
             _read_only("NextFireTime", "datetime"),
             _read_only("PreviousFireTime", "datetime"),
             _read_only("CreatedDate", "datetime"),
-            replace(_ref("CreatedById", "User", createable=False, updateable=False), indexed=True),
+            _ref("CreatedById", "User", createable=False, updateable=False),
         ),
         stamps=False,
     ),
