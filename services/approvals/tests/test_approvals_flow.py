@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
+from reclaim.common import envelope
 from reclaim.common.contracts import DecisionReceived, NoticeDelivered
 from services.approvals.tests.approvals_world import NOON, World, flagged
 
@@ -27,3 +29,18 @@ async def test_a_manager_is_asked_and_answers(world: World) -> None:
     decision = (await world.emitted())[-1]
     assert isinstance(decision, DecisionReceived)
     assert (decision.decision, decision.actor, decision.ip) == ("revoke", "max@example.com", "203.0.113.9")
+
+
+async def test_the_host_runs_it_from_bus_to_mailbox_and_back(world: World) -> None:
+    host = world.host
+    await host.prepare()
+    event = flagged()
+    async with host.started():
+        message = envelope.join([envelope.encode(event, source="scanner", time=world.clock.now())])
+        await host.bus.publish([(event.wire, message)])
+        async with asyncio.timeout(20):
+            while not world.mailbox.messages:  # noqa: ASYNC110  a mailbox tells nobody
+                await asyncio.sleep(0.02)
+        [mail] = world.mailbox.messages
+        assert (await world.answer(mail.links[1], choice="revoke")).status_code == 200
+    assert (await world.asked()).decision == "revoke"

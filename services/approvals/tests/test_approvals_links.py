@@ -97,7 +97,7 @@ async def test_the_page_says_what_it_is_about(world: World) -> None:
         "4 May 2026",
         "takes work from the queue Support",
         "25 Nov 2026, 12:00 UTC",
-        "If nobody answers, the seat is kept.",
+        "If nobody answers:</strong> The seat is kept.",
         "This is a rehearsal",
         "Open records go to you",
         "7 days",
@@ -141,7 +141,7 @@ async def test_the_old_link_still_shows_the_decision_after_its_time(world: World
     world.clock.advance(timedelta(days=60))
     page = await world.client.get(keep)
     assert page.status_code == 200
-    assert "You decided to give the seat up" in page.text
+    assert "You decided to revoke the seat" in page.text
 
 
 async def test_64_simultaneous_answers_make_one_decision(start: Start, database_url: str | None) -> None:
@@ -529,3 +529,21 @@ async def test_names_cannot_write_into_the_page(world: World) -> None:
         assert "<img" not in text
         assert "<b>x" not in text
     assert "&lt;script&gt;alert(2)" in answer.text
+
+
+async def test_the_holder_is_not_shown_what_the_manager_wrote(world: World) -> None:
+    _, revoke = await ask(world)
+    await world.answer(revoke, choice="revoke", justification="she is leaving us")
+    await world.receive(frozen())
+    manager, holder = await world.send_mails()
+    for text in (holder.text, holder.html, (await world.client.get(holder.links[0])).text):
+        assert "$1,980.00" not in text
+    await world.answer(manager.links[0], choice="keep", justification="she stays after all")
+    page = (await world.client.get(holder.links[0])).text
+    for secret in ("she is leaving us", "she stays after all", "max@example.com", "Max Manager", "$1,980.00"):
+        assert secret not in page
+    assert "she stays after all" in (await world.client.get(manager.links[0])).text
+    await world.receive(restored())
+    mails = await world.send_mails()
+    assert "hanna@example.com" in mails[0].text
+    assert "at the word of" not in mails[1].text

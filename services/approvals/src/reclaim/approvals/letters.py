@@ -25,7 +25,10 @@ class Button:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """The content of one mail: plain text throughout. `warning` stands out; `small` is the small print."""
+    """The content of one mail: plain text throughout.
+
+    `warnings` stand out, `outcomes` say what follows from each answer, `small` is the small print.
+    """
 
     subject: str
     heading: str
@@ -34,6 +37,7 @@ class Letter:
     warnings: Sequence[str] = ()
     buttons: Sequence[Button] = ()
     after: Sequence[str] = ()
+    outcomes: Sequence[tuple[str, str]] = ()
     small: Sequence[str] = ()
     rehearsal: bool = False
 
@@ -69,13 +73,13 @@ def after_silence(request: Request) -> str:
     match request.policy.on_timeout:
         case "freeze":
             return (
-                "If nobody answers, the account is frozen, as if you had chosen Revoke. "
-                f"The {days(request.policy.grace_days)} to undo it are the same."
+                "The account is frozen, as if it had been revoked, and for "
+                f"{days(request.policy.grace_days)} that can be undone."
             )
         case "keep":
-            return "If nobody answers, the seat is kept."
+            return "The seat is kept."
         case "escalate":
-            return "If nobody answers, nothing happens to the account, and an administrator is asked to look."
+            return "Nothing happens to the account, and an administrator is asked to look."
 
 
 def account(request: Request) -> str:
@@ -83,15 +87,16 @@ def account(request: Request) -> str:
     return f"{clean(request.holder.name)}'s {clean(request.seat.product_name)} account"
 
 
-def facts(request: Request) -> list[tuple[str, str]]:
-    """Return what the reader needs to recognise the seat."""
+def facts(request: Request, *, price: bool = True) -> list[tuple[str, str]]:
+    """Return what the reader needs to recognise the seat; its price is not the holder's affair."""
     holder = request.holder
     rows = [("Holder", clean(f"{holder.name} <{holder.email}>" if holder.email else holder.name))]
     if request.seat.department:
         rows.append(("Department", clean(request.seat.department)))
     rows.append(("Product", clean(request.seat.product_name)))
-    price = request.price_per_year
-    rows.append(("Price", f"{format_money(price)} a year" if price else "not in the price book"))
+    if price:
+        amount = request.price_per_year
+        rows.append(("Price", f"{format_money(amount)} a year" if amount else "not in the price book"))
     rows.append(("Last used", last_use(request)))
     return rows
 
@@ -118,11 +123,11 @@ def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime) -
         facts=[*facts(request), ("Please answer by", format_instant(deadline))],
         warnings=warnings(request),
         buttons=[keep, revoke],
-        after=[
-            "Both buttons open a page where you confirm. Opening it changes nothing.",
-            f"Keep: {after_keep(request)}",
-            f"Revoke: {after_revoke(request)}",
-            after_silence(request),
+        after=["Both open a page where you confirm. Opening it changes nothing."],
+        outcomes=[
+            ("If you keep it", after_keep(request)),
+            ("If you revoke it", after_revoke(request)),
+            ("If nobody answers", after_silence(request)),
         ],
         small=[
             "The links are for you alone: whoever has this mail can answer in your name, so please do not forward it.",
@@ -137,7 +142,9 @@ def frozen(request: Request, *, holder: bool, appeal: Button | None) -> Letter:
     assert request.frozen_at is not None
     assert request.grace_ends_at is not None
     whose = f"Your {clean(request.seat.product_name)} account" if holder else account(request)
-    if request.frozen_because == "timeout":
+    if request.frozen_because == "timeout" and request.decision is not None and not holder:
+        why = "Your answer came when the time to answer was over, and the rule then freezes the account."
+    elif request.frozen_because == "timeout":
         why = "Nobody answered the question whether it is still needed, and the rule then freezes the account."
     elif holder:
         why = f"It has not been used for more than {days(request.policy.inactive_days)}, and the seat was given up."
@@ -157,9 +164,9 @@ def frozen(request: Request, *, holder: bool, appeal: Button | None) -> Letter:
         subject=f"{whose} was frozen",
         heading=f"{whose} was frozen",
         paragraphs=[f"It was frozen on {format_instant(request.frozen_at)}. {why}", then],
-        facts=[*facts(request), ("Can be undone until", format_instant(request.grace_ends_at))],
+        facts=[*facts(request, price=not holder), ("Can be undone until", format_instant(request.grace_ends_at))],
         buttons=[appeal] if appeal else [],
-        after=["The button opens a page where you say why the account is needed. Opening it changes nothing."]
+        after=["It opens a page where you say why the account is needed. Opening it changes nothing."]
         if appeal
         else [],
         small=[
@@ -175,12 +182,12 @@ def restored(request: Request, *, holder: bool) -> Letter:
     assert request.restored_at is not None
     whose = f"Your {clean(request.seat.product_name)} account" if holder else account(request)
     who = "You" if holder else clean(request.holder.name)
+    by = "" if holder or not request.restored_by else f", at the word of {clean(request.restored_by)}"
     return Letter(
         subject=f"{whose} works again",
         heading=f"{whose} works again",
         paragraphs=[
-            f"The freeze was undone on {format_instant(request.restored_at)}, "
-            f"at the word of {clean(request.restored_by or '')}. {who} can sign in as before."
+            f"The freeze was undone on {format_instant(request.restored_at)}{by}. {who} can sign in as before."
         ],
         small=[WHY_HOLDER if holder else WHY_YOU],
         rehearsal=request.policy.dry_run,
@@ -212,13 +219,11 @@ def reactivated(request: Request, *, holder: bool) -> Letter:
     """Tell that a freed seat was given back."""
     assert request.reactivated_at is not None
     whose = f"Your {clean(request.seat.product_name)} account" if holder else account(request)
+    by = "" if holder or not request.reactivated_by else f" by {clean(request.reactivated_by)}"
     return Letter(
         subject=f"{whose} is active again",
         heading=f"{whose} is active again",
-        paragraphs=[
-            f"The seat was given back on {format_instant(request.reactivated_at)} "
-            f"by {clean(request.reactivated_by or '')}."
-        ],
+        paragraphs=[f"The seat was given back on {format_instant(request.reactivated_at)}{by}."],
         small=[WHY_HOLDER if holder else WHY_YOU],
         rehearsal=request.policy.dry_run,
     )

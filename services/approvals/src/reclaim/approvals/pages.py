@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -62,6 +62,11 @@ class Found:
     link: Link
     request: domain.Request
     opens: Opens
+
+    @property
+    def for_holder(self) -> bool:
+        """Whether the link is the holder's, who is shown less than the manager."""
+        return self.link.recipient != self.request.manager_address
 
 
 class LinkPages:
@@ -207,7 +212,7 @@ class LinkPages:
             link=found.link,
             late=asked.deadline is not None and self._clock.now() >= asked.deadline,
             deadline=asked.deadline or found.link.expires_at,
-            facts=letters.facts(asked),
+            facts=letters.facts(asked, price=not found.for_holder),
             warnings=letters.warnings(asked),
             passed=[finding for finding in asked.findings if finding.outcome == "pass"],
             after_keep=letters.after_keep(asked),
@@ -226,7 +231,11 @@ class LinkPages:
     def _instead(self, request: Request, found: Found, *, posted: bool = False, thanks: bool = False) -> Response:
         status = HTTPStatus.CONFLICT if posted and found.opens is Opens.ANSWERED else _STATUS[found.opens]
         asked, link = found.request, found.link
-        context: dict[str, Any] = {"asked": asked, "entries": history(asked), "facts": letters.facts(asked)}
+        context: dict[str, Any] = {
+            "asked": asked,
+            "entries": history(asked, holder=found.for_holder),
+            "facts": letters.facts(asked, price=not found.for_holder),
+        }
         match found.opens:
             case Opens.ANSWERED if thanks:
                 title, text = _thanks(found)
@@ -298,17 +307,17 @@ def _thanks(found: Found) -> tuple[str, list[str]]:
         ]
     if asked.decision == "keep":
         return "Thank you: the seat is kept", [letters.after_keep(asked)]
-    return "Thank you: the seat is given up", [letters.after_revoke(asked)]
+    return "Thank you: the seat is revoked", [letters.after_revoke(asked)]
 
 
 def _already(found: Found) -> tuple[str, list[str]]:
     asked = found.request
     if found.link.purpose == "appeal":
-        who = "You" if asked.appealed_by == found.link.recipient else asked.appealed_by
+        who = "You" if asked.appealed_by == found.link.recipient else "Somebody else"
         return "This was already asked for", [f"{who} asked for the account back. Nothing more is needed."]
-    who = "You" if asked.decided_by == found.link.recipient else asked.decided_by
-    chosen = "keep the seat" if asked.decision == "keep" else "give the seat up"
-    text = [f"{who} decided to {chosen}. The first answer counts, and it cannot be changed here."]
+    decider = "You" if asked.decided_by == found.link.recipient else str(asked.decided_by)
+    chosen = "keep the seat" if asked.decision == "keep" else "revoke the seat"
+    text = [f"{decider} decided to {chosen}. The first answer counts, and it cannot be changed here."]
     if asked.appealable:
         text.append("The freeze can still be undone: use the link in the mail about it.")
     return "This is already decided", text
@@ -411,7 +420,7 @@ def console_routes(runtime: Runtime) -> APIRouter:
             query=q,
             status=status,
             filters=[("All", address(status=None), status is None)]
-            + [(_LABELS[which], address(status=which), status == which) for which in get_args(Filter)],
+            + [(label, address(status=which), status == which) for which, label in _FILTERS.items()],
             newest=address() if before else None,
             older=address(before=shown[-1].case_id) if len(found) > PAGE_SIZE else None,
         )
@@ -445,10 +454,10 @@ def console_routes(runtime: Runtime) -> APIRouter:
     return router
 
 
-_LABELS: Final[dict[Filter, str]] = {
+_FILTERS: Final[dict[Filter, str]] = {
     "open": "Open",
     "decided": "Decided",
     "closed": "Closed",
-    "not_ours": "In the service desk",
     "unreachable": "Mail trouble",
+    "not_ours": "In the service desk",
 }
