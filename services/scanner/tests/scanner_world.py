@@ -143,7 +143,7 @@ def settings_for(tmp_path: Path, database_url: str | None, **more: Any) -> Setti
 
 _HASHES: dict[str, str] = {role: hash_password(f"{role}-password") for role in ("viewer", "operator", "admin")}
 
-FAST = ScannerSettings(_env_file=None, first_wait_seconds=0.01, longest_wait_seconds=0.02, lease_seconds=5)  # type: ignore[call-arg]
+FAST = ScannerSettings(_env_file=None, first_wait_seconds=0.01, longest_wait_seconds=0.02, lease_seconds=30)  # type: ignore[call-arg]
 
 
 @asynccontextmanager
@@ -164,7 +164,7 @@ async def started(
         InprocBus(),
     )
     await migrate.upgrade(running.database.engine, running.service.migrations)
-    deps = Deps(running.database, clock, _sealer(running), connectors, scanner_settings)
+    deps = Deps(running.database, clock, sealer_of(running), connectors, scanner_settings)
     try:
         yield Scanner(running, connectors, clock, deps)
     finally:
@@ -172,7 +172,7 @@ async def started(
         await running.bus.close()
 
 
-def _sealer(running: Running) -> Any:
+def sealer_of(running: Running) -> Any:
     """Return the sealer that `build` was given: it sits in the closures of the jobs."""
     return running.service.jobs[0].run.args[0].sealer  # type: ignore[attr-defined]
 
@@ -225,7 +225,7 @@ async def serving(tmp_path: Path, org: FakeOrg, clock: FixedClock) -> AsyncItera
     )
     running = host.running[0]
     await migrate.upgrade(running.database.engine, running.service.migrations)
-    deps = Deps(running.database, clock, _sealer(running), connectors, FAST)
+    deps = Deps(running.database, clock, sealer_of(running), connectors, FAST)
     clients: list[httpx.AsyncClient] = []
 
     def client_as(role: Role) -> httpx.AsyncClient:

@@ -420,6 +420,27 @@ async def test_a_process_held_up_past_its_lease_writes_nothing_any_more(
     assert await flagged(both) == ["u00001", "u00002"]
 
 
+async def test_a_slow_answer_does_not_cost_the_lease(
+    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = FAST.model_copy(update={"lease_seconds": 0.6})
+    original = FakeReader.survey
+
+    async def survey(self: FakeReader, holders: Any, *, since: Any) -> Any:
+        await asyncio.sleep(1.5)
+        return await original(self, holders, since=since)
+
+    async with started(tmp_path, small_org(clock), clock, scanner_settings=short) as scanner:
+        rule = await ready(scanner)
+        monkeypatch.setattr(FakeReader, "survey", survey)
+        run = await actions.start_scan(scanner.deps, rule.id, dry_run=False, accept_population=False, asked_by="otto")
+        work = asyncio.create_task(scanner.job("scan"))
+        await asyncio.sleep(1)
+        assert not await scanner.job("scan"), "nobody else may claim it"
+        await work
+        assert (await found(scanner, run.id)).attempts == 1
+
+
 async def test_two_scans_at_once_open_one_case_a_seat(
     tmp_path: Path, clock: FixedClock, database_url: str | None
 ) -> None:

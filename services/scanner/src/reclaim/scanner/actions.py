@@ -306,6 +306,16 @@ async def start_scan(deps: Deps, rule_id: str, *, dry_run: bool, accept_populati
         return run
 
 
+def terms_to_preview(raw: Mapping[str, object]) -> Terms:
+    """Return terms to preview, though what does not decide who is flagged may not have been entered yet.
+
+    Raises:
+        Rejected: parts that do not fit, or that decide who is flagged and are missing.
+    """
+    undecided = {"name": "Preview", "route": "email", "decision_days": 1, "on_timeout": "keep", "grace_days": 1}
+    return read_terms({**raw, **{name: value for name, value in undecided.items() if not raw.get(name)}})
+
+
 def shown_terms(terms: Terms) -> dict[str, Any]:
     """Return what a rule says as a form or an answer shows it."""
     shown: dict[str, Any] = msgspec.to_builtins(terms)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from reclaim.common.contracts import Money
 from reclaim.scanner import actions, store
-from reclaim.scanner.domain import Terms, price_of, read_price, read_terms
+from reclaim.scanner.domain import Terms, price_of, read_price
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Preview, preview
 from reclaim.scanner.store import Connection, Rule
@@ -191,6 +191,7 @@ class RunOut(_Out):
     missing: dict[str, str] = Field(description="Readings that failed, and why; nobody was flagged without them")
     reason: str | None
     remedy: str | None
+    acceptable: bool = Field(description="Whether scanning again with accept_population can help")
     attempts: int
 
 
@@ -410,8 +411,8 @@ def _rules(deps: Deps) -> APIRouter:
 
     @router.post("/preview", dependencies=[Viewer])
     async def preview_terms(body: RuleIn) -> PreviewOut:
-        """Preview a rule that is not saved. Nothing is changed."""
-        return await _previewed(deps, body.connection_id, read_terms(_given(body)))
+        """Preview a rule that is not saved; what does not decide who is flagged may be left out. Nothing is changed."""
+        return await _previewed(deps, body.connection_id, actions.terms_to_preview(_given(body)))
 
     return router
 

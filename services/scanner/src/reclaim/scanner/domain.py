@@ -31,14 +31,18 @@ SeatKey = tuple[str, str]
 
 
 class Stopped(Permanent):
-    """A scan was stopped before it opened anything, because what it read cannot be trusted or acted upon."""
+    """A scan was stopped, because what it read cannot be trusted or must not be acted upon.
+
+    `acceptable` tells that a person may look at what was read and have it believed.
+    """
 
     title = "The scan was stopped"
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    def __init__(self, reason: str, remedy: str, *, acceptable: bool = False) -> None:
         super().__init__(f"{reason} {remedy}")
         self.reason = reason
         self.remedy = remedy
+        self.acceptable = acceptable
 
 
 class Rejected(Invalid):
@@ -590,4 +594,5 @@ def check_population(terms: Terms, baseline: Baseline | None, *, expected: int, 
                 f"{now} {what}, where the last good scan had {before}: more than 10 % off.",
                 "If people really came or went, start the scan again and accept the new population; if not, check "
                 "what the connection's user may see.",
+                acceptable=True,
             )

@@ -236,7 +236,7 @@ def _ending(deps: Deps, claim: Claim, error: Exception, now: datetime) -> dict[s
                 "Test the connection; when the org answers again, start the scan again.",
             )
         case Stopped():
-            return store.ended("stopped", now, error.reason, error.remedy)
+            return {**store.ended("stopped", now, error.reason, error.remedy), "acceptable": error.acceptable}
         case Permanent():
             return store.ended("failed", now, str(error), "Mend that, test the connection, then start the scan again.")
     log.error("scan %s failed", claim.run_id, exc_info=error)

@@ -1,12 +1,539 @@
-"""The scanner's pages."""
+"""The scanner's pages: connections, rules with their preview, and scans. They work without scripts."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+from urllib.parse import urlencode
 
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.datastructures import FormData
+
+from reclaim.common.contracts import Money
+from reclaim.common.errors import Invalid, NotFound, ReclaimError
+from reclaim.connectors.checks import CHECKS
+from reclaim.connectors.ports import Licence, TestResult
+from reclaim.scanner import actions, store
+from reclaim.scanner.domain import KINDS, Rejected, price_of, read_price
 from reclaim.scanner.ports import Deps
+from reclaim.scanner.scan import Preview, preview
+from reclaim.scanner.store import Connection, Rule
+from reclaim.web.auth import require
+from reclaim.web.charts import Bar
+from reclaim.web.operators import Operator
+from reclaim.web.pages import Pages
+
+Viewer = Annotated[Operator, Depends(require("viewer"))]
+Editor = Annotated[Operator, Depends(require("operator"))]
+Admin = Annotated[Operator, Depends(require("admin"))]
+
+KIND: Final = "salesforce"
+SETTING: Final = "setting-"
+CREDENTIAL: Final = "credential-"
+SEATS_SHOWN: Final = 50
+PREVIEW_ROWS: Final = 20
+
+ROUTES: Final = (
+    ("email", "By e-mail", "The manager gets signed links."),
+    ("itsm", "By service desk", "A ticket is opened for the approval group."),
+    ("both", "By both", "Whoever answers first decides."),
+)
+TIMEOUTS: Final = (
+    ("freeze", "Freeze the seat", "Silence counts as consent; the grace period still allows an appeal."),
+    ("keep", "Keep the seat", "Silence protects the holder."),
+    ("escalate", "Ask a person here", "The case stands in attention until somebody decides."),
+)
+CHECK_LABELS: Final = {
+    "new_account": "New account",
+    "active_elsewhere": "Active through another channel",
+    "integration_user": "Integration user",
+    "administrator": "Administrator",
+    "exempt": "Exempt",
+    "already_frozen": "Frozen, open case or recent keep",
+    "scheduled_jobs": "Runs scheduled jobs",
+    "pending_approvals": "Pending approvals",
+    "queue_member": "Takes work from queues",
+    "no_successor": "Open business, no successor",
+}
 
 
-def routes(_deps: Deps) -> APIRouter:
+def routes(deps: Deps) -> APIRouter:
     """Return the routes of the scanner's pages."""
-    return APIRouter()
+    pages = Pages("reclaim.scanner")
+    pages.environment.globals.update(check_labels=CHECK_LABELS, checks=CHECKS)
+    router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    router.include_router(_connection_pages(deps, pages))
+    router.include_router(_rule_pages(deps, pages))
+    router.include_router(_scan_pages(deps, pages))
+    return router
+
+
+# ------------------------------------------------------------------------------------------------ connections
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a form was not accepted: a text, which field it is about, and the tries of a connection's test."""
+
+    message: str
+    by_field: Mapping[str, str]
+    results: tuple[TestResult, ...] = ()
+
+    @classmethod
+    def of(cls, error: ReclaimError) -> Refused:
+        """Read what an error says about the parts of a form."""
+        by_field: dict[str, str] = {}
+        if isinstance(error, Rejected):
+            by_field = error.by_field
+        elif isinstance(error, Invalid) and error.field is not None:
+            by_field = {error.field: str(error)}
+        return cls(str(error), by_field, error.results if isinstance(error, actions.DoesNotWork) else ())
+
+
+def _connection_pages(deps: Deps, pages: Pages) -> APIRouter:
+    router = APIRouter(prefix="/connections")
+
+    async def list_page(
+        request: Request,
+        *,
+        values: Mapping[str, str] | None = None,
+        refused: Refused | None = None,
+        status_code: int = 200,
+    ) -> HTMLResponse:
+        async with deps.database.reading() as db:
+            found = await store.connections(db)
+        return pages.render(
+            request,
+            "connections.html",
+            status_code=status_code,
+            connections=found,
+            kinds=KINDS,
+            kind=KINDS[KIND],
+            values=values or {},
+            refused=refused,
+        )
+
+    @router.get("")
+    async def connections(request: Request, _operator: Viewer) -> HTMLResponse:
+        return await list_page(request)
+
+    @router.post("")
+    async def add(request: Request, _operator: Admin) -> Response:
+        form = await request.form()
+        settings, credentials = _profile_of(form)
+        try:
+            added = await actions.add_connection(
+                deps,
+                name=_text(form, "name"),
+                kind=KIND,
+                settings=settings,
+                credentials=credentials,
+                force="force" in form,
+            )
+        except ReclaimError as error:
+            return await list_page(request, values=_shown(form), refused=Refused.of(error), status_code=error.status)
+        return _go(f"/scanner/connections/{added.id}")
+
+    async def connection_page(
+        request: Request,
+        connection_id: str,
+        *,
+        values: Mapping[str, str] | None = None,
+        refused: Refused | None = None,
+        status_code: int = 200,
+    ) -> HTMLResponse:
+        async with deps.database.reading() as db:
+            connection = await store.connection(db, connection_id)
+            prices = await store.prices(db, connection_id)
+            rules = [rule for rule in await store.rules(db) if rule.connection_id == connection_id]
+        licences, unread = await _licences(deps, connection_id)
+        stored = {f"{SETTING}{name}": value for name, value in connection.settings.items()}
+        return pages.render(
+            request,
+            "connection.html",
+            status_code=status_code,
+            connection=connection,
+            kind=KINDS[connection.kind],
+            rules=rules,
+            price_rows=_price_rows(licences, prices),
+            unread=unread,
+            values=values or {"name": connection.name, **stored},
+            refused=refused,
+        )
+
+    @router.get("/{connection_id}")
+    async def connection(request: Request, connection_id: str, _operator: Viewer) -> HTMLResponse:
+        return await connection_page(request, connection_id)
+
+    @router.post("/{connection_id}")
+    async def change(request: Request, connection_id: str, _operator: Admin) -> Response:
+        form = await request.form()
+        settings, credentials = _profile_of(form)
+        try:
+            await actions.change_connection(
+                deps,
+                connection_id,
+                name=_text(form, "name"),
+                settings=settings,
+                credentials=credentials,
+                force="force" in form,
+            )
+        except NotFound:
+            raise
+        except ReclaimError as error:
+            return await connection_page(
+                request, connection_id, values=_shown(form), refused=Refused.of(error), status_code=error.status
+            )
+        return _go(f"/scanner/connections/{connection_id}")
+
+    @router.post("/{connection_id}/prices")
+    async def set_prices(request: Request, connection_id: str, _operator: Admin) -> Response:
+        form = await request.form()
+        book = {
+            product: read_price(product, amount, currency)
+            for product, amount, currency in zip(
+                _texts(form, "product"), _texts(form, "amount"), _texts(form, "currency"), strict=False
+            )
+            if product and amount
+        }
+        await actions.change_connection(deps, connection_id, prices=book)
+        return _go(f"/scanner/connections/{connection_id}#prices")
+
+    @router.post("/{connection_id}/test")
+    async def test(connection_id: str, _operator: Editor) -> Response:
+        await actions.test_connection(deps, connection_id)
+        return _go(f"/scanner/connections/{connection_id}")
+
+    @router.post("/{connection_id}/remove")
+    async def remove(connection_id: str, _operator: Admin) -> Response:
+        await actions.remove_connection(deps, connection_id)
+        return _go("/scanner/connections")
+
+    return router
+
+
+async def _licences(deps: Deps, connection_id: str) -> tuple[list[Licence], str | None]:
+    """Return a connected system's licences, or none and why they could not be read: the page is useful without."""
+    try:
+        return await actions.licences(deps, connection_id), None
+    except ReclaimError as error:
+        return [], str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRow:
+    """One line of a price book as it is edited. `licence` is None for one that the org does not have."""
+
+    product: str
+    licence: Licence | None
+    price: Money | None
+
+
+def _price_rows(licences: Sequence[Licence], prices: Mapping[str, Money]) -> list[PriceRow]:
+    rows = []
+    left = dict(prices)
+    for licence in licences:
+        # A price that was entered under the licence's name moves to its key with the next change of the book.
+        price = price_of(prices, licence.product, licence.name)
+        left.pop(licence.product, None)
+        left.pop(licence.name, None)
+        rows.append(PriceRow(licence.product, licence, price))
+    return rows + [PriceRow(product, None, price) for product, price in left.items()]
+
+
+def _profile_of(form: FormData) -> tuple[dict[str, str], dict[str, str]]:
+    known = KINDS[KIND]
+    settings = {part.name: _text(form, SETTING + part.name) for part in known.settings}
+    return settings, {part.name: _text(form, CREDENTIAL + part.name) for part in known.credentials}
+
+
+def _shown(form: FormData) -> dict[str, str]:
+    """Return what was entered, for the form to show it again; never a credential."""
+    return {name: value for name, value in form.items() if isinstance(value, str) and not name.startswith(CREDENTIAL)}
+
+
+# ------------------------------------------------------------------------------------------------ rules
+
+
+@dataclass(frozen=True, slots=True)
+class Previewed:
+    """What stands beside a rule's form: a preview, or why there is none."""
+
+    preview: Preview | None = None
+    chart: tuple[Bar, ...] = ()
+    problem: str | None = None
+    by_field: Mapping[str, str] | None = None
+
+
+def _rule_pages(deps: Deps, pages: Pages) -> APIRouter:
+    router = APIRouter(prefix="/rules")
+
+    async def form_page(
+        request: Request,
+        connection: Connection | None,
+        rule: Rule | None,
+        *,
+        values: Mapping[str, Any],
+        refused: Refused | None = None,
+        previewed: Previewed | None = None,
+        status_code: int = 200,
+    ) -> HTMLResponse:
+        async with deps.database.reading() as db:
+            connections = await store.connections(db)
+            versions = await store.rule_versions(db, rule.id) if rule else []
+            runs = await store.runs(db, rule_id=rule.id, limit=5) if rule else []
+        licences, unread = await _licences(deps, connection.id) if connection else ([], None)
+        return pages.render(
+            request,
+            "rule.html",
+            status_code=status_code,
+            connections=connections,
+            connection=connection,
+            rule=rule,
+            versions=versions,
+            runs=runs,
+            licences=_with_chosen(licences, values.get("products", ())),
+            unread=unread,
+            values=values,
+            errors=refused.by_field if refused else {},
+            refused=refused,
+            previewed=previewed,
+            ways=ROUTES,
+            timeouts=TIMEOUTS,
+            choices=[(one.id, one.name) for one in connections],
+            preview_rows=PREVIEW_ROWS,
+        )
+
+    async def connection_of(connection_id: str) -> Connection:
+        async with deps.database.reading() as db:
+            return await store.connection(db, connection_id)
+
+    async def opened(rule_id: str) -> tuple[Rule, Connection | None]:
+        """Return a rule and its connection; None if that was removed."""
+        async with deps.database.reading() as db:
+            rule = await store.rule(db, rule_id)
+            there = {connection.id: connection for connection in await store.connections(db)}
+        return rule, there.get(rule.connection_id)
+
+    @router.get("")
+    async def rules(request: Request, _operator: Viewer) -> HTMLResponse:
+        async with deps.database.reading() as db:
+            found = await store.rules(db)
+            last = {run.rule_id: run for run in await store.last_finished(db)}
+            connected = bool(await store.connections(db))
+        return pages.render(request, "rules.html", rules=found, last=last, connected=connected)
+
+    @router.get("/new")
+    async def new(
+        request: Request, _operator: Editor, connection: Annotated[str, Query(max_length=100)] = ""
+    ) -> HTMLResponse:
+        async with deps.database.reading() as db:
+            there = await store.connections(db)
+        chosen = await connection_of(connection) if connection else there[0] if len(there) == 1 else None
+        return await form_page(
+            request, chosen, None, values={"dry_run": True, "hand_over": True, "cooldown_days": 90, "young_days": 30}
+        )
+
+    @router.post("/new")
+    async def add(request: Request, operator: Editor) -> Response:
+        form = await request.form()
+        values = _terms_of(form)
+        connection = await connection_of(_text(form, "connection_id"))
+        try:
+            rule = await actions.add_rule(deps, connection.id, values, author=operator.name)
+        except ReclaimError as error:
+            return await form_page(
+                request, connection, None, values=values, refused=Refused.of(error), status_code=error.status
+            )
+        return _go(f"/scanner/rules/{rule.id}?preview=true")
+
+    @router.post("/preview")
+    async def preview_form(request: Request, _operator: Viewer) -> HTMLResponse:
+        """Preview a form as it stands; nothing is changed."""
+        form = await request.form()
+        values = _terms_of(form)
+        rule_id = _text(form, "rule_id")
+        connection: Connection | None
+        if rule_id:
+            rule, connection = await opened(rule_id)
+        else:
+            rule, connection = None, await connection_of(_text(form, "connection_id"))
+        previewed = await _previewed(deps, connection, values, rule)
+        if request.headers.get("hx-request") == "true":
+            return pages.render(request, "preview.html", previewed=previewed, preview_rows=PREVIEW_ROWS)
+        return await form_page(
+            request,
+            connection,
+            rule,
+            values=values,
+            refused=Refused("", previewed.by_field) if previewed.by_field else None,
+            previewed=previewed,
+        )
+
+    @router.get("/{rule_id}")
+    async def show(request: Request, rule_id: str, _operator: Viewer, preview: bool = False) -> HTMLResponse:
+        rule, connection = await opened(rule_id)
+        values = actions.shown_terms(rule.terms)
+        previewed = await _previewed(deps, connection, values, rule) if preview else None
+        return await form_page(request, connection, rule, values=values, previewed=previewed)
+
+    @router.post("/{rule_id}")
+    async def change(request: Request, rule_id: str, operator: Editor) -> Response:
+        form = await request.form()
+        values = _terms_of(form)
+        rule, connection = await opened(rule_id)
+        version = _text(form, "version")
+        try:
+            await actions.change_rule(
+                deps,
+                rule_id,
+                values,
+                author=operator.name,
+                version=int(version) if version.isdecimal() else None,
+            )
+        except ReclaimError as error:
+            return await form_page(
+                request, connection, rule, values=values, refused=Refused.of(error), status_code=error.status
+            )
+        return _go(f"/scanner/rules/{rule_id}?preview=true")
+
+    @router.post("/{rule_id}/activate")
+    async def activate(request: Request, rule_id: str, _operator: Editor) -> Response:
+        rule, connection = await opened(rule_id)
+        try:
+            await actions.activate_rule(deps, rule_id)
+        except ReclaimError as error:
+            return await form_page(
+                request,
+                connection,
+                rule,
+                values=actions.shown_terms(rule.terms),
+                refused=Refused.of(error),
+                status_code=error.status,
+            )
+        return _go(f"/scanner/rules/{rule_id}")
+
+    @router.post("/{rule_id}/pause")
+    async def pause(rule_id: str, _operator: Editor) -> Response:
+        await actions.pause_rule(deps, rule_id)
+        return _go(f"/scanner/rules/{rule_id}")
+
+    @router.post("/{rule_id}/scan")
+    async def scan(request: Request, rule_id: str, operator: Editor) -> Response:
+        form = await request.form()
+        run = await actions.start_scan(
+            deps,
+            rule_id,
+            dry_run=_text(form, "dry_run") == "true",
+            accept_population=_text(form, "accept_population") == "true",
+            asked_by=operator.name,
+        )
+        return _go(f"/scanner/scans/{run.id}")
+
+    return router
+
+
+async def _previewed(
+    deps: Deps, connection: Connection | None, values: Mapping[str, Any], rule: Rule | None
+) -> Previewed:
+    """Preview what a form says, or tell what is missing, or why the org could not be asked."""
+    if connection is None:
+        return Previewed(problem="The connection of this rule was removed: there is nothing to scan.")
+    try:
+        found = await preview(deps, connection, actions.terms_to_preview(values), rule.id if rule else None)
+    except Rejected as error:
+        return Previewed(by_field=error.by_field)
+    except ReclaimError as error:
+        return Previewed(problem=str(error))
+    return Previewed(preview=found, chart=_chart(found.tally.left_alone))
+
+
+def _chart(left_alone: Mapping[str, int]) -> tuple[Bar, ...]:
+    """Return a bar for each check that left somebody alone, in the order the checks are made."""
+    return tuple(
+        Bar(label, left_alone[name], f"{left_alone[name]:,}")
+        for name, label in CHECK_LABELS.items()
+        if left_alone.get(name)
+    )
+
+
+def _with_chosen(licences: Sequence[Licence], products: Sequence[str]) -> list[Licence]:
+    """Return the licences to choose from; one that was chosen and is gone stays, so that it can be taken out."""
+    there = {licence.product for licence in licences}
+    return [*licences, *(Licence(product, product, 0, 0) for product in products if product not in there)]
+
+
+def _terms_of(form: FormData) -> dict[str, Any]:
+    """Return a rule's terms as the form has them; a box that is not ticked is not sent."""
+    names = (
+        "name",
+        "inactive_days",
+        "route",
+        "decision_days",
+        "on_timeout",
+        "grace_days",
+        "cooldown_days",
+        "young_days",
+        "schedule",
+        "time_zone",
+    )
+    return {
+        **{name: _text(form, name) for name in names},
+        "products": _texts(form, "products"),
+        "warn_only": _texts(form, "warn_only"),
+        "dry_run": "dry_run" in form,
+        "hand_over": "hand_over" in form,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ scans
+
+
+def _scan_pages(deps: Deps, pages: Pages) -> APIRouter:
+    router = APIRouter(prefix="/scans")
+
+    @router.get("")
+    async def scans(request: Request, _operator: Viewer) -> HTMLResponse:
+        async with deps.database.reading() as db:
+            runs = await store.runs(db, limit=100)
+            rules = [rule for rule in await store.rules(db) if rule.status == "active"]
+        return pages.render(request, "scans.html", runs=runs, rules=rules)
+
+    @router.get("/{run_id}")
+    async def scan(
+        request: Request, run_id: str, _operator: Viewer, after: Annotated[str | None, Query(max_length=100)] = None
+    ) -> HTMLResponse:
+        async with deps.database.reading() as db:
+            run = await store.run(db, run_id)
+            found = await store.candidates(db, run_id=run_id, after=after, limit=SEATS_SHOWN + 1)
+            yearly = await store.yearly_of(db, run_id)
+        shown = found[:SEATS_SHOWN]
+        more = len(found) > SEATS_SHOWN
+        base = f"/scanner/scans/{run_id}"
+        return pages.render(
+            request,
+            "scan.html",
+            run=run,
+            candidates=shown,
+            yearly=yearly,
+            chart=_chart(run.left_alone),
+            first=base if after else None,
+            older=f"{base}?{urlencode({'after': shown[-1].case_id})}" if more else None,
+        )
+
+    return router
+
+
+def _text(form: FormData, name: str) -> str:
+    value = form.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _texts(form: FormData, name: str) -> list[str]:
+    return [value.strip() for value in form.getlist(name) if isinstance(value, str)]
+
+
+def _go(path: str) -> RedirectResponse:
+    return RedirectResponse(path, status_code=303)

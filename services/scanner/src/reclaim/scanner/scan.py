@@ -118,7 +118,8 @@ async def preview(deps: Deps, connection: Connection, terms: Terms, rule_id: str
     async with deps.database.reading() as db:
         prices = await store.prices(db, connection.id)
         baseline = await store.baseline(db, rule_id, connection.id) if rule_id else None
-    scan = Scan(terms, connection.id, prices, baseline, deps.clock.now())
+    # Without the baseline: a person sees what there is even when a scan would not believe it.
+    scan = Scan(terms, connection.id, prices, None, deps.clock.now())
     found: list[Found] = []
     stopped = None
     try:
@@ -127,6 +128,7 @@ async def preview(deps: Deps, connection: Connection, terms: Terms, rule_id: str
             async with aclosing(scan.pages(reader, survey, deps.database)) as pages:
                 async for page in pages:
                     found.extend(page.found[: PREVIEW_SHOWN - len(found)])
+        check_population(terms, baseline, expected=scan.tally.expected, seen=scan.tally.seen)
     except Stopped as error:
         stopped = error
     except TimeoutError as error:

@@ -107,9 +107,11 @@ RUNS = sa.Table(
     sa.Column("missing", Json, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("remedy", sa.Text),
-    # Wall-clock milliseconds: a moved business clock must neither end a lease nor a wait.
+    sa.Column("acceptable", sa.Boolean, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("lease", sa.Text),
+    # From when on the run may be claimed: at once, after a wait, or when its lease is over; never once it ended.
+    # Wall-clock milliseconds: a moved business clock must end neither a lease nor a wait.
     sa.Column("look_at", sa.BigInteger),
     sa.UniqueConstraint("rule_id", "due_at", name="scan_runs_due"),
     sa.Index("scan_runs_look_at", "look_at"),
@@ -479,7 +481,8 @@ async def set_status(db: AsyncConnection, rule_id: str, status: str, now: dateti
 class Run:
     """One scan. Counts are of the present attempt while it runs; `left_alone` is seats by check.
 
-    `expected` is how many seats the licences announced; `missing` the readings that failed, and why.
+    `expected` is how many seats the licences announced; `missing` the readings that failed, and why. `acceptable`
+    tells that what stopped the run may be accepted by a person.
     """
 
     id: str
@@ -505,6 +508,7 @@ class Run:
     missing: Mapping[str, str]
     reason: str | None
     remedy: str | None
+    acceptable: bool
     attempts: int
 
     @property
@@ -571,6 +575,7 @@ def _run(row: Any) -> Run:
         missing=row.missing,
         reason=row.reason,
         remedy=row.remedy,
+        acceptable=row.acceptable,
         attempts=row.attempts,
     )
 
@@ -613,6 +618,7 @@ def _run_values(rule: Rule, *, asked_by: str, dry_run: bool, now: datetime) -> d
         "asked_by": asked_by,
         "dry_run": dry_run,
         "accept_population": False,
+        "acceptable": False,
         "status": "queued",
         "requested_at": now,
         "products": [],
@@ -692,6 +698,7 @@ async def claim_run(db: AsyncConnection, *, lease_seconds: float, now: datetime)
             missing={},
             reason=None,
             remedy=None,
+            acceptable=False,
         )
     )
     return claim

@@ -82,6 +82,7 @@ def upgrade() -> None:
         sa.Column("missing", Json, nullable=False),
         sa.Column("reason", sa.Text),
         sa.Column("remedy", sa.Text),
+        sa.Column("acceptable", sa.Boolean, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("lease", sa.Text),
         sa.Column("look_at", sa.BigInteger),
