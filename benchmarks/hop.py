@@ -1,0 +1,443 @@
+"""The hop of the real lifecycle service, against raw aio-pika without any database, in the same run.
+
+    make bench BENCH=hop
+    RECLAIM_TEST_AMQP_URL=... RECLAIM_TEST_POSTGRES_URL=... python benchmarks/hop.py --events 10000 --rounds 4
+
+- *raw*: one event a message. A consumer with prefetch 100 gives each message to a task of its own, which publishes the
+  same bytes, persistent, with confirm, and then acknowledges; so up to a hundred are under way together. Both queues
+  are durable quorum queues. No database, nothing is decoded.
+- *keep*: the service in its host, as it runs in production, on RabbitMQ and PostgreSQL. Each `DecisionReceived(keep)`
+  meets an open case that awaits it; inbox, case, audit trail, personal data and outbox are written in one transaction,
+  `CaseClosed` leaves through the relay, and receipts travel both ways. The clock stops when the outbox is empty: when
+  all three consumers of every `CaseClosed` have confirmed it.
+- *revoke*: the same with `DecisionReceived(revoke)`, which stores a check to be made instead of an event to be said.
+  What the service then does in the connected system is no part of the hop; its own jobs do not run here.
+
+The cases come into being through `UserFlagged` and `NoticeDelivered`, before the clock starts. Both sides find their
+input waiting in the queue: the raw one as a message an event, the service as its producer's relay sends it. The three
+consumers are stand-ins in a process of their own, which send receipts as every inbox does and do nothing else.
+
+CPU is this process's own, so it leaves out both servers. Each round takes the sides in turn, and the medians over the
+rounds are the result, so that a machine that is busy for a moment slows all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+import aio_pika
+import asyncpg
+import msgspec
+import sqlalchemy as sa
+import uvloop
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from cryptography.fernet import Fernet
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from reclaim.common import envelope
+from reclaim.common.bus import EVENTS, QUEUES
+from reclaim.common.bus.amqp import AmqpBus
+from reclaim.common.contracts import (
+    CONSUMERS,
+    SERVICES,
+    CaseClosed,
+    CheckFinding,
+    Decision,
+    DecisionReceived,
+    Event,
+    Money,
+    NoticeDelivered,
+    Person,
+    Policy,
+    Seat,
+    UserFlagged,
+)
+from reclaim.common.host import Host
+from reclaim.common.outbox import IN_ONE_MESSAGE, Receipt
+from reclaim.common.service import Runtime, Service
+from reclaim.common.settings import Settings
+from reclaim.lifecycle import service as lifecycle
+
+FLOOR: Final = 4.0
+AIM: Final = 8.0
+PREFETCH: Final = 100
+PATIENCE: Final = 120.0
+"""Seconds after which a side that has not finished is given up."""
+
+CHECKS: Final = (
+    "administrator", "integration_user", "exempt", "new_account", "on_leave",
+    "recent_activity", "open_records", "scheduled_jobs", "approval_step", "dashboard_owner",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One side in one round. `cpu` is seconds of this process."""
+
+    events: int
+    seconds: float
+    cpu: float
+
+    @property
+    def rate(self) -> float:
+        return self.events / self.seconds
+
+    @property
+    def cpu_each(self) -> float:
+        return self.cpu / self.events * 1e6
+
+
+class Stopwatch:
+    """Times what happens between its making and `read`, with the collector as the host sets it at its start."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        gc.freeze()
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self, events: int) -> Measured:
+        return Measured(events, time.perf_counter() - self._wall, time.process_time() - self._cpu)
+
+
+# What is said.
+
+
+def flagged(case_id: str, number: int, now: datetime) -> UserFlagged:
+    """Return the event that opens a case, with everything a real one has."""
+    return UserFlagged(
+        case_id=case_id,
+        seat=Seat(
+            connection_id="org-1",
+            product=f"licence-{number % 5}",
+            product_name=f"Sales Cloud {number % 5}",
+            holder=Person(id=f"holder-{case_id}", name=f"Holder {number}", email=f"holder-{number}@example.com"),
+            department=f"Department {number % 30}",
+            price=Money(amount=Decimal("165.00"), currency="USD"),
+        ),
+        approver=Person(id=f"manager-{number % 400}", name="Manager", email=f"manager-{number % 400}@example.com"),
+        policy=Policy(
+            rule_id="rule-1",
+            rule_version=3,
+            rule_name="Sales seats unused for 90 days",
+            inactive_days=90,
+            route="email",
+            decision_days=14,
+            on_timeout="freeze",
+            grace_days=30,
+            hand_over=True,
+            dry_run=False,
+        ),
+        findings=tuple(CheckFinding(check=check, outcome="pass", evidence="nothing found") for check in CHECKS),
+        last_used_at=now - timedelta(days=120),
+        flagged_at=now,
+    )
+
+
+def noticed(case_id: str, number: int, now: datetime) -> NoticeDelivered:
+    """Return the event that lets a case await its decision."""
+    recipient = f"manager-{number % 400}@example.com"
+    return NoticeDelivered(case_id=case_id, channel="email", recipient=recipient, delivered_at=now)
+
+
+def decided(case_id: str, number: int, now: datetime, decision: Decision = "keep") -> DecisionReceived:
+    """Return the event that is measured: about 600 bytes with its envelope."""
+    return DecisionReceived(
+        case_id=case_id,
+        decision=decision,
+        channel="email",
+        actor=f"manager-{number % 400}@example.com",
+        reason="Back from parental leave next month and needs the seat again.",
+        decided_at=now,
+        ip="203.0.113.17",
+        user_agent="Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    )
+
+
+def batches(events: Sequence[Event], source: str, now: datetime) -> list[tuple[str, bytes]]:
+    """Return events of one type as their producer's relay sends them: (wire name, message) pairs."""
+    bodies = [envelope.encode(event, source=source, time=now) for event in events]
+    return [
+        (events[0].wire, envelope.join(bodies[start : start + IN_ONE_MESSAGE]))
+        for start in range(0, len(bodies), IN_ONE_MESSAGE)
+    ]
+
+
+# The raw side.
+
+
+async def raw(url: str, prefix: str, events: int) -> Measured:
+    """Carry events from one queue to another by nothing but the client library."""
+    now = datetime.now(UTC)
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel(publisher_confirms=True)
+        await channel.set_qos(prefetch_count=PREFETCH)
+        source, target = [
+            await channel.declare_queue(f"{prefix}.raw.{end}", durable=True, arguments={"x-queue-type": "quorum"})
+            for end in ("in", "out")
+        ]
+        try:
+            bodies = [
+                envelope.encode(decided(f"case-{number:09}", number, now), source="approvals", time=now)
+                for number in range(events)
+            ]
+            for start in range(0, events, PREFETCH):
+                await asyncio.gather(*(_publish(channel, source, body) for body in bodies[start : start + PREFETCH]))
+            measured = await _carry(channel, source, target, events)
+            state = await channel.declare_queue(target.name, passive=True)
+            if state.declaration_result.message_count != events:
+                sys.exit(f"raw: {state.declaration_result.message_count} of {events} messages arrived")
+            return measured
+        finally:
+            await source.delete(if_unused=False, if_empty=False)
+            await target.delete(if_unused=False, if_empty=False)
+
+
+async def _publish(channel: AbstractChannel, queue: AbstractQueue, body: bytes) -> None:
+    message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+    await channel.default_exchange.publish(message, queue.name)
+
+
+async def _carry(channel: AbstractChannel, source: AbstractQueue, target: AbstractQueue, events: int) -> Measured:
+    done = asyncio.Event()
+    left = events
+
+    async def carry(message: AbstractIncomingMessage) -> None:
+        nonlocal left
+        await _publish(channel, target, message.body)
+        await message.ack()
+        left -= 1
+        if not left:
+            done.set()
+
+    stopwatch = Stopwatch()
+    tag = await source.consume(carry)
+    async with asyncio.timeout(PATIENCE):
+        await done.wait()
+    measured = stopwatch.read(events)
+    await source.cancel(tag)
+    return measured
+
+
+# The service's side.
+
+
+class World:
+    """A database, a bus and everything around the service that the hop needs."""
+
+    def __init__(self, amqp_url: str, database_url: str, prefix: str, watch: asyncpg.Connection) -> None:
+        self._amqp_url = amqp_url
+        self._prefix = prefix
+        self._watch = watch
+        self._settings = Settings(
+            environment="test",
+            bus_url=amqp_url,
+            bus_prefix=prefix,
+            database_url=database_url,
+            secret_keys=[SecretStr("benchmark" * 4)],
+            sealing_keys=[SecretStr(Fernet.generate_key().decode())],
+        )
+        self._number = 0
+
+    def _host(self) -> Host:
+        return Host(self._settings, {"lifecycle": _without_jobs})
+
+    async def prepare(self) -> None:
+        """Make the tables and the queues."""
+        host = self._host()
+        await host.prepare()
+        await host.close()
+
+    async def awaiting(self, cases: int) -> list[str]:
+        """Open cases and let them await their decision; return their ids."""
+        now = datetime.now(UTC)
+        ids = [f"case-{number:09}" for number in range(self._number, self._number + cases)]
+        self._number += cases
+        host = self._host()
+        inbox = host.running[0].inbox
+        for say, source in ((flagged, "scanner"), (noticed, "approvals")):
+            events = [say(case_id, number, now) for number, case_id in enumerate(ids)]
+            await inbox.receive([message for _, message in batches(events, source, now)])
+        await host.close()
+        return ids
+
+    async def decide(self, ids: Sequence[str], decision: Decision) -> Measured:
+        """Let the service take a decision on each of these cases."""
+        now = datetime.now(UTC)
+        events = [decided(case_id, number, now, decision) for number, case_id in enumerate(ids)]
+        producer = AmqpBus(self._amqp_url, prefix=self._prefix)
+        await producer.publish(batches(events, "approvals", now))
+        await producer.close()
+        entries = await self._watch.fetchval("SELECT position FROM audit_head")
+        host = self._host()
+        stopwatch = Stopwatch()
+        async with host.started():
+            async with asyncio.timeout(PATIENCE):
+                while not await self._finished(entries + len(ids)):  # noqa: ASYNC110 - it is the database that knows
+                    await asyncio.sleep(0.02)
+            return stopwatch.read(len(ids))
+
+    async def _finished(self, entries: int) -> bool:
+        return bool(
+            await self._watch.fetchval(
+                "SELECT CASE WHEN position < $1 THEN false ELSE NOT EXISTS (SELECT FROM outbox) END FROM audit_head",
+                entries,
+            )
+        )
+
+    async def check(self, cases: dict[str, int]) -> None:
+        """Make sure that every case ended where its decision leads.
+
+        Raises:
+            SystemExit: some did not.
+        """
+        found = dict(await self._watch.fetch("SELECT state, count(*) FROM reclaim_case GROUP BY state"))
+        aside = await self._watch.fetchval("SELECT count(*) FROM set_aside")
+        if found != cases or aside:
+            sys.exit(f"the cases ended as {found}, not as {cases}; {aside} events are set aside")
+
+
+def _without_jobs(runtime: Runtime) -> Service:
+    return replace(lifecycle.build(runtime), jobs=())
+
+
+@asynccontextmanager
+async def world(amqp_url: str, postgres_url: str, prefix: str) -> AsyncIterator[World]:
+    """Give a database and queues that nobody else has; they are gone afterwards."""
+    name = prefix.replace("-", "_")
+    url = sa.make_url(postgres_url)
+    dsn = url.set(drivername="postgresql")
+    admin = await asyncpg.connect(dsn.render_as_string(hide_password=False))
+    await admin.execute(f"CREATE DATABASE {name}")
+    watch = await asyncpg.connect(dsn.set(database=name).render_as_string(hide_password=False))
+    try:
+        yield World(amqp_url, url.set(database=name).render_as_string(hide_password=False), prefix, watch)
+    finally:
+        await watch.close()
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
+        bus = AmqpBus(amqp_url, prefix=prefix)
+        async with await aio_pika.connect(amqp_url) as connection:
+            channel = await connection.channel()
+            for service in SERVICES:
+                for queue in QUEUES:
+                    await channel.queue_delete(bus.queue_name(service, queue))
+            await channel.exchange_delete(f"{prefix}.events")
+
+
+def stand_in(amqp_url: str, prefix: str) -> None:
+    """Be the consumers of `CaseClosed`: answer each batch with a receipt, until the process is ended."""
+    bus = AmqpBus(amqp_url, prefix=prefix)
+
+    def consumer(service: str) -> Callable[[Sequence[bytes]], Awaitable[None]]:
+        async def receive(messages: Sequence[bytes]) -> None:
+            ids = [part.id for message in messages for part in envelope.split(message)]
+            await bus.acknowledge("lifecycle", msgspec.json.encode(Receipt(service, ids)))
+
+        return receive
+
+    async def run() -> None:
+        await asyncio.gather(*(bus.consume(service, EVENTS, consumer(service)) for service in CONSUMERS[CaseClosed]))
+
+    uvloop.run(run())
+
+
+async def measure(amqp_url: str, postgres_url: str, events: int, rounds: int) -> dict[str, list[Measured]]:
+    """Run every side in every round."""
+    prefix = f"bench-{uuid.uuid4().hex[:8]}"
+    sides: dict[str, list[Measured]] = {"raw": [], "keep": [], "revoke": []}
+    async with world(amqp_url, postgres_url, prefix) as there:
+        await there.prepare()
+        consumers = multiprocessing.get_context("spawn").Process(
+            target=stand_in, args=(amqp_url, prefix), daemon=True, name="consumers"
+        )
+        consumers.start()
+        try:
+            for number in range(rounds):
+                ids = await there.awaiting(2 * events)
+                sides["raw"].append(await raw(amqp_url, prefix, max(events // 4, PREFETCH)))
+                sides["keep"].append(await there.decide(ids[:events], "keep"))
+                sides["revoke"].append(await there.decide(ids[events:], "revoke"))
+                latest = ", ".join(f"{name} {measured[-1].rate:,.0f}" for name, measured in sides.items())
+                print(f"round {number + 1} of {rounds}, events/s: {latest}", file=sys.stderr)
+            if not consumers.is_alive():
+                sys.exit("the stand-ins of the consumers ended early")
+            await there.check({"kept": rounds * events, "checking_before_freeze": rounds * events})
+        finally:
+            consumers.terminate()
+            consumers.join()
+    return sides
+
+
+def summary(sides: dict[str, list[Measured]]) -> dict[str, dict[str, float]]:
+    """Return each side's medians over the rounds; `ratio` is the median of each round's own ratio to raw."""
+    return {
+        name: {
+            "events_per_second": statistics.median(one.rate for one in measured),
+            "cpu_us_per_event": statistics.median(one.cpu_each for one in measured),
+            "ratio": statistics.median(one.rate / base.rate for one, base in zip(measured, sides["raw"], strict=True)),
+            "cpu_ratio": statistics.median(
+                base.cpu_each / one.cpu_each for one, base in zip(measured, sides["raw"], strict=True)
+            ),
+        }
+        for name, measured in sides.items()
+    }
+
+
+def show(found: dict[str, dict[str, float]]) -> None:
+    """Print the table."""
+    table = Table(title="The hop: consume, one transaction, publish with confirm, acknowledge")
+    table.add_column("side")
+    for heading in ("events/s", "CPU µs an event", "x raw", "x raw by CPU", "floor", "aim"):
+        table.add_column(heading, justify="right")
+    for name, side in found.items():
+        goals = ("", "") if name == "raw" else (f"{FLOOR:g}", f"{AIM:g}")
+        table.add_row(
+            name,
+            f"{side['events_per_second']:,.0f}",
+            f"{side['cpu_us_per_event']:,.0f}",
+            f"{side['ratio']:.1f}",
+            f"{side['cpu_ratio']:.1f}",
+            *goals,
+        )
+    Console().print(table)
+
+
+def main() -> None:
+    """Measure, print, and fail below the floor."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=10_000, help="decisions a round and side; raw carries a quarter")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--output", choices=["text", "json"], default="text")
+    arguments = parser.parse_args()
+    try:
+        urls = os.environ["RECLAIM_TEST_AMQP_URL"], os.environ["RECLAIM_TEST_POSTGRES_URL"]
+    except KeyError as missing:
+        sys.exit(f"{missing.args[0]} is not set: run `make bench BENCH=hop`, which starts the servers")
+    found = summary(uvloop.run(measure(*urls, arguments.events, arguments.rounds)))
+    if arguments.output == "json":
+        print(json.dumps({"sides": found, "floor": FLOOR, "aim": AIM}))
+    else:
+        show(found)
+    if any(found[side]["ratio"] < FLOOR for side in ("keep", "revoke")):
+        sys.exit("below the floor")
+
+
+if __name__ == "__main__":
+    main()
