@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
@@ -15,6 +16,9 @@ from reclaim.common.settings import Settings
 from reclaim.web.auth import issue_api_token
 
 TOKEN_LIFETIME: Final = timedelta(hours=12)
+PAUSE: Final = 0.2
+AWAY: Final = frozenset({502, 503, 504})
+CONFLICT: Final = 409
 
 
 class ApiError(Exception):
@@ -30,10 +34,15 @@ class Unreachable(Exception):
 
 
 class Client:
-    """Calls the services at one origin with an operator's token."""
+    """Calls the services at one origin with an operator's token.
 
-    def __init__(self, url: str, token: str, *, timeout: float = 60) -> None:
+    With `patience` a call whose outcome is unknown is made again for that many seconds; a service that then says
+    *conflict* has already done what the first call asked for.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout: float = 60, patience: float = 0) -> None:
         self.url = url.rstrip("/")
+        self._patience = patience
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
@@ -53,16 +62,29 @@ class Client:
             ApiError: the service refused.
             Unreachable: nobody answered.
         """
-        try:
-            answer = self._http.request(method, path, json=json, params=params)
-        except httpx.HTTPError as error:
-            raise Unreachable(
-                f"{self.url} does not answer ({type(error).__name__}). Start it with `reclaim run`, or name another "
-                "address with --url or RECLAIM_URL."
-            ) from error
-        if answer.is_error:
-            raise ApiError(answer.status_code, _detail(answer))
-        return answer.json() if answer.content else None
+        deadline = time.monotonic() + self._patience
+        again = False
+        while True:
+            try:
+                answer = self._http.request(method, path, json=json, params=params)
+            except httpx.HTTPError as error:
+                if time.monotonic() < deadline:
+                    again = True
+                    time.sleep(PAUSE)
+                    continue
+                raise Unreachable(
+                    f"{self.url} does not answer ({type(error).__name__}). Start it with `reclaim run`, or name "
+                    "another address with --url or RECLAIM_URL."
+                ) from error
+            if answer.status_code in AWAY and time.monotonic() < deadline:
+                again = True
+                time.sleep(PAUSE)
+                continue
+            if answer.status_code == CONFLICT and again and method != "GET":
+                return None
+            if answer.is_error:
+                raise ApiError(answer.status_code, _detail(answer))
+            return answer.json() if answer.content else None
 
     def get(self, path: str, **params: Any) -> Any:
         """GET, leaving out parameters that are None."""

@@ -157,7 +157,9 @@ def _one_origin(console: ASGIApp, world: ASGIApp) -> ASGIApp:
 
 class _serving:  # noqa: N801
     def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
-        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off")
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="off"
+        )
         self._server = _Server(config)
         self._listener = listener
         self._task: asyncio.Task[None] | None = None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urljoin
 
 import httpx
+
+from reclaim.cli.client import AWAY, CONFLICT, PAUSE
 
 
 class _Form(HTMLParser):
@@ -34,9 +37,14 @@ class _Form(HTMLParser):
 
 
 class Reader:
-    """A person's browser: no operator session, no scripts."""
+    """A person's browser: no operator session, no scripts.
 
-    def __init__(self, *, timeout: float = 60) -> None:
+    With `patience` the person tries again for that many seconds when a page does not come; a page that then says
+    *decided already* shows that the first try had arrived.
+    """
+
+    def __init__(self, *, timeout: float = 60, patience: float = 0) -> None:
+        self._patience = patience
         self._http = httpx.Client(timeout=timeout, headers={"Accept": "text/html", "User-Agent": "Story/1"})
 
     def open(self, url: str) -> httpx.Response:
@@ -44,12 +52,27 @@ class Reader:
         return self._http.get(url)
 
     def answer(self, url: str, **entered: str) -> httpx.Response:
-        """Follow a link and send the form behind it, with what was entered.
+        """Follow a link and send the form behind it, with what was entered; return the page that comes back.
 
         Raises:
             ValueError: the page has no form to send.
         """
-        page = self._http.get(url)
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                page = self._http.get(url)
+                if page.status_code not in AWAY:
+                    answer = page if page.status_code == CONFLICT else self._send(url, page, entered)
+                    if answer.status_code not in AWAY:
+                        return answer
+            except httpx.HTTPError:
+                if time.monotonic() > deadline:
+                    raise
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no page came within {self._patience} s")
+            time.sleep(PAUSE)
+
+    def _send(self, url: str, page: httpx.Response, entered: Mapping[str, str]) -> httpx.Response:
         form = _Form()
         form.feed(page.text)
         if form.action is None:

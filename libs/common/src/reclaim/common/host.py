@@ -242,6 +242,8 @@ async def serve(settings: Settings, names: Sequence[str]) -> None:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=bool(settings.forwarded_allow_ips),
+                forwarded_allow_ips=settings.forwarded_allow_ips,
                 timeout_graceful_shutdown=10,
             )
         )

@@ -19,6 +19,8 @@ class Settings(BaseSettings):
     `database_url` may hold `{service}`, which becomes the service's name with underscores: one database a service.
     `secret_keys` sign links, sessions and tokens, and `sealing_keys` encrypt stored credentials; the first of each
     is used for new ones and all for old ones, so a key is rotated by putting a new one in front.
+    `forwarded_allow_ips` are the addresses (or `*`) of the proxies that may say, by X-Forwarded-For, who a client is;
+    without any the header is not believed.
     `operators` maps a local operator's name to `role:argon2-hash`.
     """
 
@@ -36,6 +38,7 @@ class Settings(BaseSettings):
     public_url: str = "http://127.0.0.1:8080"
     host: str = "127.0.0.1"
     port: int = 8080
+    forwarded_allow_ips: str = ""
     log_format: Literal["console", "json"] = "json"
     log_level: str = "INFO"
     otlp_endpoint: str | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Final, Literal, get_args
 
 from argon2 import PasswordHasher
@@ -17,8 +19,14 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """From the least to the most powerful; each may do what the ones before it may."""
 
 _HASHER: Final = PasswordHasher()
-_NOBODY: Final = _HASHER.hash("the password of nobody")
-"""Verified for a name that does not exist, so that an answer takes as long as for one that does."""
+
+
+@cache
+def _nobody() -> str:
+    """Return the hash of a password that nobody knows: verified for a name that does not exist, so that the answer
+    takes as long as for one that does.
+    """
+    return _HASHER.hash(secrets.token_urlsafe())
 
 
 def covers(role: Role, needed: Role) -> bool:
@@ -60,7 +68,7 @@ def hash_password(password: str) -> str:
 def password_fits(record: OperatorRecord | None, password: str) -> bool:
     """Check a password. A missing record (None) costs the same time and never fits."""
     try:
-        _HASHER.verify(record.password_hash if record else _NOBODY, password)
+        _HASHER.verify(record.password_hash if record else _nobody(), password)
     except (Argon2Error, InvalidHashError):
         return False
     return record is not None

@@ -1,0 +1,5 @@
+"""`python -m reclaim.cli` is the `reclaim` command."""
+
+from reclaim.cli.main import main
+
+main()
