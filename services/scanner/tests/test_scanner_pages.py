@@ -159,6 +159,8 @@ async def test_a_connection_is_changed_priced_and_removed(admin: Browser, served
         {"product": ["SFDC", "AUL"], "amount": ["150.00", ""], "currency": ["EUR", "USD"]},
     )
     assert 'value="150.00"' in priced
+    exact = {"product": ["SFDC"], "amount": ["149.9999"], "currency": ["EUR"]}
+    assert 'value="149.9999"' in await admin.follow(f"{base}/prices", exact), "saving it again must not change it"
     assert "AUL" not in text_of(priced), "a price that was emptied is gone"
     await admin.post(f"{base}/prices", {"product": "SFDC", "amount": "free", "currency": "EUR"}, 422)
     served.scanner.org.down = Transient("503 SERVER_UNAVAILABLE")

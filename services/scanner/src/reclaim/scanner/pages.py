@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
@@ -229,6 +230,14 @@ class PriceRow:
     product: str
     licence: Licence | None
     price: Money | None
+
+    @property
+    def amount(self) -> str:
+        """The price as it is entered: two decimals, or all four where it has them."""
+        if self.price is None:
+            return ""
+        short = self.price.amount.quantize(Decimal("0.01"))
+        return str(short if short == self.price.amount else self.price.amount)
 
 
 def _price_rows(licences: Sequence[Licence], prices: Mapping[str, Money]) -> list[PriceRow]:
