@@ -33,7 +33,7 @@ from reclaim.cli.story import Outcome, Story, StoryStuck
 from reclaim.cli.time_machine import time_machine
 from reclaim.common.clock import FileClock, SystemClock
 from reclaim.common.host import Host
-from reclaim.common.service import installed
+from reclaim.common.service import chosen
 from reclaim.common.settings import Settings
 from reclaim.common.telemetry import set_up_logging, set_up_telemetry
 from reclaim.sandbox.app import Sandbox
@@ -88,7 +88,7 @@ async def _play(wanted: Demo, output: Output, folder: Path) -> int:
         settings = _settings(folder, clock, url, password, sandbox)
         set_up_logging(settings)
         set_up_telemetry(settings, "demo")
-        host = Host(settings, installed(), clock=clock)
+        host = Host(settings, chosen(), clock=clock)
         await host.prepare()
         host.app.include_router(time_machine(clock))
         async with host.started(), _serving(_one_origin(host.app, sandbox.app), listener):
@@ -232,7 +232,7 @@ def _second_act(story: Story) -> None:
         },
     )
     story.client.post(f"/scanner/api/rules/{rule['id']}/activate")
-    story.scan(rule["id"])
+    story.finish_scan(story.ask_for_scan(rule["id"]))
 
 
 def _report(outcome: Outcome, output: Output) -> None:

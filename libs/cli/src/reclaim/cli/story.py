@@ -101,9 +101,19 @@ class Story:
         Raises:
             StoryStuck: a step did not end in time.
         """
-        connection = self.connect()
-        rule = self.make_rule(connection)
-        scan = self.scan(rule)
+        return self.go_on(self.begin())
+
+    def begin(self) -> str:
+        """Connect the org, make the rule and ask for a scan; return the scan's id."""
+        return self.ask_for_scan(self.make_rule(self.connect()))
+
+    def go_on(self, scan_id: str) -> Outcome:
+        """Play from a scan that was asked for to the dollar in the report.
+
+        Raises:
+            StoryStuck: a step did not end in time.
+        """
+        scan = self.finish_scan(scan_id)
         asked = self.wait_until_asked(scan["flagged"])
         kept, revoked, silent = self.share_out(asked)
         self.come_back(silent[-1:])
@@ -155,15 +165,18 @@ class Story:
         self.client.post(f"/scanner/api/rules/{rule['id']}/activate")
         return str(rule["id"])
 
-    def scan(self, rule: str) -> dict[str, Any]:
-        """Scan, and return the finished run.
+    def ask_for_scan(self, rule: str) -> str:
+        """Queue a scan; return its id."""
+        return str(self.client.post("/scanner/api/scans", {"rule_id": rule, "dry_run": False})["id"])
+
+    def finish_scan(self, scan_id: str) -> dict[str, Any]:
+        """Wait for a scan's end and return it.
 
         Raises:
             StoryStuck: the scan did not finish.
         """
-        queued = self.client.post("/scanner/api/scans", {"rule_id": rule, "dry_run": False})
         scan = waiting.for_scan(
-            self.client, queued["id"], on_change=lambda now: self._progress(now["seen"], now["expected"])
+            self.client, scan_id, on_change=lambda now: self._progress(now["seen"], now["expected"])
         )
         if scan["status"] != "finished":
             raise StoryStuck(f"the scan ended as {scan['status']}: {scan['reason']}")

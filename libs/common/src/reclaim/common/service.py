@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Final, cast
 
@@ -75,14 +75,14 @@ class Service:
 Build = Callable[[Runtime], Service]
 
 
-def installed() -> dict[str, Build]:
-    """Return the composition roots of the services that are installed, by name, in the order of the flow."""
+def installed() -> dict[str, EntryPoint]:
+    """Return where the composition roots of the installed services are, by name, in the order of the flow."""
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    return {name: cast("Build", found[name].load()) for name in SERVICES if name in found}
+    return {name: found[name] for name in SERVICES if name in found}
 
 
-def chosen(names: Sequence[str]) -> dict[str, Build]:
-    """Return the named services' composition roots, or all that are installed if none is named.
+def chosen(names: Sequence[str] = ()) -> dict[str, Build]:
+    """Return the named services' composition roots, or those of all that are installed if none is named.
 
     Raises:
         Invalid: a name is no installed service; the message lists those there are.
@@ -91,7 +91,7 @@ def chosen(names: Sequence[str]) -> dict[str, Build]:
     for name in names:
         if name not in there:
             raise Invalid(f"{name!r} is not installed here. Installed: {', '.join(there) or 'none'}.")
-    return {name: build for name, build in there.items() if not names or name in names}
+    return {name: cast("Build", entry.load()) for name, entry in there.items() if not names or name in names}
 
 
 @dataclass(slots=True)

@@ -1,0 +1,81 @@
+"""Killing any one service at any moment, and starting it again, changes nothing in the end."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reclaim.common.contracts import SERVICES
+from tests.e2e.test_e2e_story import check
+from tests.e2e.world import Distributed, Embedded, World, final_state
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
+
+KILLS = 24
+SEED = 20_260_302
+
+
+class Killer(threading.Thread):
+    """Kills a service at a random moment and starts it again, over and over, until told to stop."""
+
+    def __init__(self, world: World, chance: random.Random) -> None:
+        super().__init__(name="killer")
+        self._world = world
+        self._chance = chance
+        self._enough = threading.Event()
+        self.killed: list[str] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._enough.is_set():
+                victim = self._world.processes[self._chance.choice(SERVICES)]
+                time.sleep(self._chance.uniform(0.0, 0.8))
+                victim.kill()
+                self.killed.append(victim.name)
+                victim.start()
+                victim.wait_until_ready()
+        except BaseException as error:
+            self.error = error
+
+    def stop(self) -> None:
+        self._enough.set()
+        self.join()
+        if self.error is not None:
+            raise self.error
+
+
+def test_killing_any_service_at_any_moment_changes_nothing(
+    tmp_path: Path, fresh_vhost: Any, databases: dict[str, str]
+) -> None:
+    options: dict[str, Any] = {"users": 240, "seed": 11}
+    with Embedded(_folder(tmp_path, "calm"), **options) as world, world.story() as story:
+        story.play()
+        calm = final_state(story)
+
+    world = Distributed(_folder(tmp_path, "stormy"), bus=tuple(fresh_vhost), databases=databases, **options)
+    with world, world.story(patience=120, stubborn=120) as story:
+        scan = story.begin()
+        killer = Killer(world, random.Random(SEED))
+        killer.start()
+        try:
+            story.go_on(scan)
+            while len(killer.killed) < KILLS and killer.is_alive():
+                time.sleep(0.5)  # the story was quicker: what has ended must not change either
+        finally:
+            killer.stop()
+        print(f"killed {len(killer.killed)} times: {killer.killed}")
+        assert len(killer.killed) >= KILLS
+        check(story.outcome(), story)
+        assert final_state(story) == calm
+
+
+def _folder(parent: Path, name: str) -> Path:
+    folder = parent / name
+    folder.mkdir()
+    return folder
