@@ -7,7 +7,8 @@ front, let what the old one made expire (or seal it again), then drop the old on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -47,7 +48,7 @@ class Signer:
         """
         try:
             document = self._serializer(purpose).loads(text)
-        except BadSignature as error:
+        except (BadSignature, UnicodeEncodeError) as error:
             raise Forged(
                 "The link is damaged or was not made here. Open it again from the original message."
             ) from error
@@ -72,15 +73,26 @@ class Sealer:
         Raises:
             Permanent: none of the installation's keys opens it.
         """
-        try:
+        with _unopened_is_permanent():
             plain = self._fernet.decrypt(sealed.encode())
-        except InvalidToken as error:
-            raise Permanent(
-                "Stored credentials cannot be opened with RECLAIM_SEALING_KEYS. Put the key that sealed them back "
-                "into the list, or enter the credentials again."
-            ) from error
         return msgspec.json.decode(plain, type=dict[str, str])
 
     def reseal(self, sealed: str) -> str:
-        """Return the same secrets sealed with the newest key."""
-        return self._fernet.rotate(sealed.encode()).decode()
+        """Return the same secrets sealed with the newest key.
+
+        Raises:
+            Permanent: none of the installation's keys opens them.
+        """
+        with _unopened_is_permanent():
+            return self._fernet.rotate(sealed.encode()).decode()
+
+
+@contextmanager
+def _unopened_is_permanent() -> Iterator[None]:
+    try:
+        yield
+    except InvalidToken as error:
+        raise Permanent(
+            "Stored credentials cannot be opened with RECLAIM_SEALING_KEYS. Put the key that sealed them back "
+            "into the list, or enter the credentials again."
+        ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
+from cryptography.fernet import Fernet
 from pydantic import SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -57,6 +58,13 @@ class Settings(BaseSettings):
             )
         if any(len(key.get_secret_value()) < 32 for key in self.secret_keys):
             raise ValueError("RECLAIM_SECRET_KEYS: each key needs at least 32 characters; `reclaim init` makes one")
+        for key in self.sealing_keys:
+            try:
+                Fernet(key.get_secret_value())
+            except ValueError as error:
+                raise ValueError(
+                    "RECLAIM_SEALING_KEYS: each key is 32 bytes in URL-safe base64; `reclaim init` makes one"
+                ) from error
         return self
 
     def database_for(self, service: str) -> str:

@@ -1,0 +1,44 @@
+"""Fixtures: either database, and the wall clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from libs.common.tests.common_world import Listening, Said, Wall, sqlite_url, with_tables
+from reclaim.common import timing
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path)
+    url = request.getfixturevalue("fresh_database")
+    assert isinstance(url, str)
+    return url
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    moved = Wall()
+    monkeypatch.setattr(timing, "_source", moved)
+    return moved
+
+
+@pytest.fixture
+async def said(database_url: str) -> AsyncIterator[Said]:
+    made = Said(database_url)
+    await with_tables(made.database.engine)
+    yield made
+    await made.database.close()
+
+
+@pytest.fixture
+async def listening(database_url: str) -> AsyncIterator[Listening]:
+    made = Listening(database_url)
+    await made.create()
+    yield made
+    await made.database.close()
