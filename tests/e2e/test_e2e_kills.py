@@ -16,7 +16,7 @@ from tests.e2e.world import Distributed, Embedded, World, final_state
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
-KILLS = 24
+KILLS = 20
 SEED = 20_260_302
 
 
@@ -53,7 +53,7 @@ class Killer(threading.Thread):
 def test_killing_any_service_at_any_moment_changes_nothing(
     tmp_path: Path, fresh_vhost: Any, databases: dict[str, str]
 ) -> None:
-    options: dict[str, Any] = {"users": 240, "seed": 11}
+    options: dict[str, Any] = {"users": 150, "seed": 11}
     with Embedded(_folder(tmp_path, "calm"), **options) as world, world.story() as story:
         story.play()
         calm = final_state(story)

@@ -1,0 +1,220 @@
+"""The command against a running product: what it prints, its exit codes, and what it says when things are wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reclaim.cli.main import main
+from reclaim.cli.setup import generate
+from tests.e2e.world import Embedded, free_port
+
+pytestmark = pytest.mark.timeout(240)
+
+DONE, ANSWER_IS_NO, USAGE, REFUSED, UNREACHABLE = 0, 1, 2, 3, 4
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    with Embedded(tmp_path_factory.mktemp("world"), users=120, seed=3) as started:
+        yield started
+
+
+class Command:
+    """Runs `reclaim ...` in this process and gives its exit code and both outputs."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._capsys, self._monkeypatch = capsys, monkeypatch
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: str) -> int:
+        self._monkeypatch.setattr(sys, "argv", ["reclaim", *arguments])
+        self._capsys.readouterr()  # what the test itself printed
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        self.out, self.err = self._capsys.readouterr()
+        return int(code or 0)
+
+    def json(self, *arguments: str) -> Any:
+        code = self(*arguments, "--output", "json")
+        assert code == DONE, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def reclaim(
+    world: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Command:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("RECLAIM_URL", world.url)
+    monkeypatch.setenv("RECLAIM_TOKEN", world.token())
+    return Command(capsys, monkeypatch)
+
+
+def connect(reclaim: Command, world: Embedded, name: str, **changes: str) -> int:
+    options = {
+        "--name": name,
+        "--instance-url": world.sandbox_url,
+        "--client-id": "reclaim-sandbox",
+        "--client-secret": "sandbox-secret",
+        **changes,
+    }
+    flat = [part for pair in options.items() for part in pair]
+    return reclaim("connection", "add", "salesforce", "--output", "json", *flat)
+
+
+def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded) -> None:
+    assert connect(reclaim, world, "Org") == DONE, reclaim.err
+    assert "sandbox-secret" not in reclaim.out
+    assert [one["name"] for one in reclaim.json("connection", "list")] == ["Org"]
+    assert reclaim.json("connection", "test", "Org")["works"]
+
+    rule = ["--name", "Idle", "--connection", "Org", "--product", "SFDC", "--inactive-days", "90"]
+    rule += ["--on-timeout", "freeze", "--grace-days", "30", "--live"]
+    added = reclaim.json("rule", "add", *rule)
+    assert added["status"] == "draft"
+    preview = reclaim.json("rule", "preview", "Idle")
+    assert reclaim.json("rule", "activate", "Idle")["status"] == "active"
+    assert reclaim.json("rule", "list")[0]["name"] == "Idle"
+    assert len(reclaim.json("rule", "show", "Idle")["versions"]) == 1
+
+    scan = reclaim.json("scan", "run", "Idle")
+    assert (scan["status"], scan["flagged"]) == ("finished", preview["flagged"])
+    with world.story() as story:
+        story.wait_until_asked(scan["flagged"])
+    cases = reclaim.json("case", "list", "--state", "awaiting_decision")["cases"]
+    kept = reclaim.json("case", "decide", cases[0]["id"], "keep", "--reason", "asked on the phone")
+    assert kept["state"] == "kept"
+    history = reclaim.json("case", "show", cases[0]["id"])["history"]
+    assert history[-1]["actor"] == "story"
+    assert history[-1]["evidence"] == "asked on the phone"
+
+    assert reclaim.json("audit", "verify")["verified"]
+    assert reclaim.json("savings", "rebuild")["state"] == "done"
+    assert "figures" in reclaim.json("savings", "report")
+    assert reclaim.json("parked", "list", "lifecycle") == {"parked": []}
+    for command in (["case", "list"], ["rule", "list"], ["connection", "list"], ["audit", "verify"]):
+        assert reclaim(*command) == DONE
+        assert reclaim.out.strip()
+
+
+def test_a_second_decision_is_refused_with_the_first(reclaim: Command, world: Embedded) -> None:
+    cases = reclaim.json("case", "list", "--state", "kept")["cases"]
+    assert reclaim("case", "decide", cases[0]["id"], "revoke", "--reason", "no") == REFUSED
+    assert "kept" in reclaim.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"--client-secret": "wrong"}, "secret"),
+        ({"--instance-url": f"http://127.0.0.1:{free_port()}"}, "127.0.0.1"),
+        ({"--instance-url": "http://example.com"}, "https"),
+        ({"--instance-url": "nonsense"}, "https://"),
+    ],
+    ids=["wrong secret", "nobody there", "not encrypted", "no address"],
+)
+def test_a_connection_that_does_not_work_is_not_added(
+    reclaim: Command, world: Embedded, changes: dict[str, str], says: str
+) -> None:
+    assert connect(reclaim, world, "Broken", **changes) == REFUSED
+    assert says in reclaim.err
+    assert "Traceback" not in reclaim.err
+    assert "Broken" not in [one["name"] for one in reclaim.json("connection", "list")]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--inactive-days", "3", "30"),
+        ("--inactive-days", "99999", "3650"),
+        ("--grace-days", "0", "1"),
+        ("--decision-days", "900", "60"),
+        ("--on-timeout", "shrug", "freeze"),
+        ("--schedule", "every full moon", "cron"),
+        ("--time-zone", "Mars/Olympus", "zone"),
+    ],
+)
+def test_a_nonsense_rule_is_refused_with_what_to_enter(
+    reclaim: Command, world: Embedded, option: str, value: str, says: str
+) -> None:
+    values = {
+        "--name": "Nonsense",
+        "--connection": "Org",
+        "--product": "SFDC",
+        "--inactive-days": "90",
+        "--on-timeout": "freeze",
+        "--grace-days": "30",
+        option: value,
+    }
+    flat = [part for pair in values.items() for part in pair]
+    assert reclaim("rule", "add", *flat) == REFUSED
+    assert says in reclaim.err
+    assert "Nonsense" not in [one["name"] for one in reclaim.json("rule", "list")]
+
+
+def test_a_rule_for_a_licence_the_org_does_not_have_is_not_activated(reclaim: Command) -> None:
+    rule = ["--name", "Elsewhere", "--connection", "Org", "--product", "NO_SUCH", "--inactive-days", "90"]
+    assert reclaim("rule", "add", *rule, "--on-timeout", "keep", "--grace-days", "9") == DONE
+    assert reclaim("rule", "activate", "Elsewhere") == REFUSED
+    assert "SFDC" in reclaim.err
+
+
+def test_the_time_out_has_no_default(reclaim: Command) -> None:
+    rule = ["--name", "X", "--connection", "Org", "--product", "SFDC", "--inactive-days", "90", "--grace-days", "9"]
+    assert reclaim("rule", "add", *rule) == USAGE
+    assert "--on-timeout" in reclaim.err
+
+
+def test_what_does_not_exist_is_named_with_what_does(reclaim: Command) -> None:
+    assert reclaim("rule", "show", "Nowhere") == REFUSED
+    assert "Idle" in reclaim.err
+    assert reclaim("case", "show", "no-such-case") == REFUSED
+    assert "list of cases" in reclaim.err
+
+
+def test_nobody_there(reclaim: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECLAIM_URL", f"http://127.0.0.1:{free_port()}")
+    assert reclaim("case", "list") == UNREACHABLE
+    assert "reclaim run" in reclaim.err
+
+
+def test_a_token_without_the_right_is_refused(reclaim: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECLAIM_TOKEN", "forged")
+    assert reclaim("case", "list") == REFUSED
+    assert "token" in reclaim.err
+
+
+def test_keys_are_made_once_and_never_overwritten(
+    reclaim: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = reclaim.json("init")
+    assert made["operator"] == "admin"
+    written = (tmp_path / ".env").read_text()
+    assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
+    assert made["password"] not in written
+    assert reclaim("init") == REFUSED
+    assert (tmp_path / ".env").read_text() == written
+    assert reclaim.json("token", "issue", "--name", "ci", "--role", "viewer")["token"]
+
+
+def test_without_keys_it_says_how_to_make_them(reclaim: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in generate("nobody", "nothing"):
+        monkeypatch.delenv(name, raising=False)
+    assert reclaim("token", "issue", "--name", "ci") == REFUSED
+    assert "reclaim init" in reclaim.err
+
+
+def test_an_unknown_service_is_named_with_those_there_are(reclaim: Command) -> None:
+    assert reclaim("init") == DONE
+    assert reclaim("run", "scaner") == REFUSED
+    assert "scanner" in reclaim.err
