@@ -365,6 +365,14 @@ def test_nobody_asked_is_attention_until_somebody_is() -> None:
     assert accept(case, revoke()).case.state is State.CHECKING_BEFORE_FREEZE
 
 
+def test_asking_again_after_an_escalation_sets_a_new_deadline() -> None:
+    case, _ = walk(PATHS[State.AWAITING_DECISION], on_timeout="escalate")
+    escalated = accept(case, DeadlinePassed(), NOW + 14 * DAY).case
+    asked = accept(escalated, NoticeArrived("email", "max@example.com", NOW + 20 * DAY), NOW + 20 * DAY)
+    assert asked.timer is not None
+    assert asked.case.decide_by == asked.timer.at == NOW + 34 * DAY
+
+
 @pytest.mark.parametrize(
     ("resume", "state"),
     [

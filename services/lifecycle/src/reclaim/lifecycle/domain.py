@@ -347,11 +347,10 @@ def _call_a_person(case: Case, resume: State, reason: str, remedy: str, now: dat
 def _notified(case: Case, command: NoticeArrived, now: datetime) -> Verdict:  # noqa: ARG001
     if case.attention is not None and case.attention.resume not in _UNDECIDED:
         return Rejected("the case is past the decision")
-    if case.notified_at is not None:
+    if case.state is State.AWAITING_DECISION:
         # A second channel, or the same question again: the first delivery set the deadline.
-        if case.state is State.AWAITING_DECISION:
-            return Rejected(f"{command.recipient} was asked as well; the deadline stands")
-        return _go(case, State.AWAITING_DECISION, f"asked {command.recipient} again; the deadline stands")
+        return Rejected(f"{command.recipient} was asked as well; the deadline stands")
+    # In attention nobody could be asked, or nobody answered and a person had the question sent again: a new deadline.
     decide_by = command.at + timedelta(days=case.policy.decision_days)
     notified = replace(case, notified_at=command.at, decide_by=decide_by)
     note = f"asked {command.recipient} by {command.channel}"
@@ -581,7 +580,7 @@ def _retried(case: Case, command: Retry, now: datetime) -> Verdict:  # noqa: ARG
     assert case.attention is not None
     resume = case.attention.resume
     if resume in _UNDECIDED:
-        return Rejected("nobody has been asked: send the question again, or decide here")
+        return Rejected("there is no decision yet: decide here, or have the question sent again")
     if resume is State.FREEZING:
         # Days may have gone by: what was true before the attention is checked again.
         resume = State.CHECKING_BEFORE_FREEZE
