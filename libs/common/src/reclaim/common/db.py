@@ -7,12 +7,13 @@ whoever opened it does, once. Events emitted in a unit become outbox rows in the
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -59,6 +60,9 @@ class Amount(TypeDecorator[Decimal]):
     def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> Decimal | int | None:
         if value is None:
             return None
+        if not value.is_finite():
+            # PostgreSQL would keep a NaN, and make every sum it is part of one.
+            raise ValueError("an amount of money is a finite number")
         exact = value.quantize(Decimal("0.0001"))
         return int(exact * MINOR_UNITS) if dialect.name == "sqlite" else exact
 
@@ -162,12 +166,15 @@ class Database:
 
 
 def open_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
-    """Return an engine for a SQLite or PostgreSQL URL, set up as every service expects it."""
+    """Return an engine for a SQLite or PostgreSQL URL, set up as every service expects it.
+
+    Its errors leave out the values a statement was given: they reach logs and the reasons of parked events.
+    """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_async_engine(parsed, connect_args={"timeout": 30})
+        engine = create_async_engine(parsed, hide_parameters=True, connect_args={"timeout": 30})
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
@@ -176,6 +183,7 @@ def open_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=0,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             "timeout": 10,
             # A statement prepared while its table was empty would keep that table's plan.
@@ -198,11 +206,21 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
+_SQLITE_AWAY: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
+"""Primary result codes; an extended one has its primary one in the lowest byte."""
+
+
 def is_outage(error: BaseException) -> bool:
     """Tell whether an error means that the database itself is away, rather than that a statement was wrong."""
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return True
-    if isinstance(error, OSError | exc.TimeoutError | exc.InterfaceError | TimeoutError):
+    if isinstance(error, OSError | exc.TimeoutError | TimeoutError):
         return True
     if not isinstance(error, exc.DBAPIError):
         return False
@@ -210,5 +228,5 @@ def is_outage(error: BaseException) -> bool:
     if state is not None:
         # PostgreSQL: class 08 connection, 40 rolled back to retry, 53 resources, 57 operator, 58 system.
         return str(state)[:2] in {"08", "40", "53", "57", "58"}
-    said = str(error.orig)
-    return any(sign in said for sign in ("locked", "busy", "disk I/O", "disk is full", "unable to open"))
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _SQLITE_AWAY

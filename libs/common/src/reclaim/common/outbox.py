@@ -131,7 +131,7 @@ class Outbox:
             async with database.unit() as unit:
                 await unit.db.execute(
                     sa.text(
-                        f"UPDATE outbox SET due = :due WHERE seq IN "
+                        f"UPDATE outbox SET due = :due, attempts = attempts - 1 WHERE seq IN "
                         f"(SELECT CAST(value AS BIGINT) FROM {listed(unit.db, 'seqs')})"
                     ),
                     {
