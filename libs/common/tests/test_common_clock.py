@@ -79,7 +79,7 @@ def test_nobody_reads_half_a_number(tmp_path: Path) -> None:
         while not done.is_set():
             try:
                 seen.add(reader.offset().total_seconds())
-            except Exception as error:  # noqa: PERF203
+            except Exception as error:
                 failures.append(error)
 
     readers = [threading.Thread(target=read) for _ in range(2)]

@@ -127,6 +127,6 @@ def test_what_no_key_opens_says_what_to_do(text: str) -> None:
 def test_sealed_secrets_cannot_be_altered() -> None:
     sealer = Sealer([Fernet.generate_key().decode()])
     sealed = sealer.seal({"token": "t"})
-    for at in range(0, len(sealed.rstrip("=")) - 1):
+    for at in range(len(sealed.rstrip("=")) - 1):
         with pytest.raises(Permanent):
             sealer.open(sealed[:at] + ("A" if sealed[at] != "A" else "B") + sealed[at + 1 :])

@@ -1,0 +1,449 @@
+"""The database: exact values, one transaction a unit, and the difference between an outage and a wrong statement."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import exc
+
+from libs.common.tests.common_world import NOW, Said, notice, sqlite_url
+from reclaim.common.clock import FixedClock
+from reclaim.common.db import Amount, BigKey, Database, Json, UtcDateTime, is_outage, listed
+
+THINGS = sa.Table(
+    "things",
+    sa.MetaData(),
+    sa.Column("id", BigKey, primary_key=True, autoincrement=True),
+    sa.Column("at", UtcDateTime),
+    sa.Column("amount", Amount),
+    sa.Column("document", Json),
+    sa.Column("number", sa.Integer),
+    sa.Column("locked_by", sa.Text),
+)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = Database(database_url, FixedClock(NOW))
+    async with opened.engine.begin() as connection:
+        await connection.run_sync(THINGS.metadata.create_all)
+    yield opened
+    await opened.close()
+
+
+async def keep(database: Database, **values: object) -> None:
+    async with database.unit() as unit:
+        await unit.db.execute(sa.insert(THINGS), [values])
+
+
+async def count(database: Database) -> int:
+    async with database.reading() as db:
+        return int((await db.execute(sa.select(sa.func.count()).select_from(THINGS))).scalar_one())
+
+
+async def round_trip(database: Database, column: sa.Column[object], values: list[object]) -> list[object]:
+    async with database.unit() as unit:
+        await unit.db.execute(sa.delete(THINGS))
+        await unit.db.execute(sa.insert(THINGS), [{column.name: value} for value in values])
+        return list((await unit.db.execute(sa.select(column).order_by(THINGS.c.id))).scalars())
+
+
+# ------------------------------------------------------------------------------------------- values
+
+ROUND_TRIPS = hypothesis_settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+# SQLite keeps ten-thousandths in 64 bits.
+AMOUNTS = st.decimals(min_value=-922_000_000_000_000, max_value=922_000_000_000_000, places=4)
+INSTANTS = st.datetimes(
+    min_value=datetime(1900, 1, 1),  # noqa: DTZ001
+    max_value=datetime(2999, 1, 1),  # noqa: DTZ001
+    timezones=st.sampled_from([UTC, *(timezone(timedelta(hours=hours)) for hours in (-11, 5.5, 14))]),
+)
+
+
+async def test_amounts_are_exact(database: Database) -> None:
+    loop = asyncio.get_running_loop()
+
+    @ROUND_TRIPS
+    @given(st.lists(AMOUNTS, min_size=1, max_size=20))
+    def try_it(amounts: list[Decimal]) -> None:
+        kept = asyncio.run_coroutine_threadsafe(round_trip(database, THINGS.c.amount, list(amounts)), loop).result(30)
+        assert kept == amounts
+        assert all(isinstance(amount, Decimal) and amount.as_tuple().exponent == -4 for amount in kept)
+
+    await asyncio.to_thread(try_it)
+
+
+async def test_amounts_add_up_in_sql_without_losing_anything(database: Database) -> None:
+    async with database.unit() as unit:
+        rows = [{"amount": Decimal("0.1")}] * 3 + [{"amount": Decimal("-0.3001")}, {"amount": None}]
+        await unit.db.execute(sa.insert(THINGS), rows)
+        total = (await unit.db.execute(sa.select(sa.func.sum(THINGS.c.amount)))).scalar_one()
+        assert total == Decimal("-0.0001")
+        below = sa.select(sa.func.count()).where(THINGS.c.amount < Decimal("0.1"))
+        assert (await unit.db.execute(below)).scalar_one() == 1
+    async with database.reading() as db:
+        assert None in (await db.execute(sa.select(THINGS.c.amount))).scalars().all()
+
+
+@pytest.mark.parametrize("amount", ["NaN", "Infinity", "-Infinity", "sNaN"])
+async def test_what_is_no_amount_is_refused(database: Database, amount: str) -> None:
+    with pytest.raises(exc.StatementError, match="finite"):
+        await keep(database, amount=Decimal(amount))
+
+
+async def test_instants_come_back_the_same_and_in_utc(database: Database) -> None:
+    loop = asyncio.get_running_loop()
+
+    @ROUND_TRIPS
+    @given(st.lists(INSTANTS, min_size=1, max_size=20))
+    def try_it(instants: list[datetime]) -> None:
+        kept = asyncio.run_coroutine_threadsafe(round_trip(database, THINGS.c.at, list(instants)), loop).result(30)
+        assert kept == instants
+        assert all(isinstance(instant, datetime) and instant.tzinfo is UTC for instant in kept)
+
+    await asyncio.to_thread(try_it)
+
+
+async def test_instants_are_compared_as_instants(database: Database) -> None:
+    half_past_nine_in_the_east = datetime(2026, 11, 2, 14, 30, tzinfo=timezone(timedelta(hours=5)))
+    for at in (NOW, half_past_nine_in_the_east, NOW + timedelta(hours=1)):
+        await keep(database, at=at)
+    async with database.reading() as db:
+        ordered = (await db.execute(sa.select(THINGS.c.id).order_by(THINGS.c.at))).scalars().all()
+        assert ordered == [1, 2, 3]
+        until_half_past = sa.select(sa.func.count()).where(THINGS.c.at <= half_past_nine_in_the_east)
+        assert (await db.execute(until_half_past)).scalar_one() == 2
+
+
+async def test_a_naive_instant_is_refused(database: Database) -> None:
+    with pytest.raises(exc.StatementError, match="an instant needs a time zone"):
+        await keep(database, at=NOW.replace(tzinfo=None))
+    with pytest.raises(exc.StatementError, match="an instant needs a time zone"):
+        async with database.reading() as db:
+            await db.execute(sa.select(THINGS).where(THINGS.c.at < NOW.replace(tzinfo=None)))
+
+
+async def test_documents_come_back(database: Database) -> None:
+    document = {"a": [1, None, {"é": True}], "b": "175.00"}
+    assert await round_trip(database, THINGS.c.document, [document]) == [document]
+
+
+async def test_a_list_of_any_length_is_one_bound_value(database: Database) -> None:
+    for value in ("a", "b", "c"):
+        await keep(database, locked_by=value)
+    async with database.reading() as db:
+        statement = sa.text(f"SELECT count(*) FROM things WHERE locked_by IN (SELECT value FROM {listed(db, 'ids')})")
+        for names, expected in (([], 0), (["a", "c", "x"], 2), ([f"{n}" for n in range(20_000)] + ["b"], 1)):
+            bound = {"ids": msgspec.json.encode(names).decode()}
+            assert (await db.execute(statement, bound)).scalar_one() == expected
+
+
+# ------------------------------------------------------------------------------------------- units
+
+
+async def test_a_unit_commits_once_and_wakes_after_that(said: Said) -> None:
+    told: list[frozenset[str]] = []
+    looks: list[asyncio.Task[int]] = []
+
+    def woken(jobs: frozenset[str]) -> None:
+        told.append(jobs)
+        looks.append(asyncio.create_task(said.outbox.depth(said.database)))
+
+    said.database.on_commit = woken
+    async with said.database.unit() as unit:
+        assert unit.now == NOW
+        unit.emit(notice(1), notice(2))
+        unit.emit(notice(3))
+        unit.wake("mail")
+        unit.wake("mail")
+        await asyncio.sleep(0)
+        assert told == []
+    assert told == [frozenset({"mail", "relay"})]
+    assert await looks[0] == 3, "the commit came first"
+    async with said.database.unit() as unit:
+        pass
+    assert len(told) == 1, "a unit that did nothing wakes nobody"
+
+
+async def test_a_unit_that_fails_leaves_nothing_and_wakes_nobody(said: Said) -> None:
+    told: list[frozenset[str]] = []
+    said.database.on_commit = told.append
+
+    async def fail_with(failure: BaseException) -> None:
+        async with said.database.unit() as unit:
+            unit.emit(notice(1))
+            unit.wake("mail")
+            raise failure
+
+    for failure in (RuntimeError("defect"), asyncio.CancelledError()):
+        with pytest.raises(type(failure)):
+            await fail_with(failure)
+    assert await said.rows() == {}
+    assert told == []
+
+
+async def test_a_unit_whose_events_cannot_be_kept_leaves_nothing(database: Database) -> None:
+
+    async def say() -> None:
+        async with database.unit() as unit:
+            await unit.db.execute(sa.insert(THINGS), [{"number": 1}])
+            unit.emit(notice(1))
+
+    with pytest.raises(RuntimeError, match="without an outbox"):
+        await say()
+    assert await count(database) == 0
+
+
+async def test_units_do_not_see_one_anothers_half_done_work(database: Database) -> None:
+    begun, looked = asyncio.Event(), asyncio.Event()
+
+    async def writes() -> None:
+        async with database.unit() as unit:
+            await unit.db.execute(sa.insert(THINGS), [{"number": 1}])
+            begun.set()
+            await looked.wait()
+
+    writing = asyncio.create_task(writes())
+    await begun.wait()
+    assert await count(database) == 0
+    looked.set()
+    await writing
+    assert await count(database) == 1
+
+
+async def test_reading_leaves_nothing_and_sees_one_state(database: Database) -> None:
+    await keep(database, number=1)
+
+    async def write(failure: Exception | None = None) -> None:
+        async with database.reading() as db:
+            await db.execute(sa.insert(THINGS), [{"number": 2}])
+            if failure is not None:
+                raise failure
+
+    await write()
+    with pytest.raises(RuntimeError):
+        await write(RuntimeError())
+    assert await count(database) == 1
+
+
+async def test_many_writers_at_once_all_succeed(database: Database) -> None:
+    async def increase() -> None:
+        async with database.unit() as unit:
+            row = sa.select(THINGS.c.number).where(THINGS.c.id == 1).with_for_update()
+            number = (await unit.db.execute(row)).scalar_one()
+            await asyncio.sleep(0)
+            await unit.db.execute(sa.update(THINGS).where(THINGS.c.id == 1).values(number=number + 1))
+
+    await keep(database, number=0)
+    await asyncio.gather(*(increase() for _ in range(40)))
+    async with database.reading() as db:
+        assert (await db.execute(sa.select(THINGS.c.number))).scalar_one() == 40
+
+
+async def test_two_processes_may_write_to_one_sqlite_file(tmp_path: Path) -> None:
+    """Each opens the new file by itself: neither the switch to write-ahead logging nor a write may fail."""
+    url = sqlite_url(tmp_path)
+    several = [Database(url, FixedClock(NOW)) for _ in range(3)]
+
+    async def write(database: Database) -> None:
+        async with database.unit() as unit:
+            await unit.db.execute(sa.text("CREATE TABLE IF NOT EXISTS t (n INTEGER)"))
+        for _ in range(15):
+            async with database.unit() as unit:
+                n = (await unit.db.execute(sa.text("SELECT count(*) FROM t"))).scalar_one()
+                await unit.db.execute(sa.text("INSERT INTO t VALUES (:n)"), {"n": n})
+
+    await asyncio.gather(*(write(database) for database in several))
+    async with several[0].reading() as db:
+        assert (await db.execute(sa.text("SELECT count(DISTINCT n) FROM t"))).scalar_one() == 45
+    for database in several:
+        await database.close()
+
+
+# ------------------------------------------------------------------------------------------- outages
+
+
+async def fails_with(database: Database, **values: object) -> BaseException:
+    with pytest.raises(Exception) as failed:  # noqa: PT011
+        await keep(database, **values)
+    return failed.value
+
+
+async def test_a_wrong_statement_is_no_outage_whatever_its_words(database: Database) -> None:
+    async with database.unit() as unit:
+        await unit.db.execute(sa.text("CREATE TABLE strict (busy_since TEXT NOT NULL)"))
+    for wrong in (
+        "INSERT INTO strict VALUES (NULL)",
+        "SELECT locked_until FROM strict",
+        "SELECT 'database is locked' FROM nowhere",
+        "nonsense",
+    ):
+        with pytest.raises(exc.DBAPIError) as refused:
+            async with database.unit() as unit:
+                await unit.db.execute(sa.text(wrong))
+        assert not is_outage(refused.value), wrong
+    assert not is_outage(await fails_with(database, number=2**80))
+    assert not is_outage(await fails_with(database, locked_by="\ud800"))
+    for other in (ValueError("locked"), KeyError("busy"), RuntimeError("disk is full")):
+        assert not is_outage(other)
+
+
+async def test_an_error_does_not_repeat_the_values_it_was_given(database: Database) -> None:
+    with pytest.raises(exc.DBAPIError) as refused:
+        async with database.unit() as unit:
+            await unit.db.execute(sa.text("INSERT INTO nowhere VALUES (:secret)"), {"secret": "203.0.113.7"})
+    assert "203.0.113.7" not in str(refused.value)
+
+
+async def test_a_locked_sqlite_file_is_an_outage(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path), FixedClock(NOW))
+    impatient = Database(sqlite_url(tmp_path), FixedClock(NOW))
+    async with database.unit() as unit:
+        await unit.db.execute(sa.text("CREATE TABLE t (n INTEGER)"))
+        async with impatient.reading() as db:
+            await db.execute(sa.text("PRAGMA busy_timeout = 1"))
+            with pytest.raises(exc.OperationalError) as refused:
+                await db.execute(sa.text("INSERT INTO sqlite_sequence VALUES (1, 1)"))
+        assert not is_outage(refused.value), "no such table: a wrong statement"
+        with pytest.raises(exc.OperationalError) as locked:
+            async with impatient.engine.connect() as connection:
+                # Pooled: this is the connection that waits for a millisecond only.
+                await connection.execute(sa.text("SELECT 1"))
+        assert is_outage(locked.value)
+    await impatient.close()
+    await database.close()
+
+
+async def test_a_sqlite_file_that_cannot_be_opened_is_an_outage(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    database = Database(sqlite_url(folder), FixedClock(NOW))
+    folder.rmdir()
+    with pytest.raises(exc.OperationalError) as gone:
+        async with database.unit():
+            pass
+    assert is_outage(gone.value)
+    await asyncio.sleep(0.1)  # the driver's thread ends by itself, and reports to this loop
+    await database.close()
+
+
+async def test_a_full_sqlite_file_is_an_outage(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path), FixedClock(NOW))
+
+    async def fill() -> None:
+        async with database.unit() as unit:
+            await unit.db.execute(sa.text("PRAGMA max_page_count = 8"))
+            await unit.db.execute(sa.text("CREATE TABLE t (b BLOB)"))
+            await unit.db.execute(sa.text("INSERT INTO t VALUES (zeroblob(1000000))"))
+
+    with pytest.raises(exc.OperationalError) as full:
+        await fill()
+    assert is_outage(full.value)
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+asyncpg://nobody@127.0.0.1:1/nowhere",
+        "postgresql+asyncpg://nobody@/nowhere?host=/nonexistent",
+        "postgresql+asyncpg://nobody@no-such-host.invalid/nowhere",
+    ],
+)
+async def test_a_server_that_cannot_be_reached_is_an_outage(url: str) -> None:
+    database = Database(url, FixedClock(NOW))
+    with pytest.raises(OSError) as unreachable:  # noqa: PT011
+        async with database.unit():
+            pass
+    assert is_outage(unreachable.value)
+    await database.close()
+
+
+async def end(database: Database, pid: int) -> None:
+    async with database.unit() as unit:
+        ended = await unit.db.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        assert ended.scalar_one()
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("moment", ["before a statement", "in a statement", "before the commit"])
+async def test_a_backend_that_ends_in_mid_transaction_is_an_outage(fresh_database: str, moment: str) -> None:
+    database, other = Database(fresh_database, FixedClock(NOW)), Database(fresh_database, FixedClock(NOW))
+    woken: list[frozenset[str]] = []
+    database.on_commit = woken.append
+    async with other.engine.begin() as connection:
+        await connection.run_sync(THINGS.metadata.create_all)
+
+    async def write() -> None:
+        async with database.unit() as unit:
+            unit.wake("mail")
+            await unit.db.execute(sa.insert(THINGS), [{"number": 1}])
+            pid = int((await unit.db.execute(sa.text("SELECT pg_backend_pid()"))).scalar_one())
+            if moment == "in a statement":
+                sleeping = asyncio.ensure_future(unit.db.execute(sa.text("SELECT pg_sleep(20)")))
+                await asyncio.sleep(0.1)
+                await end(other, pid)
+                await sleeping
+            await end(other, pid)
+            if moment == "before a statement":
+                await unit.db.execute(sa.insert(THINGS), [{"number": 2}])
+
+    with pytest.raises(exc.DBAPIError) as cut:
+        await write()
+    assert is_outage(cut.value)
+    assert woken == []
+    assert await count(database) == 0, "and the next unit has a connection that works"
+    await keep(database, number=3)
+    await database.close()
+    await other.close()
+
+
+@pytest.mark.servers
+async def test_a_deadlock_is_an_outage_for_the_one_that_gives_way(fresh_database: str) -> None:
+    database = Database(fresh_database, FixedClock(NOW))
+    async with database.engine.begin() as connection:
+        await connection.run_sync(THINGS.metadata.create_all)
+        await connection.execute(sa.insert(THINGS), [{"number": 0}, {"number": 0}])
+    both = asyncio.Barrier(2)
+
+    async def take(first: int, second: int) -> None:
+        async with database.unit() as unit:
+            await unit.db.execute(sa.text("SET LOCAL deadlock_timeout = '50ms'"))
+            await unit.db.execute(sa.update(THINGS).where(THINGS.c.id == first).values(number=1))
+            await both.wait()
+            await unit.db.execute(sa.update(THINGS).where(THINGS.c.id == second).values(number=1))
+
+    results = await asyncio.gather(take(1, 2), take(2, 1), return_exceptions=True)
+    (failed,) = [result for result in results if result is not None]
+    assert is_outage(failed)
+    await database.close()
+
+
+@pytest.mark.servers
+async def test_one_connection_used_twice_at_once_is_a_defect_not_an_outage(fresh_database: str) -> None:
+    database = Database(fresh_database, FixedClock(NOW))
+    async with database.reading() as db:
+        raw = (await db.get_raw_connection()).driver_connection
+        sleeping = asyncio.ensure_future(raw.fetchval("SELECT pg_sleep(0.3)"))
+        await asyncio.sleep(0.05)
+        with pytest.raises(exc.InterfaceError) as clash:
+            await db.execute(sa.text("SELECT 1"))
+        assert not is_outage(clash.value)
+        await sleeping
+    await database.close()
+
+
+async def test_a_pool_that_stays_empty_is_an_outage() -> None:
+    assert is_outage(exc.TimeoutError("QueuePool limit reached"))
+    assert is_outage(TimeoutError())
