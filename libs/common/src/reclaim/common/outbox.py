@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from reclaim.common import envelope
 from reclaim.common.bus import Bus
 from reclaim.common.contracts import BY_WIRE, CONSUMERS, SERVICES, Event
-from reclaim.common.db import BigKey, Database, listed
+from reclaim.common.db import BigKey, Database, insert_many, listed
 from reclaim.common.ids import new_id
 from reclaim.common.timing import wall_milliseconds
 
@@ -55,10 +55,8 @@ def outbox_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
-_INSERT = sa.text(
-    "INSERT INTO outbox (event_id, wire, body, outstanding, attempts, due) "
-    "VALUES (:event_id, :wire, :body, :outstanding, 0, :due)"
-)
+OUTBOX = outbox_table(sa.MetaData())
+
 _BACKOFF = f"{FIRST_REPUBLISH} * (1 << CASE WHEN attempts < 7 THEN attempts ELSE 7 END)"
 _SET = f"UPDATE outbox SET due = :now + {_BACKOFF}, attempts = attempts + 1 WHERE seq "
 _DUE = "SELECT seq FROM outbox WHERE due <= :now ORDER BY due, seq LIMIT :most"
@@ -100,10 +98,11 @@ class Outbox:
                     "wire": event.wire,
                     "body": body,
                     "outstanding": _BITS[event.wire],
+                    "attempts": 0,
                     "due": due,
                 }
             )
-        await db.execute(_INSERT, rows)
+        await insert_many(db, OUTBOX, rows)
 
     async def relay(self, database: Database, bus: Bus) -> bool:
         """Publish what is due; return whether there was anything.
@@ -143,20 +142,26 @@ class Outbox:
         return True
 
     async def confirm(self, database: Database, receipts: Sequence[Receipt]) -> None:
-        """Clear one consumer's bit on each row, and drop the rows that nobody is left to confirm."""
+        """Clear the consumers' bits on each row, and drop the rows that nobody is left to confirm."""
+        confirmed: dict[str, int] = defaultdict(int)
+        for receipt in receipts:
+            bit = 1 << SERVICES.index(receipt.consumer)
+            for event_id in receipt.ids:
+                confirmed[event_id] |= bit
+        by_bits: dict[int, list[str]] = defaultdict(list)
+        for event_id, bits in confirmed.items():
+            by_bits[bits].append(event_id)
         async with database.unit() as unit:
             which = f"event_id IN (SELECT value FROM {listed(unit.db, 'ids')})"
-            for receipt in receipts:
-                ids = msgspec.json.encode(receipt.ids).decode()
-                bit = 1 << SERVICES.index(receipt.consumer)
-                await unit.db.execute(
-                    sa.text(f"DELETE FROM outbox WHERE {which} AND outstanding & ~{bit} = 0"),
-                    {"ids": ids},
+            for bits, ids in by_bits.items():
+                bound = {"ids": msgspec.json.encode(ids).decode()}
+                gone = await unit.db.execute(
+                    sa.text(f"DELETE FROM outbox WHERE {which} AND outstanding & ~{bits} = 0"), bound
                 )
-                await unit.db.execute(
-                    sa.text(f"UPDATE outbox SET outstanding = outstanding & ~{bit} WHERE {which}"),
-                    {"ids": ids},
-                )
+                if gone.rowcount < len(ids):
+                    await unit.db.execute(
+                        sa.text(f"UPDATE outbox SET outstanding = outstanding & ~{bits} WHERE {which}"), bound
+                    )
 
     async def publish_again(self, database: Database) -> None:
         """Make everything unconfirmed due now; for a start, when what an earlier process had under way is unknown."""

@@ -7,7 +7,7 @@ set-wise: a constant number of statements for any number of cases.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.contracts import ConnectionChanged
-from reclaim.common.db import BigKey, Json, UtcDateTime, listed
+from reclaim.common.db import BigKey, Json, UtcDateTime, insert_many, listed, update_many
 from reclaim.common.ids import new_id
 from reclaim.common.migrate import service_metadata
 from reclaim.common.timing import wall_milliseconds
@@ -133,6 +133,12 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Case).decode
 
 
+def _columns(data: audit.Entry | audit.Personal) -> dict[str, Any]:
+    # As `dataclasses.asdict`, which would copy each value deeply and take most of the time of a whole batch.
+    columns: dict[str, Any] = msgspec.to_builtins(data, builtin_types=(datetime,))
+    return columns
+
+
 def _ids(values: Iterable[str]) -> str:
     return msgspec.json.encode(list(values)).decode()
 
@@ -185,40 +191,27 @@ async def open_seats(db: AsyncConnection, holders: Collection[str]) -> dict[tupl
 
 async def insert(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> None:
     """Store new cases."""
-    if cases:
-        await db.execute(sa.insert(CASE), [_row(case, now) for case in cases])
-
-
-_UPDATE = (
-    sa.update(CASE)
-    .where(CASE.c.id == sa.bindparam("case_id"))
-    .values(
-        state=sa.bindparam("new_state"),
-        open=sa.bindparam("new_open"),
-        records_transferred=sa.bindparam("transferred"),
-        changed_at=sa.bindparam("now"),
-        document=sa.bindparam("new_document"),
-    )
-)
+    await insert_many(db, CASE, [_row(case, now) for case in cases])
 
 
 async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> None:
     """Store what became of cases."""
-    if cases:
-        await db.execute(
-            _UPDATE,
-            [
-                {
-                    "case_id": case.id,
-                    "new_state": case.state.value,
-                    "new_open": case.open,
-                    "transferred": case.records_transferred,
-                    "now": now,
-                    "new_document": _encode(case),
-                }
-                for case in cases
-            ],
-        )
+    await update_many(
+        db,
+        CASE,
+        "id",
+        [
+            {
+                "id": case.id,
+                "state": case.state.value,
+                "open": case.open,
+                "records_transferred": case.records_transferred,
+                "changed_at": now,
+                "document": _encode(case),
+            }
+            for case in cases
+        ],
+    )
 
 
 async def find(db: AsyncConnection, case_id: str) -> Case | None:
@@ -275,14 +268,12 @@ async def sum_records(db: AsyncConnection) -> int:
 
 async def set_timers(db: AsyncConnection, timers: Sequence[tuple[str, Timer]]) -> None:
     """Set (case id, timer) pairs, each replacing the case's timer of that kind."""
-    if not timers:
-        return
-    statement = sa.text(
-        "INSERT INTO timer (case_id, command, at) VALUES (:case_id, :command, :at) "
-        "ON CONFLICT (case_id, command) DO UPDATE SET at = excluded.at"
-    ).bindparams(sa.bindparam("at", type_=UtcDateTime))
-    await db.execute(
-        statement, [{"case_id": case_id, "command": timer.command, "at": timer.at} for case_id, timer in timers]
+    latest = {(case_id, timer.command): timer.at for case_id, timer in timers}
+    await insert_many(
+        db,
+        TIMER,
+        [{"case_id": case_id, "command": command, "at": at} for (case_id, command), at in latest.items()],
+        replacing=("case_id", "command"),
     )
 
 
@@ -322,25 +313,24 @@ class Claimed:
 
 async def add_effects(db: AsyncConnection, cases: Sequence[tuple[Case, Effect]]) -> None:
     """Store what is to be done for these cases, in the states they are in."""
-    if cases:
-        await db.execute(
-            sa.insert(EFFECT),
-            [
-                {
-                    "id": new_id(),
-                    "case_id": case.id,
-                    "connection_id": case.seat.connection_id,
-                    "kind": effect.value,
-                    "for_state": case.state.value,
-                    "dry_run": case.policy.dry_run,
-                    "attempts": 0,
-                    "reason": "",
-                    "plan": None,
-                    "due": 0,
-                }
-                for case, effect in cases
-            ],
-        )
+    await insert_many(
+        db,
+        EFFECT,
+        [
+            {
+                "id": new_id(),
+                "case_id": case.id,
+                "connection_id": case.seat.connection_id,
+                "kind": effect.value,
+                "for_state": case.state.value,
+                "dry_run": case.policy.dry_run,
+                "attempts": 0,
+                "reason": "",
+                "due": 0,
+            }
+            for case, effect in cases
+        ],
+    )
 
 
 async def claim_effects(db: AsyncConnection, *, most: int) -> list[Claimed]:
@@ -457,20 +447,23 @@ async def append_audit(
         return
     head = (await db.execute(sa.select(AUDIT_HEAD).with_for_update())).one()
     links = audit.chain([entry for entry, _ in entries], position=head.position, previous=head.hash)
-    await db.execute(
-        sa.insert(AUDIT),
+    await insert_many(
+        db,
+        AUDIT,
         [
-            {**asdict(link.entry), "position": link.position, "previous": link.previous, "hash": link.hash}
+            {**_columns(link.entry), "position": link.position, "previous": link.previous, "hash": link.hash}
             for link in links
         ],
     )
-    personal = [
-        {"position": link.position, "at": now, **asdict(data)}
-        for link, (_, data) in zip(links, entries, strict=True)
-        if data is not None
-    ]
-    if personal:
-        await db.execute(sa.insert(PERSONAL), personal)
+    await insert_many(
+        db,
+        PERSONAL,
+        [
+            {"position": link.position, "at": now, **_columns(data)}
+            for link, (_, data) in zip(links, entries, strict=True)
+            if data is not None
+        ],
+    )
     await db.execute(sa.update(AUDIT_HEAD).values(position=links[-1].position, hash=links[-1].hash))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from reclaim.common.db import Unit
 from reclaim.common.errors import NotYet
@@ -30,8 +31,13 @@ class Submission:
 
 def command_name(command: Command) -> str:
     """Return a command's name in the audit trail; a decision's says which."""
-    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(command).__name__).lower()
+    name = _snake_case(type(command).__name__)
     return f"{name}_{command.decision}" if isinstance(command, Decide) else name
+
+
+@cache
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 async def submit(unit: Unit, submissions: Sequence[Submission]) -> list[Verdict]:
