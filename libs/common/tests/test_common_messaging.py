@@ -102,7 +102,9 @@ async def running(tmp_path: Path, bus: Bus, *listeners: Listener) -> AsyncIterat
 async def until(condition: object, *, seconds: float = 20) -> None:
     assert callable(condition)
     async with asyncio.timeout(seconds):
-        while not (await condition() if asyncio.iscoroutinefunction(condition) else condition()):
+        while True:
+            if await condition() if asyncio.iscoroutinefunction(condition) else condition():
+                return
             await asyncio.sleep(0.02)
 
 
@@ -210,10 +212,14 @@ async def test_what_is_no_message_of_ours_is_parked_with_its_bytes(tmp_path: Pat
 async def test_a_unit_that_fails_says_nothing(tmp_path: Path, bus: Bus) -> None:
     lifecycle = Listener("lifecycle", tmp_path)
     async with running(tmp_path, bus, lifecycle) as host:
-        with pytest.raises(RuntimeError, match="in mid-unit"):
+
+        async def fail_after_speaking() -> None:
             async with lifecycle.runtime.database.unit() as unit:
                 unit.emit(closed(1))
                 raise RuntimeError("in mid-unit")
+
+        with pytest.raises(RuntimeError, match="in mid-unit"):
+            await fail_after_speaking()
         assert await host.running[0].outbox.depth(lifecycle.runtime.database) == 0
 
 

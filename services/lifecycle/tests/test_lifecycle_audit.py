@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from reclaim.lifecycle.audit import GENESIS, Entry, Link, Personal, Verification, Verifier, chain
 
 AT = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)

@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from reclaim.common.contracts import (
     AttentionRaised,
     CaseClosed,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+
 from reclaim.common import envelope, migrate
 from reclaim.common.bus.inproc import InprocBus
 from reclaim.common.clock import FixedClock
