@@ -231,7 +231,7 @@ async def test_the_check_and_the_rebuild(site: Site) -> None:
     assert (await site.get("/savings/api/rebuild"))["state"] == "none"
     before = await site.get("/savings/api/report?by=month")
     started = await site.client.post("/savings/api/rebuild", headers=site.as_("operator"))
-    assert (started.status_code, started.json()["state"], started.json()["target"]) == (202, "requested", 16)
+    assert (started.status_code, started.json()["state"], started.json()["target"]) == (202, "requested", 32)
     again = await site.client.post("/savings/api/rebuild", headers=site.as_("operator"))
     assert again.status_code == 409
     (job,) = (job for job in site.running.service.jobs if job.name == "rebuild")
@@ -240,8 +240,8 @@ async def test_the_check_and_the_rebuild(site: Site) -> None:
     status = await site.get("/savings/api/rebuild")
     assert (status["state"], status["position"], status["target"], status["requested_by"]) == (
         "done",
-        16,
-        16,
+        32,
+        32,
         "the operator",
     )
     assert await site.get("/savings/api/report?by=month") == before

@@ -30,6 +30,7 @@ from reclaim.common.contracts import (
     UserFrozen,
     UserRestored,
 )
+from reclaim.common.errors import Transient
 from reclaim.common.service import Running
 from reclaim.common.settings import Settings
 from reclaim.savings import domain, jobs, store
@@ -141,6 +142,11 @@ async def tables(running: Running) -> dict[str, list[tuple[Any, ...]]]:
 async def verified(running: Running) -> store.Verification:
     async with running.database.reading() as db:
         return await store.verify(db)
+
+
+async def state_of_the_rebuild(running: Running) -> str:
+    async with running.database.reading() as db:
+        return str((await db.execute(sa.select(store.REBUILD.c.state))).scalar_one())
 
 
 async def parked(running: Running) -> list[str]:
@@ -433,6 +439,29 @@ async def test_a_batch_takes_a_constant_number_of_statements(running: Running) -
         await tell(running, *(reclaimed(f"{size}-{n}") for n in range(size)))
         counts.append(len(statements))
     assert counts[0] == counts[1]
+
+
+@pytest.mark.servers
+async def test_a_swap_gives_way_to_a_long_query(
+    fresh_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SWAP_WAITS", "50ms")
+    async with service(tmp_path, fresh_database) as running:
+        await tell(running, reclaimed("a"))
+        before = await tables(running)
+        async with running.database.unit() as unit:
+            await store.request_rebuild(unit.db, "test", NOW)
+        async with running.database.reading() as reader:
+            await reader.execute(sa.select(store.LIVE.daily))
+            while await state_of_the_rebuild(running) != "days":
+                await jobs.step(running.database, 100)
+            with pytest.raises(Transient, match="long query"):
+                await jobs.step(running.database, 100)
+            await tell(running, reclaimed("b"))
+        while await jobs.step(running.database, 100):
+            pass
+        assert (await verified(running)).ok
+        assert (await tables(running))["savings_daily"] != before["savings_daily"]
 
 
 @pytest.mark.servers

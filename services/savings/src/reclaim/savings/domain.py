@@ -152,7 +152,8 @@ def book(entries: Iterable[Entry], logged: Iterable[Entry]) -> Booking:
             if told_by != entry.event_id:
                 booking.told_twice.append(entry)
             continue
-        booked = on_the_terms_of(terms.get(entry.case_id, entry), entry)
+        earlier = terms.get(entry.case_id)
+        booked = entry if earlier is None else on_the_terms_of(earlier, entry)
         if booked != entry:
             booking.corrected.append(entry)
         remember(booked)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final
 
 from reclaim.common.db import Database
-from reclaim.common.errors import Conflict
+from reclaim.common.errors import Conflict, Transient
 from reclaim.savings import store
 from reclaim.savings.handlers import Deps
 
 log = logging.getLogger(__name__)
 
 CHUNK: Final = 100_000
-"""Positions projected in one transaction: large enough to be fast, small enough to lose little when it is cut."""
+"""Events projected in one transaction: large enough to be fast, small enough to lose little when it is cut."""
 
 REBUILD: Final = "rebuild"
+WAIT: Final = 0.2
+"""Seconds until a command that has to wait looks again."""
 
 
 async def rebuild_step(deps: Deps) -> bool:
@@ -35,7 +38,7 @@ async def step(database: Database, chunk: int) -> bool:
     async with database.reading() as db:
         status = await store.rebuild_status(db)
     if worked and status is not None:
-        log.info("rebuild %s: %d of %d positions", status.state, status.position, status.target)
+        log.info("rebuild %s: %d of %d", status.state, status.position, status.target)
     return worked
 
 
@@ -55,7 +58,14 @@ async def rebuild(
         if not await store.request_rebuild(unit.db, requested_by, unit.now):
             raise Conflict("A rebuild is under way already. Wait for its end; its progress is on the savings page.")
     while True:
-        await step(database, chunk)
+        try:
+            worked = await step(database, chunk)
+        except Transient as error:
+            log.warning("rebuild: %s", error)
+            worked = False
+        if not worked:
+            # A reader is in the way, or another process has the step in hand or has done the last one.
+            await asyncio.sleep(WAIT)
         async with database.reading() as db:
             status = await store.rebuild_status(db)
         assert status is not None

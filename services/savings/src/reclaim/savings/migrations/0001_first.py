@@ -10,22 +10,24 @@ from reclaim.common.migrate import create_messaging_tables
 revision = "savings_0001"
 down_revision = None
 
+ID = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     create_messaging_tables()
     op.create_table(
         "event_log",
         sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("event_id", sa.Text, nullable=False, unique=True),
-        sa.Column("case_id", sa.Text, nullable=False),
-        sa.Column("kind", sa.Text, nullable=False),
-        sa.Column("connection_id", sa.Text, nullable=False),
-        sa.Column("product", sa.Text, nullable=False),
+        sa.Column("event_id", ID, nullable=False, unique=True),
+        sa.Column("case_id", ID, nullable=False),
+        sa.Column("kind", ID, nullable=False),
+        sa.Column("connection_id", ID, nullable=False),
+        sa.Column("product", ID, nullable=False),
         sa.Column("product_name", sa.Text, nullable=False),
-        sa.Column("department", sa.Text),
-        sa.Column("rule_id", sa.Text),
+        sa.Column("department", ID),
+        sa.Column("rule_id", ID),
         sa.Column("rule_name", sa.Text),
-        sa.Column("currency", sa.Text),
+        sa.Column("currency", ID),
         sa.Column("monthly", Amount),
         sa.Column("occurred_at", UtcDateTime, nullable=False),
         sa.Column("day", sa.Date, nullable=False),
@@ -47,32 +49,35 @@ def upgrade() -> None:
     op.create_table(
         "rebuild",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("state", ID, nullable=False),
         sa.Column("requested_by", sa.Text, nullable=False),
         sa.Column("requested_at", UtcDateTime, nullable=False),
         sa.Column("finished_at", UtcDateTime),
+        sa.Column("snapshot", sa.BigInteger, nullable=False),
+        sa.Column("last_case", ID),
+        sa.Column("seat_events", sa.BigInteger, nullable=False),
     )
     op.create_table(
         "savings_daily",
         sa.Column("day", sa.Date, primary_key=True),
-        sa.Column("currency", sa.Text, primary_key=True),
-        sa.Column("connection_id", sa.Text, primary_key=True),
-        sa.Column("product", sa.Text, primary_key=True),
-        sa.Column("department", sa.Text, primary_key=True),
-        sa.Column("rule_id", sa.Text, primary_key=True),
+        sa.Column("currency", ID, primary_key=True),
+        sa.Column("connection_id", ID, primary_key=True),
+        sa.Column("product", ID, primary_key=True),
+        sa.Column("department", ID, primary_key=True),
+        sa.Column("rule_id", ID, primary_key=True),
         sa.Column("seats_freed", sa.BigInteger, nullable=False),
         sa.Column("seats_returned", sa.BigInteger, nullable=False),
         sa.Column("monthly_delta", Amount, nullable=False),
     )
     op.create_table(
         "seat_saving",
-        sa.Column("case_id", sa.Text, primary_key=True),
-        sa.Column("state", sa.Text, nullable=False),
-        sa.Column("connection_id", sa.Text, nullable=False),
-        sa.Column("product", sa.Text, nullable=False),
-        sa.Column("department", sa.Text, nullable=False),
-        sa.Column("rule_id", sa.Text, nullable=False),
-        sa.Column("currency", sa.Text, nullable=False),
+        sa.Column("case_id", ID, primary_key=True),
+        sa.Column("state", ID, nullable=False),
+        sa.Column("connection_id", ID, nullable=False),
+        sa.Column("product", ID, nullable=False),
+        sa.Column("department", ID, nullable=False),
+        sa.Column("rule_id", ID, nullable=False),
+        sa.Column("currency", ID, nullable=False),
         sa.Column("monthly", Amount),
         sa.Column("dry_run", sa.Boolean, nullable=False),
         sa.Column("frozen_at", UtcDateTime),
@@ -82,10 +87,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "savings_name",
-        sa.Column("kind", sa.Text, primary_key=True),
-        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("kind", ID, primary_key=True),
+        sa.Column("id", ID, primary_key=True),
         sa.Column("name", sa.Text, nullable=False),
-        sa.Column("position", sa.BigInteger, nullable=False),
     )
     _create_views()
 
