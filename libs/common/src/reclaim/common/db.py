@@ -201,6 +201,9 @@ class Database:
         self.clock: Clock = clock or SystemClock()
         self.on_commit: Callable[[frozenset[str]], None] = lambda _jobs: None
         self._append = append
+        self._reading: dict[str, Any] = (
+            {"reading": True} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        )
         self._writer = asyncio.Lock() if self.engine.dialect.name == "sqlite" else None
 
     @asynccontextmanager
@@ -226,7 +229,7 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection for reading one consistent state; nothing that is written through it stays."""
         async with self.engine.connect() as connection:
-            await connection.execution_options(reading=True)
+            await connection.execution_options(**self._reading)
             async with connection.begin() as transaction:
                 yield connection
                 await transaction.rollback()
