@@ -378,8 +378,8 @@ async def end(database: Database, pid: int) -> None:
 
 @pytest.mark.servers
 @pytest.mark.parametrize("moment", ["before a statement", "in a statement", "before the commit"])
-async def test_a_backend_that_ends_in_mid_transaction_is_an_outage(fresh_database: str, moment: str) -> None:
-    database, other = Database(fresh_database, FixedClock(NOW)), Database(fresh_database, FixedClock(NOW))
+async def test_a_backend_that_ends_in_mid_transaction_is_an_outage(emptied_database: str, moment: str) -> None:
+    database, other = Database(emptied_database, FixedClock(NOW)), Database(emptied_database, FixedClock(NOW))
     woken: list[frozenset[str]] = []
     database.on_commit = woken.append
     async with other.engine.begin() as connection:
@@ -410,8 +410,8 @@ async def test_a_backend_that_ends_in_mid_transaction_is_an_outage(fresh_databas
 
 
 @pytest.mark.servers
-async def test_a_deadlock_is_an_outage_for_the_one_that_gives_way(fresh_database: str) -> None:
-    database = Database(fresh_database, FixedClock(NOW))
+async def test_a_deadlock_is_an_outage_for_the_one_that_gives_way(emptied_database: str) -> None:
+    database = Database(emptied_database, FixedClock(NOW))
     async with database.engine.begin() as connection:
         await connection.run_sync(THINGS.metadata.create_all)
         await connection.execute(sa.insert(THINGS), [{"number": 0}, {"number": 0}])
@@ -431,8 +431,8 @@ async def test_a_deadlock_is_an_outage_for_the_one_that_gives_way(fresh_database
 
 
 @pytest.mark.servers
-async def test_one_connection_used_twice_at_once_is_a_defect_not_an_outage(fresh_database: str) -> None:
-    database = Database(fresh_database, FixedClock(NOW))
+async def test_one_connection_used_twice_at_once_is_a_defect_not_an_outage(emptied_database: str) -> None:
+    database = Database(emptied_database, FixedClock(NOW))
     async with database.reading() as db:
         raw = (await db.get_raw_connection()).driver_connection
         sleeping = asyncio.ensure_future(raw.fetchval("SELECT pg_sleep(0.3)"))
@@ -447,3 +447,12 @@ async def test_one_connection_used_twice_at_once_is_a_defect_not_an_outage(fresh
 async def test_a_pool_that_stays_empty_is_an_outage() -> None:
     assert is_outage(exc.TimeoutError("QueuePool limit reached"))
     assert is_outage(TimeoutError())
+
+
+async def test_a_reading_sees_one_state_whatever_is_committed_meanwhile(database: Database) -> None:
+    async with database.reading() as db:
+        counted = sa.select(sa.func.count()).select_from(THINGS)
+        before = (await db.execute(counted)).scalar_one()
+        await keep(database, number=1)
+        assert (await db.execute(counted)).scalar_one() == before
+    assert await count(database) == before + 1

@@ -214,8 +214,8 @@ async def test_a_receipt_while_its_event_is_being_published_is_kept(said: Said, 
 
 
 @pytest.mark.servers
-async def test_two_relays_at_once_never_claim_the_same_row(fresh_database: str, wall: Wall) -> None:
-    one, other = Said(fresh_database), Said(fresh_database)
+async def test_two_relays_at_once_never_claim_the_same_row(emptied_database: str, wall: Wall) -> None:
+    one, other = Said(emptied_database), Said(emptied_database)
     await with_tables(one.database.engine)
     ids = await one.say(*(closed(n) for n in range(3 * CLAIM)))
     bus = Carrier()
@@ -234,8 +234,8 @@ async def test_two_relays_at_once_never_claim_the_same_row(fresh_database: str, 
 
 
 @pytest.mark.servers
-async def test_a_relay_does_not_wait_for_rows_that_another_is_claiming(fresh_database: str, wall: Wall) -> None:
-    said = Said(fresh_database)
+async def test_a_relay_does_not_wait_for_rows_that_another_is_claiming(emptied_database: str, wall: Wall) -> None:
+    said = Said(emptied_database)
     await with_tables(said.database.engine)
     held, free = await said.say(closed(1), closed(2))
     bus = Carrier()
@@ -250,8 +250,8 @@ async def test_a_relay_does_not_wait_for_rows_that_another_is_claiming(fresh_dat
 
 
 @pytest.mark.servers
-async def test_receipts_of_two_consumers_at_once_lose_no_bit(fresh_database: str) -> None:
-    said = Said(fresh_database)
+async def test_receipts_of_two_consumers_at_once_lose_no_bit(emptied_database: str) -> None:
+    said = Said(emptied_database)
     await with_tables(said.database.engine)
     ids = await said.say(*(closed(n) for n in range(200)))
     parts = [ids[start::4] for start in range(4)]

@@ -107,6 +107,8 @@ def read(body: bytes) -> Received[Event] | Unreadable:
         envelope = _envelope.decode(body)
     except msgspec.DecodeError as error:
         return unreadable(body, f"not a CloudEvent: {error}")
+    if "\0" in envelope.id + envelope.type + envelope.source:
+        return unreadable(body, "an attribute has a NUL character, which a database cannot keep as text")
     source = envelope.source.removeprefix("/reclaim/")
     decoder = _data.get(envelope.type)
     if decoder is None:

@@ -101,6 +101,10 @@ class Parked:
     body: str
 
 
+class HandlerFailed(Exception):
+    """A handler failed in a way that says nothing about the database; nobody foresaw it."""
+
+
 class Inbox:
     """The inbox of one service. `send_receipt` is given the producer's name and an encoded `Receipt`."""
 
@@ -181,7 +185,13 @@ class Inbox:
                 raise Permanent(f"{self._service} has no handler for {part.data.wire}")
             by_type[type(part.data)].setdefault(part.id, part)
         for event, received in by_type.items():
-            await self._subscriptions[event](unit, list(received.values()))
+            try:
+                await self._subscriptions[event](unit, list(received.values()))
+            except OSError as error:
+                if isinstance(error, ConnectionError):
+                    raise
+                # A missing file is no outage of the database: taken for one it would hold up its neighbours for ever.
+                raise HandlerFailed(f"{type(error).__name__}: {error}") from error
 
     async def _set_aside(self, part: Received[Event] | Unreadable, error: Exception) -> None:
         due = _due_after(error, attempts=1)
@@ -303,7 +313,7 @@ class Inbox:
         """
         async with self._database.unit() as unit:
             changed = await unit.db.execute(
-                sa.update(SET_ASIDE).where(SET_ASIDE.c.event_id == event_id).values(attempts=0, due=wall_milliseconds())
+                sa.update(SET_ASIDE).where(SET_ASIDE.c.event_id == event_id).values(attempts=0)
             )
             if changed.rowcount == 0:
                 raise NotFound(f"No event {event_id} is set aside; it may have been handled meanwhile.")
@@ -341,8 +351,10 @@ def _due_after(error: Exception, *, attempts: int) -> int | None:
 
 
 def _reason(error: Exception) -> str:
-    known = isinstance(error, Transient | Permanent)
-    return str(error)[:2000] if known else f"{type(error).__name__}: {error}"[:2000]
+    known = isinstance(error, Transient | Permanent | HandlerFailed)
+    said = str(error) if known else f"{type(error).__name__}: {error}"
+    # What a database cannot store as text must not keep it from storing the rest.
+    return said.encode(errors="backslashreplace").decode().replace("\0", "\\x00")[:2000]
 
 
 def _trace(error: Exception) -> Exception | None:
