@@ -130,7 +130,6 @@ async def report(deps: Deps, year: int | None, by: Breakdown | None) -> ReportOu
     now = deps.clock.now()
     period = Period.of(year or now.year, now)
     async with deps.database.reading() as db:
-        await store.hold_one_state(db)
         seats = await store.seat_totals(db, period, None)
         days = await store.day_totals(db, period, None)
         lines, names = await _breakdown(db, period, by, days)

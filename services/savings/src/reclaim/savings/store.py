@@ -546,12 +546,6 @@ async def latest_entries(db: AsyncConnection, limit: int) -> list[Logged]:
     return [Logged(row[0], Entry(*row[1:])) for row in rows]
 
 
-async def hold_one_state(db: AsyncConnection) -> None:
-    """Let every statement of this transaction see the same state; call it first."""
-    if db.dialect.name == "postgresql":
-        await db.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-
-
 async def seat_totals(db: AsyncConnection, period: Period, dimension: str | None) -> list[SeatTotal]:
     """Return freed and pending seats by currency and one dimension; as they are now, or at the end of a past year."""
     s = LIVE.seats.c
@@ -676,8 +670,10 @@ class Verification:
 
 
 async def verify(db: AsyncConnection) -> Verification:
-    """Check the positions, and hold every reporting table against what one pass over the whole log gives."""
-    await hold_one_state(db)
+    """Check the positions, and hold every reporting table against what one pass over the whole log gives.
+
+    The connection must see one state throughout, as one of `Database.reading` does.
+    """
     position = EVENT_LOG.c.position
     count, first, last = (
         await db.execute(sa.select(sa.func.count(), sa.func.min(position), sa.func.max(position)))
