@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import entry_points
 from typing import Final, Protocol, cast
 
@@ -24,6 +26,7 @@ from opentelemetry import metrics
 from reclaim.common import migrate
 from reclaim.common.bus import DEAD, EVENTS, RECEIPTS, Bus, open_bus
 from reclaim.common.clock import Clock, open_clock
+from reclaim.common.contracts import SERVICES
 from reclaim.common.db import is_outage
 from reclaim.common.errors import Transient
 from reclaim.common.inbox import hold
@@ -127,7 +130,7 @@ class Host:
             await hold(running.inbox.bury, messages)
 
         async def confirm(messages: Sequence[bytes]) -> None:
-            await running.outbox.confirm(running.database, [_receipt.decode(message) for message in messages])
+            await running.outbox.confirm(running.database, _receipts(name, messages))
 
         async def probe() -> None:
             while True:
@@ -141,6 +144,22 @@ class Host:
         ]
         jobs = [(f"{name}.{job.name}", lambda job=job: _again(job, running.wakers[job.name])) for job in running.jobs()]
         return [*consumers, *jobs, (f"{name}.probe", probe)]
+
+
+def _receipts(service: str, messages: Sequence[bytes]) -> list[Receipt]:
+    """Read receipts. One that cannot be read is left out: it would come back for ever, and the event comes again."""
+    receipts = []
+    for message in messages:
+        try:
+            receipt = _receipt.decode(message)
+        except msgspec.DecodeError as error:
+            log.warning("%s: what came as a receipt is none: %s", service, error)
+            continue
+        if receipt.consumer in SERVICES:
+            receipts.append(receipt)
+        else:
+            log.warning("%s: a receipt came from %r, which is no service known here", service, receipt.consumer)
+    return receipts
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -176,7 +195,7 @@ async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
     while True:
         began = wall_milliseconds()
         try:
-            await run()
+            await _uncancelled(run)
         except Exception as error:
             attempt = 1 if wall_milliseconds() - began > 60_000 else attempt + 1
             _failures.add(1, {"loop": name})
@@ -191,6 +210,17 @@ async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
                 exc_info=None if known else error,
             )
             await asyncio.sleep(wait)
+
+
+async def _uncancelled(run: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await run()
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Nobody cancelled the loop: a future it waited for was, by a library whose connection went.
+        raise Transient("what it waited for was cancelled") from error
 
 
 async def _prepared(host: Host) -> None:
@@ -219,6 +249,25 @@ async def prepare(settings: Settings, names: Sequence[str]) -> None:
         await host.close()
 
 
+class _Server(uvicorn.Server):
+    """Stops at a signal, and lets the host stop after it; uvicorn raises the signal again, which would cut that off."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            # A second signal ends the process at once.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
 async def serve(settings: Settings, names: Sequence[str]) -> None:
     """Run the named services (all that are installed if none is named) until SIGINT or SIGTERM.
 
@@ -234,7 +283,7 @@ async def serve(settings: Settings, names: Sequence[str]) -> None:
         # What lives from here on lives until the end: leave it out of every later collection.
         gc.collect()
         gc.freeze()
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(
                 host.app,
                 host=settings.host,

@@ -117,32 +117,40 @@ class AmqpBus:
 
     @asynccontextmanager
     async def _arrivals(self, name: str) -> AsyncIterator[asyncio.Queue[AbstractIncomingMessage | None]]:
-        """Give the messages of a queue as they arrive; None when the channel has closed."""
+        """Give the messages of a queue as they arrive; None when no more will."""
         async with await self._connect(name) as connection:
             channel = await connection.channel(publisher_confirms=False)
             await channel.set_qos(prefetch_count=PREFETCH)
             arrivals: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
             channel.close_callbacks.add(lambda *_: arrivals.put_nowait(None))
+            # The channel stays open when the broker takes the queue away, and nothing would ever arrive.
+            (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(lambda _: arrivals.put_nowait(None))
             queue = await channel.get_queue(name, ensure=False)
             await queue.consume(arrivals.put)
             yield arrivals
 
     async def consume(self, service: str, queue: str, receive: Receive) -> None:
+        failure: Exception | None = None
         with _as_transient("consume"):
             async with self._arrivals(self.queue_name(service, queue)) as arrivals:
-                while True:
+                while failure is None:
                     arrived = [await arrivals.get()]
                     while not arrivals.empty():
                         arrived.append(arrivals.get_nowait())
                     messages = [message for message in arrived if message is not None]
                     if len(messages) < len(arrived):
-                        raise Transient("the broker closed the channel")
+                        raise Transient("the broker closed the channel, or the queue has gone")
                     bodies = [message.body for message in messages if message.type != PROBE]
                     if bodies:
-                        await receive(bodies)
+                        try:
+                            await receive(bodies)
+                        except Exception as error:  # raised below: it is not the broker's
+                            failure = error
+                            continue
                     if len(bodies) < len(messages) and service in self._probes:
                         self._probes[service].set()
                     await messages[-1].ack(multiple=True)
+        raise failure
 
     async def probe(self, service: str) -> None:
         returned = self._probes[service] = asyncio.Event()
