@@ -76,7 +76,7 @@ boundaries: $(VENV)/.installed ## Check which package may import which
 .PHONY: test-containers
 test-containers: $(VENV)/.installed ## Run the story against the running container stack (after: make up PROFILES=sandbox)
 	@RECLAIM_STACK_URL=$${RECLAIM_STACK_URL:-http://127.0.0.1:8080} \
-	    $(BIN)/python -m pytest tests/containers -m containers --timeout=600
+	    $(BIN)/python -m pytest tests/containers -m containers
 
 .PHONY: bench
 bench: $(VENV)/.installed ## Run the benchmarks, or one (BENCH=hop); each prints a ratio against its ceiling
