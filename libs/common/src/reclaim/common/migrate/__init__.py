@@ -33,9 +33,10 @@ def service_metadata() -> sa.MetaData:
 
 def _config(versions: Path, connection: sa.Connection | None = None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    config.set_main_option("version_locations", str(versions))
-    config.set_main_option("path_separator", "os")
+    # Alembic reads these as lines of an .ini file: a per cent sign begins a reference, a colon would end a path.
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("version_locations", str(versions).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
     config.attributes["connection"] = connection
     return config
 
