@@ -133,10 +133,10 @@ class Inbox:
             except Permanent as error:
                 parts.append(envelope.unreadable(message, error.detail))
         for start in range(0, len(parts), IN_ONE_TRANSACTION):
-            chunk = parts[start : start + IN_ONE_TRANSACTION]
             with _outage_is_transient():
-                await self._take(chunk)
-            await self._confirm(chunk)
+                await self._take(parts[start : start + IN_ONE_TRANSACTION])
+        # One receipt for all: each is a confirmed publish here, and a transaction at the producer.
+        await self._confirm(parts)
 
     async def bury(self, messages: Sequence[bytes]) -> None:
         """Park every event of messages that the broker gave up delivering."""
