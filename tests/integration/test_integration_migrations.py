@@ -128,7 +128,7 @@ async def test_two_processes_that_upgrade_at_once_migrate_once(database_url: str
             stderr=asyncio.subprocess.PIPE,
             env=dict(os.environ),
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
     for process in processes:
         assert process.stdout is not None
