@@ -105,7 +105,7 @@ async def test_a_batch_takes_a_constant_number_of_statements(world: World) -> No
 @pytest.mark.parametrize(
     ("approver", "reason", "remedy"),
     [
-        (None, "has no manager", "Set the manager of Hanna Holder (005H) in Salesforce, then retry the case."),
+        (None, "has no manager", "Set the manager of Hanna Holder (005H) in Salesforce."),
         (Person(id="005M", name="Max"), "no e-mail address", "Enter the e-mail address of Max (005M) in Salesforce"),
         (Person(id="005M", name="Max", email=""), "no e-mail address", "Enter the e-mail address"),
         (Person(id="005M", name="Max", email="max@@x"), "not a valid one", "Correct the e-mail address of Max (005M)"),

@@ -295,3 +295,17 @@ async def test_the_summary_counts_what_happened(tmp_path: Path) -> None:
         assert found["decided"] == {"keep": 0, "revoke": 0, "timeout": 1}
         assert (found["frozen"], found["appealed"], found["restored"]) == (1, 1, 1)
         assert found["cases"] == {"restored": 1}
+
+
+async def test_a_timer_goes_with_the_state_it_belongs_to(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(delivered())
+        await it.tell(decision("revoke"))
+        await it.act()
+        it.clock.advance(14 * DAY)
+        await it.act()
+        async with it.running.database.reading() as db:
+            history = await store.history(db, "case-1")
+            assert await store.next_timer(db) is None
+        assert all(moment.link.entry.accepted for moment in history), "no timer that means nothing is fired"

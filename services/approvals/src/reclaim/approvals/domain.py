@@ -18,6 +18,7 @@ MailKind = Literal["ask", "frozen", "restored", "reclaimed", "reactivated", "clo
 Audience = Literal["manager", "holder", "operations"]
 
 SYSTEM: Final = "Salesforce"
+NOW: Final = "That is for the next time: this case waits for a decision on its own page."
 """Where an operator corrects people and their managers, as a remedy names it."""
 
 MAX_JUSTIFICATION: Final = 2_000
@@ -169,24 +170,24 @@ def why_unaskable(seat: Seat, approver: Person | None) -> Unaskable | None:
     if approver is None:
         return Unaskable(
             f"{holder} has no manager, so there is nobody to ask.",
-            f"Set the manager of {holder} in {SYSTEM}, then retry the case.",
+            f"Set the manager of {holder} in {SYSTEM}. {NOW}",
         )
     manager = f"{clean(approver.name)} ({approver.id})"
     own_address = seat.holder.email and approver.email and seat.holder.email.lower() == approver.email.lower()
     if approver.id == seat.holder.id or own_address:
         return Unaskable(
             f"{holder} is entered as their own manager, and nobody decides about their own seat.",
-            f"Set another person as the manager of {holder} in {SYSTEM}, then retry the case.",
+            f"Set another person as the manager of {holder} in {SYSTEM}. {NOW}",
         )
     if not approver.email:
         return Unaskable(
             f"{manager}, the manager of {holder}, has no e-mail address.",
-            f"Enter the e-mail address of {manager} in {SYSTEM}, then retry the case.",
+            f"Enter the e-mail address of {manager} in {SYSTEM}. {NOW}",
         )
     if usable_address(approver.email) is None:
         return Unaskable(
             f"The e-mail address of {manager}, the manager of {holder}, is not a valid one.",
-            f"Correct the e-mail address of {manager} in {SYSTEM}, then retry the case.",
+            f"Correct the e-mail address of {manager} in {SYSTEM}. {NOW}",
         )
     return None
 
@@ -196,8 +197,8 @@ def refused_by_server(request: Request, said: str) -> Unaskable:
     manager = f"{clean(request.approver.name)} ({request.approver.id})" if request.approver else "the manager"
     return Unaskable(
         f"The mail server refused the mail to {manager}: {said}",
-        f"Correct the e-mail address of {manager} in {SYSTEM} and retry the case, or, if the address is right, "
-        "repair the mailbox and send the question again from the approvals page.",
+        f"Correct the e-mail address of {manager} in {SYSTEM}. If the address is right, repair the mailbox and send "
+        f"the question again from the approvals page. {NOW}",
     )
 
 

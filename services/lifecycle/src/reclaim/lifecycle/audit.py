@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -74,7 +74,7 @@ class Personal:
 
 def link_hash(position: int, previous: str, entry: Entry) -> str:
     """Return the SHA-256 of a link, in hexadecimal, over its canonical JSON (sorted keys, UTC instants)."""
-    return hashlib.sha256(_encoder.encode([position, previous, asdict(entry)])).hexdigest()
+    return hashlib.sha256(_encoder.encode([position, previous, entry])).hexdigest()
 
 
 def chain(entries: Sequence[Entry], *, position: int, previous: str) -> list[Link]:

@@ -20,10 +20,13 @@ answers with a command. Time is an argument, instants are UTC.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from reclaim.common.contracts import (
     AttentionRaised,
@@ -79,8 +82,7 @@ class Attention:
     resume: State
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One flagged seat on its way. `version` counts what was accepted; `frozen_at` is set only while *we* froze it."""
 
     id: str
@@ -110,6 +112,10 @@ class Case:
     @property
     def open(self) -> bool:
         return self.state not in ENDED
+
+
+TIMED: Final = frozenset({State.AWAITING_DECISION, State.FROZEN})
+"""States that a timer ends; once a case has left one, its timer means nothing any more."""
 
 
 # Commands: what happened outside, or what a person or the clock wants.
@@ -371,6 +377,9 @@ def _decided(case: Case, command: Decide, now: datetime) -> Verdict:
     note = f"{command.actor} decided to {command.decision} by {command.channel}"
     if command.decision == "keep":
         return _end(decided, State.KEPT, "kept", note, now)
+    if command.decision == "downgrade":
+        # No rule can name a cheaper licence yet; to a service desk, a downgrade without a target means revoke.
+        note = f"{note}; the rule names no cheaper licence, so the seat is revoked"
     return _go(decided, State.CHECKING_BEFORE_FREEZE, note)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Form, Query, Request
@@ -12,7 +13,7 @@ from reclaim.common.db import Database
 from reclaim.common.errors import Invalid
 from reclaim.lifecycle import queries, store
 from reclaim.lifecycle.api import command
-from reclaim.lifecycle.domain import ENDED, Decide, Reactivate, Retry, State
+from reclaim.lifecycle.domain import ENDED, Case, Decide, Reactivate, Retry, State
 from reclaim.web.auth import require
 from reclaim.web.operators import Operator
 from reclaim.web.pages import Pages, TimelineEntry
@@ -111,8 +112,8 @@ def router(database: Database, clock: Clock) -> APIRouter:
             case=case,
             entries=[_timeline(moment) for moment in moments],
             outstanding=outstanding,
-            keepable=case.state in KEEPABLE,
-            revocable=case.decision is None and case.state in KEEPABLE,
+            keepable=_keepable(case),
+            revocable=case.decision is None and _keepable(case),
             now=clock.now(),
         )
 
@@ -147,6 +148,11 @@ def router(database: Database, clock: Clock) -> APIRouter:
     return pages
 
 
+def _keepable(case: Case) -> bool:
+    given_back = case.attention is not None and case.attention.resume is State.REACTIVATING
+    return case.state in KEEPABLE and not given_back
+
+
 def _back(case_id: str) -> RedirectResponse:
     return RedirectResponse(f"/lifecycle/cases/{case_id}", status_code=303)
 
@@ -158,11 +164,42 @@ def _total(counts: dict[str, int], states: tuple[State, ...]) -> int:
 def _timeline(moment: store.Moment) -> TimelineEntry:
     entry = moment.link.entry
     address = f" from {moment.ip}" if moment.ip else ""
-    tone = TONES.get(entry.after, "neutral") if entry.accepted else "bad"
+    if entry.accepted:
+        title, tone = entry.note, TONES.get(entry.after, "neutral")
+    else:
+        # A timer or an answer that came too late is no fault of anybody's.
+        title, tone = f"Not done: {entry.note}", "neutral"
     return TimelineEntry(
         at=entry.at,
-        title=entry.note if entry.accepted else f"Not done: {entry.note}",
+        title=title[:1].upper() + title[1:],
         actor=f"{entry.actor} ({entry.channel}{address})",
-        detail=entry.evidence or None,
+        detail=_readable(entry.evidence) or None,
         tone=tone,
     )
+
+
+def _readable(evidence: str) -> str:
+    """Return evidence as a person reads it: a document becomes sentences, of the checks only what stood out."""
+    try:
+        document = json.loads(evidence)
+    except ValueError:
+        return evidence
+    if not isinstance(document, dict):
+        return evidence
+    parts = []
+    for name, value in document.items():
+        if name == "findings":
+            noticed = [one for one in value if one["outcome"] != "pass"]
+            parts.append(f"{len(value) - len(noticed)} safety checks passed")
+            parts.extend(f"{one['check'].replace('_', ' ')}: {one['evidence']}" for one in noticed)
+        elif value not in (None, {}, [], ""):
+            parts.append(f"{name.replace('_', ' ')}: {_plain(value)}")
+    return "; ".join(parts)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(_plain(one) for one in value)
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -169,7 +169,7 @@ async def load(db: AsyncConnection, ids: Collection[str]) -> dict[str, Case]:
     lock = "" if db.dialect.name == "sqlite" else " FOR UPDATE"
     rows = await db.execute(
         sa.text(
-            f"SELECT id, document FROM reclaim_case WHERE id IN (SELECT value FROM {listed(db, 'ids')}) "  # noqa: S608
+            f"SELECT id, document FROM reclaim_case WHERE id IN (SELECT value FROM {listed(db, 'ids')}) "
             f"ORDER BY id{lock}"
         ),
         {"ids": _ids(ids)},
@@ -181,7 +181,7 @@ async def open_seats(db: AsyncConnection, holders: Collection[str]) -> dict[tupl
     """Return the open cases of these holders: (connection, holder, product) → case id."""
     rows = await db.execute(
         sa.text(
-            "SELECT connection_id, holder_id, product, id FROM reclaim_case "  # noqa: S608
+            "SELECT connection_id, holder_id, product, id FROM reclaim_case "
             f"WHERE open AND holder_id IN (SELECT value FROM {listed(db, 'ids')})"
         ),
         {"ids": _ids(holders)},
@@ -280,7 +280,21 @@ async def set_timers(db: AsyncConnection, timers: Sequence[tuple[str, Timer]]) -
 async def due_timers(db: AsyncConnection, now: datetime, *, most: int) -> list[tuple[str, str]]:
     """Take out and return (case id, command) of the timers that are due."""
     due = sa.select(TIMER.c.case_id, TIMER.c.command).where(TIMER.c.at <= now).order_by(TIMER.c.at).limit(most)
-    rows = list((await db.execute(due.with_for_update(skip_locked=True))).tuples())
+    return await _take_out(db, due)
+
+
+async def drop_timers(db: AsyncConnection, case_ids: Sequence[str]) -> None:
+    """Take out the timers of cases that no longer wait for them, but for one that is just being fired.
+
+    Waiting for that one could be a deadlock: who fires it waits for the case. Fired too late, it is refused.
+    """
+    if case_ids:
+        among = sa.text(f"case_id IN (SELECT value FROM {listed(db, 'ids')})").bindparams(ids=_ids(case_ids))
+        await _take_out(db, sa.select(TIMER.c.case_id, TIMER.c.command).where(among))
+
+
+async def _take_out(db: AsyncConnection, which: sa.Select[tuple[str, str]]) -> list[tuple[str, str]]:
+    rows = list((await db.execute(which.with_for_update(skip_locked=True))).tuples())
     if rows:
         await db.execute(
             sa.delete(TIMER).where(
@@ -394,9 +408,7 @@ async def drop_effects(db: AsyncConnection, ids: Sequence[str]) -> set[str]:
     if not ids:
         return set()
     rows = await db.execute(
-        sa.text(
-            f"DELETE FROM effect WHERE id IN (SELECT value FROM {listed(db, 'ids')}) RETURNING id"  # noqa: S608
-        ),
+        sa.text(f"DELETE FROM effect WHERE id IN (SELECT value FROM {listed(db, 'ids')}) RETURNING id"),
         {"ids": _ids(ids)},
     )
     return set(rows.scalars())
