@@ -102,6 +102,7 @@ def test_an_unknown_role_is_refused_where_it_is_written(site):
         ({"Origin": "https://reclaim.example"}, 200),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "https://reclaim.example.evil.example"}, 403),
+        ({"Origin": "https://["}, 403),
         ({"Origin": "null"}, 403),
         ({}, 403),
     ],

@@ -6,16 +6,19 @@ import gzip
 import hashlib
 import re
 from importlib import resources
+from typing import Annotated
 
 import pytest
-from fastapi import Depends, HTTPException
+from fastapi import Body, Depends, HTTPException
 from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
 
 from reclaim.web.assets import all_assets, asset_url
 from reclaim.web.auth import public
+from reclaim.web.body_limit import LARGEST_BODY
 from reclaim.web.pages import Pages
 
 
@@ -229,3 +232,58 @@ async def test_a_defect_after_the_answer_began_cuts_the_connection(site):
     async with site.program() as program:
         with pytest.raises(RuntimeError, match="gone"):
             await program.get("/stream")
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_that_nothing_here_needs_is_not_read_to_its_end(site, declared):
+    @site.app.post("/api/notes", dependencies=[Depends(public())])
+    async def take(note: Annotated[dict[str, str], Body()]) -> int:
+        return len(note["text"])
+
+    read = []
+
+    async def endless():
+        for _ in range(64):
+            read.append(1)
+            yield b"x" * 100_000
+
+    longest = b'{"text": "%s"}' % (b"x" * (LARGEST_BODY - 12))
+    async with site.program(**{"Content-Type": "application/json"}) as program:
+        answer = await program.post("/api/notes", content=longest + b" " if declared else endless())
+        assert (await program.post("/api/notes", content=longest)).json() == LARGEST_BODY - 12
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "at most 1,048,576 bytes" in answer.json()["detail"]
+    if not declared:
+        assert len(read) < 12
+
+
+class DriverError(Exception):
+    def __init__(self, sqlstate):
+        super().__init__("secret detail of the inside")
+        self.sqlstate = sqlstate
+
+
+REFUSED_BY_THE_DATABASE = [
+    (DBAPIError("SELECT", {}, DriverError("22021")), 422, "NUL character"),
+    (DBAPIError("SELECT", {}, DriverError("22P05")), 422, "NUL character"),
+    (DBAPIError("SELECT", {}, DriverError("40P01")), 503, "try again"),
+    (DBAPIError("SELECT", {}, DriverError("57P01")), 503, "try again"),
+    (ConnectionRefusedError("secret detail of the inside"), 503, "try again"),
+    (DBAPIError("SELECT", {}, DriverError("42703")), 500, "incident"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "says"), REFUSED_BY_THE_DATABASE)
+async def test_what_a_database_refuses_is_told_apart_from_one_that_is_away(site, error, status, says):
+    @site.app.get("/stored", dependencies=[Depends(public())])
+    async def stored() -> None:
+        raise error
+
+    async with site.program() as program:
+        answer = await program.get("/stored")
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert says in answer.json()["detail"]
+    assert "secret detail" not in answer.text
+    assert ("retry-after" in answer.headers) == (status == 503)

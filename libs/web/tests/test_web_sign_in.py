@@ -52,6 +52,13 @@ async def test_htmx_is_told_to_go_to_sign_in_and_back_to_the_page_it_is_on(site)
     assert answer.headers["hx-redirect"] == "/auth/sign-in?next=/cases%3Fpage%3D2"
 
 
+async def test_an_address_that_is_none_leads_back_to_where_the_request_went(site):
+    async with site.browser() as browser:
+        answer = await browser.get("/cases", headers={"HX-Request": "true", "HX-Current-URL": "http://["})
+    assert answer.status_code == 401
+    assert answer.headers["hx-redirect"] == "/auth/sign-in?next=/cases"
+
+
 async def test_a_form_sent_after_the_session_ended_says_that_nothing_was_changed(site):
     async with site.browser() as browser:
         answer = await browser.post("/scans", data={"rule": "r-1"})
@@ -245,6 +252,18 @@ def test_the_memory_of_attempts_is_bounded(site, monkeypatch):
     for number in range(100):
         attempts.admit(f"name-{number}", f"10.0.0.{number}")
     assert len(attempts._tries) <= 10
+
+
+def test_a_flood_of_refused_tries_does_not_make_earlier_ones_forgotten(site, monkeypatch):
+    monkeypatch.setattr(SignInAttempts, "MAX_KEYS", 100)
+    attempts = SignInAttempts(site.sign_in_clock.now)
+    for _ in range(SignInAttempts.PER_NAME_AND_ADDRESS):
+        assert attempts.admit("vera", "10.0.0.1") is None
+    for number in range(SignInAttempts.PER_ADDRESS):
+        assert attempts.admit(f"first-{number}", "10.0.0.2") is None
+    for number in range(1_000):
+        assert attempts.admit(f"name-{number}", "10.0.0.2") is not None
+    assert attempts.admit("vera", "10.0.0.1") is not None
 
 
 def test_a_signed_text_serves_one_purpose_and_no_other_time(site):

@@ -150,7 +150,10 @@ def sign_in_url(request: Request) -> str:
     if request.method not in {"GET", "HEAD"}:
         return f"{SIGN_IN_PATH}?ended=true"
     shown = request.headers.get("hx-current-url")
-    parts = urlsplit(shown) if shown else request.url
+    try:
+        parts = urlsplit(shown) if shown else request.url
+    except ValueError:
+        parts = request.url
     path = quote(parts.path, safe="/%") + (f"?{parts.query}" if parts.query else "")
     return f"{SIGN_IN_PATH}?next={quote(local_path(path), safe='/')}"
 
@@ -246,7 +249,7 @@ def check_origin(request: Request) -> None:
     if site is not None:
         ours = site in {"same-origin", "none"}
     elif origin != "null":
-        ours = origin == web.origin or urlsplit(origin).netloc == request.headers.get("host", "").lower()
+        ours = origin == web.origin or origin.partition("://")[2] == request.headers.get("host", "").lower()
     else:
         ours = not web.https
     if not ours:

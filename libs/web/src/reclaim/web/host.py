@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from reclaim.common.clock import Clock, SystemClock
 from reclaim.web.assets import asset_routes
 from reclaim.web.auth import undeclared_routes
+from reclaim.web.body_limit import BodyLimit
 from reclaim.web.operators import ROLES, OperatorRecord
 from reclaim.web.pages import Pages
 from reclaim.web.problems import Problems, UnexpectedErrors
@@ -76,6 +77,7 @@ def install(
     app.include_router(sign_in_routes(pages))
     # The one added last is outermost: the headers also go on what the others answer.
     app.add_middleware(DeclaredRoutesOnly, of=app, exempt=exempt_routes)
+    app.add_middleware(BodyLimit)
     app.add_middleware(UnexpectedErrors, problems=problems)
     app.add_middleware(SecurityHeaders, web=web)
 

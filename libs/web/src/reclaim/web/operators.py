@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -108,7 +108,10 @@ class SignInAttempts:
         if waits:
             return max(waits)
         for key in limits:
-            self._tries[key].append(now)
+            self._tries.setdefault(key, deque()).append(now)
+            self._tries.move_to_end(key)
+        while len(self._tries) > self.MAX_KEYS:
+            self._tries.popitem(last=False)
         return None
 
     def forgive(self, name: str, address: str) -> None:
@@ -119,11 +122,11 @@ class SignInAttempts:
             for _ in range(min(count, len(tries))):
                 tries.pop()
 
-    def _recent(self, key: tuple[str | None, str | None], now: datetime) -> deque[datetime]:
-        tries = self._tries.setdefault(key, deque())
-        self._tries.move_to_end(key)
+    def _recent(self, key: tuple[str | None, str | None], now: datetime) -> Sequence[datetime]:
+        # Looking leaves no trace: a flood of refused tries would otherwise push the counts that refuse it out.
+        tries = self._tries.get(key)
+        if tries is None:
+            return ()
         while tries and tries[0] <= now - self.WINDOW:
             tries.popleft()
-        while len(self._tries) > self.MAX_KEYS:
-            self._tries.popitem(last=False)
         return tries

@@ -15,9 +15,11 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reclaim.common.db import is_outage
 from reclaim.common.errors import Invalid, NotSignedIn, Permanent, ReclaimError, Transient
 from reclaim.web.auth import sign_in_url
 from reclaim.web.pages import Pages
@@ -26,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 PROBLEM_JSON: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 5
+UNKEPT_TEXT: Final = frozenset({"22021", "22P05"})
+"""SQLSTATEs by which PostgreSQL refuses a NUL in a text or a document; no other character gets that far."""
+
 DETAILS: Final = {
     400: "The request could not be read. Check what was sent.",
     404: "There is nothing at this address. Check it, or start from the overview.",
@@ -123,6 +128,18 @@ class Problems:
                 # What the framework raises says no more than its status: say what to do about it.
                 detail = DETAILS.get(error.status_code, phrase) if error.detail == phrase else str(error.detail)
                 return Problem(error.status_code, phrase.capitalize(), detail, headers=dict(error.headers or {}))
+            case DBAPIError() if getattr(error.orig, "sqlstate", None) in UNKEPT_TEXT:
+                detail = "A text that was sent has a NUL character. Take it out and send it again."
+                return Problem(Invalid.status, Invalid.title, detail)
+            case _ if is_outage(error):
+                logger.error("the database did not answer", exc_info=error)
+                detail = (
+                    "The database did not answer. What was sent may have been recorded or not: look, and try again "
+                    "in a few seconds."
+                )
+                return Problem(
+                    Transient.status, Transient.title, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
+                )
         incident = secrets.token_hex(4)
         route = getattr(request.scope.get("route"), "path", "unknown route")
         # The route, not the address: the address of a decision page is its key.
