@@ -456,3 +456,28 @@ async def test_a_reading_sees_one_state_whatever_is_committed_meanwhile(database
         await keep(database, number=1)
         assert (await db.execute(counted)).scalar_one() == before
     assert await count(database) == before + 1
+
+
+async def test_what_is_left_for_the_end_runs_last_in_the_same_transaction(database: Database) -> None:
+    order = []
+
+    async def last() -> None:
+        order.append("last")
+
+    async with database.unit() as unit:
+        unit.at_end(last)
+        await unit.db.execute(sa.insert(THINGS), [{"number": 1}])
+        order.append("first")
+    assert order == ["first", "last"]
+
+    async def fails() -> None:
+        raise RuntimeError("at the end")
+
+    async def open_and_fail() -> None:
+        async with database.unit() as unit:
+            await unit.db.execute(sa.insert(THINGS), [{"number": 2}])
+            unit.at_end(fails)
+
+    with pytest.raises(RuntimeError, match="at the end"):
+        await open_and_fail()
+    assert await count(database) == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -168,10 +168,24 @@ class Unit:
         self.now = now
         self.emitted: list[Event] = []
         self._woken: set[str] = set()
+        self._last: list[Callable[[], Awaitable[None]]] = []
 
     def emit(self, *events: Event) -> None:
         """Say these facts: they leave through the outbox if, and only if, the unit commits."""
         self.emitted.extend(events)
+
+    def at_end(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run this right before the commit, in the order given, when the unit will lock nothing else.
+
+        For what every transaction wants to lock (the head of a log): taken earlier, and followed by other locks, it
+        would sooner or later be one half of a deadlock.
+        """
+        self._last.append(run)
+
+    async def finish(self) -> None:
+        """Run what was left for the end; whoever opened the unit calls it."""
+        for run in self._last:
+            await run()
 
     def wake(self, job: str) -> None:
         """Let a job of the service look for work right after the commit, instead of at its next round."""
@@ -217,6 +231,7 @@ class Database:
             async with connection.begin():
                 unit = Unit(connection, self.clock.now())
                 yield unit
+                await unit.finish()
                 if unit.emitted:
                     if self._append is None:
                         raise RuntimeError("this database was opened without an outbox and cannot emit")

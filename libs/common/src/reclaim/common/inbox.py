@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 IN_ONE_TRANSACTION: Final = 500
 """Most events handled in one transaction; more gains little and loses more when one of them fails."""
 
+AT_ONCE: Final = 2
+"""Transactions under way together: one is prepared here while the database works on the other."""
+
 TRANSIENT_ATTEMPTS: Final = 30
 """Attempts before something that might pass is parked: about two hours."""
 
@@ -67,7 +70,7 @@ def inbox_tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table]:
         "inbox",
         metadata,
         sa.Column("event_id", sa.Text, primary_key=True),
-        sa.Column("received", sa.BigInteger, nullable=False, index=True),
+        sa.Column("received", sa.BigInteger, nullable=False),
     )
     aside = sa.Table(
         "set_aside",
@@ -132,9 +135,17 @@ class Inbox:
                 parts.extend(envelope.split(message))
             except Permanent as error:
                 parts.append(envelope.unreadable(message, error.detail))
-        for start in range(0, len(parts), IN_ONE_TRANSACTION):
-            with _outage_is_transient():
-                await self._take(parts[start : start + IN_ONE_TRANSACTION])
+        chunks = iter([parts[start : start + IN_ONE_TRANSACTION] for start in range(0, len(parts), IN_ONE_TRANSACTION)])
+
+        async def take() -> None:
+            for chunk in chunks:
+                await self._take(chunk)
+
+        with _outage_is_transient():
+            results = await asyncio.gather(*(take() for _ in range(AT_ONCE)), return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
         # One receipt for all: each is a confirmed publish here, and a transaction at the producer.
         await self._confirm(parts)
 
@@ -167,7 +178,8 @@ class Inbox:
                 await self._set_aside(parts[0], error)
 
     async def _record(self, db: AsyncConnection, parts: Sequence[Received[Event] | Unreadable]) -> set[str]:
-        ids = msgspec.json.encode(list({part.id: None for part in parts})).decode()
+        # In one order for everybody, so that two replicas that have the same events wait and do not deadlock.
+        ids = msgspec.json.encode(sorted({part.id for part in parts})).decode()
         # WHERE true: without it SQLite reads ON CONFLICT as part of a join.
         statement = sa.text(
             f"INSERT INTO inbox (event_id, received) SELECT value, :received FROM {listed(db, 'ids')} "

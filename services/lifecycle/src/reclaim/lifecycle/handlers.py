@@ -21,7 +21,7 @@ from reclaim.common.inbox import Subscriptions
 from reclaim.lifecycle import store
 from reclaim.lifecycle.audit import Entry, Personal
 from reclaim.lifecycle.domain import Case, Decide, NoticeArrived, NoticeUndeliverable, open_case
-from reclaim.lifecycle.submit import Submission, submit
+from reclaim.lifecycle.submit import Submission, record, submit
 
 
 async def open_cases(_deps: None, unit: Unit, events: Sequence[Received[UserFlagged]]) -> None:
@@ -58,7 +58,7 @@ async def open_cases(_deps: None, unit: Unit, events: Sequence[Received[UserFlag
         evidence = msgspec.json.encode({"last_used_at": flagged.last_used_at, "findings": flagged.findings}).decode()
         entries.append((_opened(case, evidence, unit), None))
     await store.insert(unit.db, cases, unit.now)
-    await store.append_audit(unit.db, entries, unit.now)
+    record(unit, entries)
 
 
 def _opened(case: Case, evidence: str, unit: Unit) -> Entry:

@@ -41,7 +41,7 @@ CASE: Final = sa.Table(
     sa.Column("flagged_at", UtcDateTime, nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
     sa.Column("document", sa.LargeBinary, nullable=False),
-    sa.Index("case_state", "state", "changed_at"),
+    sa.Index("case_state", "state", "flagged_at"),
     sa.Index(
         "case_open_seat",
         "connection_id",
@@ -108,7 +108,7 @@ PERSONAL: Final = sa.Table(
     "personal",
     metadata,
     sa.Column("position", BigKey, primary_key=True, autoincrement=False),
-    sa.Column("at", UtcDateTime, nullable=False, index=True),
+    sa.Column("at", UtcDateTime, nullable=False),
     sa.Column("salt", sa.Text, nullable=False),
     sa.Column("ip", sa.Text),
     sa.Column("user_agent", sa.Text),
@@ -280,21 +280,7 @@ async def set_timers(db: AsyncConnection, timers: Sequence[tuple[str, Timer]]) -
 async def due_timers(db: AsyncConnection, now: datetime, *, most: int) -> list[tuple[str, str]]:
     """Take out and return (case id, command) of the timers that are due."""
     due = sa.select(TIMER.c.case_id, TIMER.c.command).where(TIMER.c.at <= now).order_by(TIMER.c.at).limit(most)
-    return await _take_out(db, due)
-
-
-async def drop_timers(db: AsyncConnection, case_ids: Sequence[str]) -> None:
-    """Take out the timers of cases that no longer wait for them, but for one that is just being fired.
-
-    Waiting for that one could be a deadlock: who fires it waits for the case. Fired too late, it is refused.
-    """
-    if case_ids:
-        among = sa.text(f"case_id IN (SELECT value FROM {listed(db, 'ids')})").bindparams(ids=_ids(case_ids))
-        await _take_out(db, sa.select(TIMER.c.case_id, TIMER.c.command).where(among))
-
-
-async def _take_out(db: AsyncConnection, which: sa.Select[tuple[str, str]]) -> list[tuple[str, str]]:
-    rows = list((await db.execute(which.with_for_update(skip_locked=True))).tuples())
+    rows = list((await db.execute(due.with_for_update(skip_locked=True))).tuples())
     if rows:
         await db.execute(
             sa.delete(TIMER).where(
@@ -303,6 +289,19 @@ async def _take_out(db: AsyncConnection, which: sa.Select[tuple[str, str]]) -> l
             [{"gone_case": case_id, "gone_command": command} for case_id, command in rows],
         )
     return rows
+
+
+async def drop_timers(db: AsyncConnection, case_ids: Sequence[str]) -> None:
+    """Take out the timers of cases that no longer wait for them, but for one that is just being fired.
+
+    Waiting for that one could be a deadlock: who fires it waits for the case. Fired too late, it is refused.
+    """
+    if not case_ids:
+        return
+    which = f"case_id IN (SELECT value FROM {listed(db, 'ids')})"
+    if db.dialect.name == "postgresql":
+        which = f"ctid = ANY(ARRAY(SELECT ctid FROM timer WHERE {which} FOR UPDATE SKIP LOCKED))"
+    await db.execute(sa.text(f"DELETE FROM timer WHERE {which}"), {"ids": _ids(case_ids)})
 
 
 async def next_timer(db: AsyncConnection) -> datetime | None:

@@ -80,8 +80,17 @@ async def submit(unit: Unit, submissions: Sequence[Submission]) -> list[Verdict]
         unit.wake("act")
     if timers:
         unit.wake("timers")
-    await store.append_audit(unit.db, entries, unit.now)
+    record(unit, entries)
     return verdicts
+
+
+def record(unit: Unit, entries: Sequence[tuple[Entry, Personal | None]]) -> None:
+    """Append to the audit trail, as the last thing the unit does: the head of the chain is everybody's to lock."""
+
+    async def append() -> None:
+        await store.append_audit(unit.db, entries, unit.now)
+
+    unit.at_end(append)
 
 
 def _entry(submission: Submission, before: Case, after: Case, verdict: Verdict, unit: Unit) -> Entry:

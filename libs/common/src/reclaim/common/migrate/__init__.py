@@ -82,7 +82,6 @@ def create_messaging_tables() -> None:
         sa.Column("event_id", sa.Text, primary_key=True),
         sa.Column("received", sa.BigInteger, nullable=False),
     )
-    op.create_index("ix_inbox_received", "inbox", ["received"])
     op.create_table(
         "set_aside",
         sa.Column("event_id", sa.Text, primary_key=True),

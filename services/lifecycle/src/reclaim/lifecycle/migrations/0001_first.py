@@ -28,7 +28,7 @@ def upgrade() -> None:
         sa.Column("changed_at", UtcDateTime, nullable=False),
         sa.Column("document", sa.LargeBinary, nullable=False),
     )
-    op.create_index("case_state", "reclaim_case", ["state", "changed_at"])
+    op.create_index("case_state", "reclaim_case", ["state", "flagged_at"])
     op.create_index(
         "case_open_seat",
         "reclaim_case",
@@ -93,7 +93,6 @@ def upgrade() -> None:
         sa.Column("ip", sa.Text),
         sa.Column("user_agent", sa.Text),
     )
-    op.create_index("ix_personal_at", "personal", ["at"])
     op.create_table(
         "connection",
         sa.Column("id", sa.Text, primary_key=True),
