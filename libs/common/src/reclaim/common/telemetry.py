@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from opentelemetry import metrics, trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from reclaim.common.settings import Settings
+
+ADDRESSES: Final = ("url.path", "url.query", "url.full", "http.target", "http.url")
+"""Span attributes, by their present and their earlier names, that hold what a client asked for."""
 
 
 def _with_trace(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -61,12 +65,25 @@ def set_up_logging(settings: Settings) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+class WithoutAddresses(SpanProcessor):
+    """Takes the path and the query out of every span: a decision link's path is its key, a query names people.
+
+    What is left, the route with the names of its parameters, says which page or endpoint it was.
+    """
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
+        for name in ADDRESSES:
+            if span.attributes and name in span.attributes:
+                span.set_attribute(name, "REDACTED")
+
+
 def set_up_telemetry(settings: Settings, process: str) -> None:
     """Install the providers of traces and metrics for this process; later calls change nothing."""
     if isinstance(trace.get_tracer_provider(), TracerProvider):
         return
     resource = Resource.create({"service.name": f"reclaim-{process}"})
     tracing = TracerProvider(resource=resource)
+    tracing.add_span_processor(WithoutAddresses())
     if settings.otlp_endpoint:
         exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
         tracing.add_span_processor(BatchSpanProcessor(exporter))
