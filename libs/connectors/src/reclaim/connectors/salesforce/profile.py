@@ -80,6 +80,11 @@ def read_profile(settings: Mapping[str, str], credentials: Mapping[str, str]) ->
     token = _url("token_url", token_url, allow_http=allow_http)
     if token.query or token.fragment:
         raise Invalid("Enter the token address without a query.", field="token_url")
+    if not token.path.strip("/"):
+        raise Invalid(
+            "Enter the whole token address, such as https://login.salesforce.com/services/oauth2/token.",
+            field="token_url",
+        )
     client_id = settings.get("client_id", "")
     if not client_id:
         raise Invalid("Enter the consumer key of the connected app.", field="client_id")
@@ -134,6 +139,7 @@ def _url(name: str, text: str, *, allow_http: bool) -> SplitResult:
     try:
         url = urlsplit(text)
         port = url.port
+        (url.hostname or "").encode("idna")  # a part of the name that is empty or too long has no address
     except ValueError:
         raise Invalid("Enter an address such as https://example.my.salesforce.com.", field=name) from None
     if url.scheme not in ("http", "https") or not url.hostname or port == 0 or url.username or url.password:
