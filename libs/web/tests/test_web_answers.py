@@ -258,6 +258,25 @@ async def test_a_body_that_nothing_here_needs_is_not_read_to_its_end(site, decla
         assert len(read) < 12
 
 
+async def test_who_hangs_up_in_mid_request_is_no_defect(site, caplog):
+    @site.app.post("/raw", dependencies=[Depends(public())])
+    async def raw(request: Request) -> int:
+        return len(await request.body())
+
+    async def hung_up():
+        return {"type": "http.disconnect"}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/raw", "query_string": b"", "headers": []}
+    await site.app(scope, hung_up, send)
+    assert sent[0]["status"] == 400
+    assert [record for record in caplog.records if record.name == "reclaim.web.problems"] == []
+
+
 class DriverError(Exception):
     def __init__(self, sqlstate):
         super().__init__("secret detail of the inside")

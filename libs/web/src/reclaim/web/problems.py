@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reclaim.common.db import is_outage
@@ -128,6 +129,9 @@ class Problems:
                 # What the framework raises says no more than its status: say what to do about it.
                 detail = DETAILS.get(error.status_code, phrase) if error.detail == phrase else str(error.detail)
                 return Problem(error.status_code, phrase.capitalize(), detail, headers=dict(error.headers or {}))
+            case ClientDisconnect():
+                # Nobody is left to read this; that it is no defect of ours is for the log.
+                return Problem(400, "Bad request", "The connection was closed before all of it had arrived.")
             case DBAPIError() if getattr(error.orig, "sqlstate", None) in UNKEPT_TEXT:
                 detail = "A text that was sent has a NUL character. Take it out and send it again."
                 return Problem(Invalid.status, Invalid.title, detail)
