@@ -261,6 +261,12 @@ async def test_a_nonsense_report_is_refused(site: Site, query: str) -> None:
     assert response.headers["content-type"] == "application/problem+json"
 
 
+async def test_a_position_that_no_log_reaches_is_refused(site: Site) -> None:
+    response = await site.client.get(f"/savings/api/events?after={2**63}", headers=site.as_("viewer"))
+    assert response.status_code == 422
+    assert (await site.get(f"/savings/api/events?after={2**63 - 1}"))["events"] == []
+
+
 async def test_the_page_shows_the_figures_of_the_api(site: Site) -> None:
     page = await site.get("/savings/")
     assert "No savings yet" in page

@@ -73,7 +73,7 @@ def router(deps: Deps) -> APIRouter:
     @api.get("/api/requests", dependencies=viewer)
     async def get_requests(
         open_only: bool = False,
-        before: Annotated[int | None, Query(ge=1)] = None,
+        before: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> RequestsOut:
         """Requests, newest first."""

@@ -24,7 +24,7 @@ def router(deps: Deps) -> APIRouter:
 
     @pages.get("/", dependencies=viewer)
     async def requests(
-        request: Request, show: str = "open", before: Annotated[int | None, Query(ge=1)] = None
+        request: Request, show: str = "open", before: Annotated[int | None, Query(ge=1, lt=2**63)] = None
     ) -> HTMLResponse:
         open_only = show != "all"
         async with deps.database.reading() as db:

@@ -198,7 +198,7 @@ def router(deps: Deps) -> APIRouter:
 
     @api.get("/events", dependencies=viewer)
     async def get_events(
-        after: Annotated[int, Query(ge=0, description="The position to go on from")] = 0,
+        after: Annotated[int, Query(ge=0, lt=2**63, description="The position to go on from")] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> EventsOut:
         """The event log, oldest first."""

@@ -400,7 +400,7 @@ def _rule_pages(deps: Deps, pages: Pages) -> APIRouter:
                 rule_id,
                 values,
                 author=operator.name,
-                version=int(version) if version.isdecimal() else None,
+                version=int(version) if version.isdecimal() and len(version) < 10 else None,
             )
         except ReclaimError as error:
             return await form_page(
