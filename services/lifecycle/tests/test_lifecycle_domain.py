@@ -292,9 +292,55 @@ def test_a_keep_before_anything_was_done_ends_the_case_untouched() -> None:
 
 
 def test_too_late_to_keep_says_what_to_do() -> None:
-    verdict = decide(walk(PATHS[State.RECLAIMING])[0], keep(), NOW)
-    assert isinstance(verdict, Rejected)
-    assert "reactivate" in verdict.reason
+    late = Decide("keep", "max@example.com", "console", "still needed", NOW + 8 * DAY)
+    for state in (State.RECLAIMING, State.RECLAIMED):
+        verdict = decide(walk(PATHS[state])[0], late, NOW + 9 * DAY)
+        assert isinstance(verdict, Rejected)
+        assert "reactivate" in verdict.reason
+
+
+@pytest.mark.parametrize("appealed", [State.RECLAIMING, State.RECLAIMED])
+def test_an_appeal_that_was_made_in_time_counts_however_late_it_is_heard_of(appealed: State) -> None:
+    case, _ = walk(PATHS[appealed])
+    verdict = accept(case, keep(), NOW + 9 * DAY)
+    if appealed is State.RECLAIMING:
+        failed = accept(verdict.case, ActionFailed("no", "mend"), NOW + 9 * DAY).case
+        assert failed.state is State.RESTORING
+        verdict = accept(verdict.case, SeatDeactivated(), NOW + 9 * DAY)
+        assert [type(event) for event in verdict.events] == [SeatReclaimed, CaseClosed]
+    assert verdict.case.state is State.REACTIVATING
+    given_back = accept(verdict.case, SeatGivenBack(), NOW + 9 * DAY)
+    (said,) = given_back.events
+    assert isinstance(said, SeatReactivated)
+    assert said.actor == "max@example.com"
+
+
+@pytest.mark.parametrize(
+    ("state", "tried", "after"),
+    [
+        (State.FREEZING, False, State.SKIPPED),
+        (State.FREEZING, True, State.RESTORING),
+        (State.HANDING_OVER, False, State.RESTORING),
+        (State.RECLAIMING, False, State.RESTORING),
+    ],
+)
+def test_a_step_that_waited_is_not_taken_once_its_check_fails(state: State, tried: bool, after: State) -> None:
+    case, _ = walk(PATHS[state])
+    assert isinstance(decide(case, SeatChecked("clear", "still unused", tried), NOW), Rejected)
+    assert accept(case, SeatChecked("exempt", "on leave", tried)).case.state is after
+
+
+@pytest.mark.parametrize("found", ["exempt", "changed", "gone"])
+def test_no_check_makes_a_granted_appeal_forgotten(found: str) -> None:
+    case = accept(walk(PATHS[State.HANDING_OVER])[0], keep()).case
+    assert accept(case, SeatChecked(found, "evidence")).case.state is State.RESTORING  # type: ignore[arg-type]
+
+
+def test_a_freeze_without_an_answer_is_undone_if_the_seat_is_kept() -> None:
+    case = accept(walk(PATHS[State.FREEZING])[0], ActionFailed("no answer", "mend", unsure=True)).case
+    again = accept(case, Retry("op")).case
+    assert again.state is State.CHECKING_BEFORE_FREEZE
+    assert accept(again, keep()).case.state is State.RESTORING
 
 
 # Law 5: checked again before each step.

@@ -32,8 +32,10 @@ from reclaim.common.service import Running
 from reclaim.common.settings import Settings
 from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser
 from reclaim.lifecycle import queries, store
-from reclaim.lifecycle.domain import Case, State
+from reclaim.lifecycle.actions import Actions
+from reclaim.lifecycle.domain import Case, Command, Decide, Reactivate, Retry, State
 from reclaim.lifecycle.service import build
+from reclaim.lifecycle.submit import Submission, submit
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -57,6 +59,27 @@ class World:
         """Run what is due until nothing is."""
         while any([await job.run() for job in self.running.service.jobs if job.name in {"act", "timers"}]):
             pass
+
+    async def once(self, job: str) -> None:
+        """Run one round of a job."""
+        await next(each for each in self.running.service.jobs if each.name == job).run()
+
+    async def sql(self, statement: str) -> None:
+        """Change what is stored, as time or another process would."""
+        async with self.running.database.unit() as unit:
+            await unit.db.exec_driver_sql(statement)
+
+    async def order(self, command: Command, case_id: str = "case-1") -> None:
+        """Give an operator's command."""
+        async with self.running.database.unit() as unit:
+            await submit(unit, [Submission(case_id, command, actor="op")])
+
+    async def frozen(self, **policy: Any) -> None:
+        """Bring the case to where the seat is frozen."""
+        await self.tell(flagged(**policy), source="scanner")
+        await self.tell(decision("revoke"))
+        await self.act()
+        assert (await self.case()).state is State.FROZEN
 
     async def case(self, case_id: str = "case-1") -> Case:
         async with self.running.database.reading() as db:
@@ -309,3 +332,173 @@ async def test_a_timer_goes_with_the_state_it_belongs_to(database_url: str | Non
             history = await store.history(db, "case-1")
             assert await store.next_timer(db) is None
         assert all(moment.link.entry.accepted for moment in history), "no timer that means nothing is fired"
+
+
+async def test_an_appeal_made_in_time_and_heard_of_too_late_gives_the_seat_back(
+    database_url: str | None, tmp_path: Path
+) -> None:
+    async with world(database_url, tmp_path) as it:
+        await it.frozen()
+        it.clock.advance(7 * DAY)
+        await it.act()
+        assert (await it.case()).state is State.RECLAIMED
+        await it.tell(decision("keep", actor="ada@example.com"))
+        await it.act()
+        assert (await it.case()).state is State.REACTIVATED
+        assert it.org.users["005A"].active
+        assert not it.org.users["005A"].frozen
+        assert await it.said() == ["UserFrozen", "SeatReclaimed", "CaseClosed", "SeatReactivated"]
+        assert await it.verified()
+
+
+async def test_a_freeze_that_waited_for_days_is_checked_again(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.once("act")
+        assert (await it.case()).state is State.FREEZING
+        it.clock.advance(10 * DAY)
+        it.org.users["005A"].last_used_at = it.clock.now()
+        await it.act()
+        assert (await it.case()).state is State.CANCELLED
+        assert it.org.writes == []
+
+
+@pytest.mark.parametrize("hand_over", [True, False])
+async def test_a_reclaim_that_waited_for_days_is_checked_again(tmp_path: Path, hand_over: bool) -> None:
+    async with world(None, tmp_path) as it:
+        give(it.org, "005A", "Case", 2)
+        await it.frozen(hand_over=hand_over)
+        it.clock.advance(7 * DAY)
+        await it.once("timers")
+        await it.once("act")
+        it.clock.advance(10 * DAY)
+        it.org.users["005A"].exempt = "on legal hold"
+        await it.act()
+        assert (await it.case()).state is State.RESTORED
+        assert [write.field for write in it.org.writes] == ["frozen", "frozen"]
+
+
+async def test_a_step_that_waited_and_is_still_clear_is_taken(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.once("act")
+        it.clock.advance(DAY)
+        await it.act()
+        assert (await it.case()).state is State.FROZEN
+
+
+async def _last_attempt_without_an_answer(it: World) -> None:
+    """Let the next step have its effect, lose the answer, and be given up."""
+    it.org.trouble = lambda _operation, _id: "after"
+    await it.sql("UPDATE effect SET attempts = 39, due = 0")
+    await it.once("act")
+    it.org.trouble = lambda _operation, _id: "none"
+    assert (await it.case()).state is State.ATTENTION
+
+
+@pytest.mark.parametrize(
+    ("command", "back", "state", "frozen"),
+    [
+        (Retry("op"), False, State.FROZEN, True),
+        (Retry("op"), True, State.RESTORED, False),
+        (Decide("keep", "op", "console", "needed", NOW), False, State.RESTORED, False),
+    ],
+)
+async def test_a_freeze_that_got_no_answer_is_never_left_behind(
+    tmp_path: Path, command: Command, back: bool, state: State, frozen: bool
+) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.once("act")
+        await _last_attempt_without_an_answer(it)
+        if back:
+            it.org.users["005A"].seen_elsewhere_at = NOW
+        await it.order(command)
+        await it.act()
+        assert (await it.case()).state is state
+        assert it.org.users["005A"].frozen is frozen
+
+
+@pytest.mark.parametrize(
+    ("command", "state", "active"),
+    [(Retry("op"), State.RECLAIMED, False), (Decide("keep", "op", "console", "needed", NOW), State.RESTORED, True)],
+)
+async def test_a_deactivation_that_got_no_answer_is_booked_or_undone(
+    tmp_path: Path, command: Command, state: State, active: bool
+) -> None:
+    async with world(None, tmp_path) as it:
+        await it.frozen(hand_over=False)
+        it.clock.advance(7 * DAY)
+        await it.once("timers")
+        await it.once("act")
+        await _last_attempt_without_an_answer(it)
+        await it.order(command)
+        await it.act()
+        assert (await it.case()).state is state
+        assert it.org.users["005A"].active is active
+        assert it.org.users["005A"].frozen is not active
+        assert ("SeatReclaimed" in await it.said()) is not active
+
+
+async def test_who_has_another_product_after_grace_is_not_left_frozen(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.frozen()
+        it.org.users["005A"].product = "PLATFORM"
+        it.clock.advance(7 * DAY)
+        await it.act()
+        assert (await it.case()).state is State.RESTORED
+        assert not it.org.users["005A"].frozen
+
+
+async def test_a_process_that_lost_its_lease_writes_nothing(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.once("act")
+        async with it.running.database.unit() as unit:
+            stopped = await store.claim_effects(unit.db, most=200)
+            connection = await store.connection(unit.db, "c1")
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
+        await it.tell(decision("keep"))
+        await it.act()
+        assert (await it.case()).state is State.RESTORED
+        actions = Actions(it.running.database, it.org, Sealer([KEY]), it.clock)
+        assert await actions._perform(stopped, connection) == {}
+        assert not it.org.users["005A"].frozen
+
+
+async def test_an_error_of_ours_in_one_case_does_not_hold_up_its_neighbours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def org(clock: FixedClock) -> FakeOrg:
+        two = org_of(clock)
+        two.users["005B"] = FakeUser(id="005B", created_at=NOW - 900 * DAY, last_used_at=NOW - 200 * DAY)
+        return two
+
+    async with world(None, tmp_path, org) as it:
+        # No rule has such a threshold; the check raises for it.
+        await it.tell(flagged(), flagged("case-2", "005B", inactive_days=0), source="scanner")
+        await it.tell(decision("revoke"), decision("revoke", "case-2"))
+        await it.act()
+        assert (await it.case()).state is State.FROZEN
+        assert "an error on our side" in caplog.text
+        await it.sql("UPDATE effect SET attempts = 39, due = 0")
+        await it.act()
+        assert (await it.case("case-2")).state is State.ATTENTION
+
+
+async def test_a_seat_can_be_given_back_while_another_case_is_open_for_it(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.frozen()
+        it.clock.advance(7 * DAY)
+        await it.act()
+        it.org.users["005A"].active = True
+        await it.tell(flagged("case-2"), source="scanner")
+        await it.order(Reactivate("op", "needed"))
+        await it.act()
+        assert (await it.case()).state is State.REACTIVATED
+        assert (await it.case("case-2")).open

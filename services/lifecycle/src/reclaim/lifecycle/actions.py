@@ -3,26 +3,31 @@
 An effect is claimed in one transaction, run with none open, and answered with a command in another. Removing the
 effect's row and taking its answer are one transaction, so that an effect which two processes ran (one of them
 stopped past its lease) is answered once; that it had its effect once is the connector's promise: it reads before
-it writes. Effects of one connection and kind are run together, because the systems behind charge per call.
+it writes. The lease is prolonged while the connected system takes its time, and looked at again right before
+anything is written. A step that waited too long since its check is checked again first. Effects of one connection
+and kind are run together, because the systems behind charge per call.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
 
 from reclaim.common.clock import Clock
-from reclaim.common.db import Database
+from reclaim.common.db import Database, is_outage
 from reclaim.common.errors import Permanent, Transient
 from reclaim.common.security import Sealer
 from reclaim.common.timing import backoff
 from reclaim.connectors import checks
 from reclaim.connectors.ports import (
+    ActionResult,
     ConnectionProfile,
     Connectors,
     Done,
@@ -48,7 +53,6 @@ from reclaim.lifecycle.domain import (
     SeatFrozen,
     SeatGivenBack,
     SeatUnfrozen,
-    State,
 )
 from reclaim.lifecycle.store import Claimed
 from reclaim.lifecycle.submit import Submission, submit
@@ -63,6 +67,15 @@ ATTEMPTS: Final = 40
 
 LONGEST_WAIT: Final = 600.0
 """Seconds between the later attempts."""
+
+CHECK_HOLDS: Final = timedelta(minutes=15)
+"""How long after its check a step may still be taken without another one."""
+
+CHECKED: Final = frozenset({Effect.FREEZE, Effect.HAND_OVER, Effect.DEACTIVATE})
+"""The effects that take something away."""
+
+UNSURE: Final = frozenset({Effect.FREEZE, Effect.DEACTIVATE})
+"""The effects that are known to have happened or not only when they were answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +121,10 @@ class Actions:
             if not claimed:
                 return False
             connection = await store.connection(unit.db, claimed[0].case.seat.connection_id)
-        outcomes = await self._perform(claimed, connection)
-        answers = [(effect, outcomes[effect.id]) for effect in claimed]
+        async with self._leased(claimed):
+            outcomes = await self._perform(claimed, connection)
+        # What another process took over meanwhile has no outcome here.
+        answers = [(effect, outcomes[effect.id]) for effect in claimed if effect.id in outcomes]
         async with self._database.unit() as unit:
             final = [(effect, self._final(effect, outcome)) for effect, outcome in answers]
             ours = await store.drop_effects(unit.db, [e.id for e, outcome in final if isinstance(outcome, Answer)])
@@ -124,7 +139,7 @@ class Actions:
             await store.put_off_effects(
                 unit.db,
                 [
-                    (e.id, int(1000 * backoff(e.attempts, first=0.5, most=LONGEST_WAIT)), outcome.reason)
+                    (e, int(1000 * backoff(e.attempts, first=0.5, most=LONGEST_WAIT)), outcome.reason)
                     for e, outcome in final
                     if isinstance(outcome, Later)
                 ],
@@ -141,6 +156,7 @@ class Actions:
             ActionFailed(
                 f"{effect.kind.value} did not succeed in {effect.attempts} attempts: {outcome.reason}",
                 "Find out why the connected system does not answer (test the connection), then retry.",
+                unsure=effect.kind in UNSURE,
             ),
             outcome.reason,
         )
@@ -159,25 +175,75 @@ class Actions:
         except Permanent as error:
             remedy = "Mend the connection (its test says what is wrong), then retry."
             return dict.fromkeys((e.id for e in claimed), Answer(ActionFailed(str(error), remedy), str(error)))
+        except Exception as error:
+            if is_outage(error):
+                raise
+            if len(claimed) > 1:
+                # One case with an error nobody foresaw must not hold up those that share its calls.
+                outcomes: dict[str, Outcome] = {}
+                for effect in claimed:
+                    outcomes |= await self._perform([effect], connection)
+                return outcomes
+            log.exception("case %s: %s met an error on our side", claimed[0].case.id, claimed[0].kind.value)
+            return {claimed[0].id: Later(f"an error on our side: {type(error).__name__}")}
+
+    @asynccontextmanager
+    async def _leased(self, claimed: Sequence[Claimed]) -> AsyncIterator[None]:
+        """Prolong the leases for as long as the block lasts, however long the connected system takes."""
+
+        async def prolong() -> None:
+            while True:
+                await asyncio.sleep(store.LEASE / 4000)
+                try:
+                    await self._still_ours(claimed)
+                except Exception as error:
+                    # The leases may run out, which is found before anything more is written.
+                    log.warning("the leases of %d effects were not prolonged: %s", len(claimed), error)
+
+        prolonging = asyncio.create_task(prolong())
+        try:
+            yield
+        finally:
+            prolonging.cancel()
+            await asyncio.gather(prolonging, return_exceptions=True)
+
+    async def _still_ours(self, claimed: Sequence[Claimed]) -> list[Claimed]:
+        """Return the effects that no other process has claimed or answered since, with their leases prolonged."""
+        async with self._database.unit() as unit:
+            ours = await store.prolong_leases(unit.db, {effect.id: effect.attempts for effect in claimed})
+        return [effect for effect in claimed if effect.id in ours]
 
     async def _run(self, claimed: Sequence[Claimed], connection: Any) -> dict[str, Outcome]:
         kind = claimed[0].kind
         reader = self._reader(connection)
         if kind is Effect.CHECK:
             return await self._check(claimed, reader)
+        outcomes: dict[str, Outcome] = {}
+        if kind in CHECKED:
+            outcomes = await self._check_again(claimed, reader)
+            claimed = [effect for effect in claimed if effect.id not in outcomes]
         # A dry run never gets further than this line with anything that could write.
-        actor = None if claimed[0].case.policy.dry_run else self._actor(connection)
+        actor = None if not claimed or claimed[0].case.policy.dry_run else self._actor(connection)
         if kind is Effect.HAND_OVER:
-            return await self._hand_over(claimed, reader, actor)
+            return outcomes | await self._hand_over(claimed, reader, actor)
         if actor is None:
-            return {e.id: Answer(SUCCESS[kind], f"dry run: would {kind.value} here") for e in claimed}
+            return outcomes | {e.id: Answer(SUCCESS[kind], f"dry run: would {kind.value} here") for e in claimed}
+        return outcomes | await self._act(await self._still_ours(claimed), kind, actor)
+
+    async def _act(self, claimed: Sequence[Claimed], kind: Effect, actor: SeatActor) -> dict[str, Outcome]:
         act = {
             Effect.FREEZE: actor.freeze,
             Effect.UNFREEZE: actor.unfreeze,
             Effect.DEACTIVATE: actor.deactivate,
             Effect.REACTIVATE: actor.reactivate,
-        }[kind]
-        results = await act([effect.case.seat.holder.id for effect in claimed])
+        }
+        # Whose deactivation got no answer may be inactive; giving back both reads both first.
+        whole = [e for e in claimed if kind is Effect.UNFREEZE and e.case.unsure and e.case.frozen_at is not None]
+        rest = [effect for effect in claimed if effect not in whole]
+        results: dict[str, ActionResult] = {}
+        for how, effects in ((Effect.REACTIVATE, whole), (kind, rest)):
+            if effects:
+                results |= await act[how]([effect.case.seat.holder.id for effect in effects])
         outcomes: dict[str, Outcome] = {}
         for effect in claimed:
             match results.get(effect.case.seat.holder.id):
@@ -199,16 +265,42 @@ class Actions:
         longest = max(effect.case.policy.inactive_days for effect in claimed)
         records = await reader.seats_of(holders)
         survey = await reader.survey(holders, since=self._clock.now() - timedelta(days=longest))
-        return {e.id: self._checked(e.case, records.get(e.case.seat.holder.id), survey) for e in claimed}
+        return {effect.id: self._checked(effect, records.get(effect.case.seat.holder.id), survey) for effect in claimed}
 
-    def _checked(self, case: Case, record: SeatRecord | None, survey: Survey) -> Outcome:
+    async def _check_again(self, claimed: Sequence[Claimed], reader: SeatReader) -> dict[str, Outcome]:
+        """Check again what was checked too long ago, and return the outcomes of those that are not clear any more."""
         now = self._clock.now()
+        stale = [e for e in claimed if e.case.checked_at is None or abs(now - e.case.checked_at) > CHECK_HOLDS]
+        if not stale:
+            return {}
+        return {
+            effect_id: outcome
+            for effect_id, outcome in (await self._check(stale, reader)).items()
+            if not (
+                isinstance(outcome, Answer)
+                and isinstance(outcome.command, SeatChecked)
+                and outcome.command.found == "clear"
+            )
+        }
+
+    def _checked(self, effect: Claimed, record: SeatRecord | None, survey: Survey) -> Outcome:
+        case = effect.case
+        tried = case.unsure or (effect.kind in UNSURE and effect.attempts > 1)
+        outcome = self._compared(case, record, survey, tried=tried and not case.policy.dry_run)
+        if tried and isinstance(outcome, Answer) and isinstance(outcome.command, SeatChecked):
+            return Answer(replace(outcome.command, tried=True), outcome.evidence)
+        return outcome
+
+    def _compared(self, case: Case, record: SeatRecord | None, survey: Survey, *, tried: bool) -> Outcome:
+        now = self._clock.now()
+        after_freeze = case.frozen_at is not None and not case.policy.dry_run
+        if record is not None and not record.active and after_freeze and tried:
+            return _found("clear", "the deactivation that was tried before has happened")
         if record is None or not record.active:
             return _found("gone", "the account is no longer active")
         if record.product != case.seat.product:
-            return _found("gone", f"the holder now has {record.product_name} instead of {case.seat.product_name}")
-        ours = case.state is State.CHECKING_BEFORE_RECLAIM and not case.policy.dry_run
-        if ours:
+            return _found("exempt", f"the holder now has {record.product_name} instead of {case.seat.product_name}")
+        if after_freeze:
             if not isinstance(survey.frozen, Known):
                 return Later(f"whether the account is frozen could not be read: {survey.frozen.reason}")
             if record.holder.id not in survey.frozen.value:
@@ -223,7 +315,7 @@ class Actions:
             inactive_days=case.policy.inactive_days,
             warn_only=case.policy.warn_only,
             young_days=case.policy.young_days,
-            frozen_by_us=(record.holder.id,) if ours else (),
+            frozen_by_us=(record.holder.id,) if after_freeze or tried else (),
         )
         for finding in findings:
             if finding.outcome == "unknown":
@@ -264,6 +356,8 @@ class Actions:
                 holder = effect.case.seat.holder.id
                 transfers[effect.id] = Transfer(holder, plan["successor"], plan["records"])
         if transfers and actor is not None:
+            ours = {effect.id for effect in await self._still_ours(claimed)}
+            transfers = {effect_id: transfer for effect_id, transfer in transfers.items() if effect_id in ours}
             results = await actor.hand_over(list(transfers.values()))
             for effect_id, transfer in transfers.items():
                 outcomes[effect_id] = _handed_over(results.get(transfer.holder), plans[effect_id])

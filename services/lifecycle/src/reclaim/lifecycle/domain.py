@@ -83,7 +83,11 @@ class Attention:
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """One flagged seat on its way. `version` counts what was accepted; `frozen_at` is set only while *we* froze it."""
+    """One flagged seat on its way. `version` counts what was accepted; `frozen_at` is set only while *we* froze it.
+
+    `checked_at` is when the last check before a step was clear. `unsure`: a freeze, or once frozen a deactivation, was
+    given up without an answer, and may have happened.
+    """
 
     id: str
     seat: Seat
@@ -103,6 +107,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     appealed_by: str | None = None
     appeal_reason: str = ""
     appealed_at: datetime | None = None
+    checked_at: datetime | None = None
+    unsure: bool = False
     records_transferred: int = 0
     reclaimed_at: datetime | None = None
     reactivation_asked_by: str = ""
@@ -111,7 +117,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def open(self) -> bool:
-        return self.state not in ENDED
+        """Whether the case stands in the way of another one for its seat. Giving a seat back never does."""
+        return self.state not in ENDED and self.reclaimed_at is None
 
 
 TIMED: Final = frozenset({State.AWAITING_DECISION, State.FROZEN})
@@ -166,10 +173,12 @@ class SeatChecked:
 
     `clear`: still unused and every check passes. `active`: used since. `exempt`: a check leaves it alone now.
     `gone`: the seat is no longer there. `changed`: somebody else changed what we did (unfroze it).
+    `tried`: the step that waits for the check was tried before, and may have happened.
     """
 
     found: Literal["clear", "active", "exempt", "gone", "changed"]
     evidence: str
+    tried: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +218,15 @@ class SeatGivenBack:
 
 @dataclass(frozen=True, slots=True)
 class ActionFailed:
-    """An effect was refused, or was tried as often as is reasonable. `moved` counts records moved before that."""
+    """An effect was refused, or was tried as often as is reasonable. `moved` counts records moved before that.
+
+    `unsure`: it is a freeze or a deactivation that got no answer, and may have happened.
+    """
 
     reason: str
     remedy: str
     moved: int = 0
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +422,9 @@ def _timed_out(case: Case, command: DeadlinePassed, now: datetime) -> Verdict:  
 def _kept_before_acting(case: Case, command: Decide, now: datetime) -> Verdict:
     if command.decision != "keep":
         return Rejected(f"already decided: {case.decision} by {case.decided_by}")
+    if case.unsure:
+        # A freeze that got no answer may have happened: unfreezing reads first, and is harmless if it had not.
+        return _appealed(case, command, now)
     appealed = replace(case, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at)
     note = f"{command.actor} wants it kept; nothing had been done yet"
     return _end(appealed, State.KEPT, "kept", note, now)
@@ -446,25 +462,57 @@ def _decided_in_attention(case: Case, command: Decide, now: datetime) -> Verdict
         return Rejected(f"already decided: {case.decision} by {case.decided_by}")
     if resume is State.REACTIVATING:
         return Rejected("the seat is already reclaimed; retry the reactivation instead")
-    if case.frozen_at is not None or resume is State.FREEZING:
+    if case.frozen_at is not None or resume in {State.FREEZING, State.RESTORING}:
         # A freeze that was given up may still have happened: unfreezing reads first, and is harmless if it had not.
         return _appealed(case, command, now)
     return _kept_before_acting(case, command, now)
 
 
-def _too_late(case: Case, command: Decide, now: datetime) -> Verdict:  # noqa: ARG001
+def _kept_while_reclaiming(case: Case, command: Decide, now: datetime) -> Verdict:
+    if _in_time(case, command):
+        return _appealed_while_acting(case, command, now)
+    return _too_late(case, command)
+
+
+def _kept_after_reclaim(case: Case, command: Decide, now: datetime) -> Verdict:  # noqa: ARG001
+    if not _in_time(case, command):
+        return _too_late(case, command)
+    appealed = replace(case, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at)
+    note = f"{command.actor} appealed by {command.channel} before grace was over, and that came too late to stop it"
+    return _give_back_to_appellant(appealed, note)
+
+
+def _in_time(case: Case, command: Decide) -> bool:
+    """Tell whether it is an appeal from before the end of grace, however long its message took."""
+    return (
+        command.decision == "keep"
+        and case.appealed_by is None
+        and case.grace_ends_at is not None
+        and command.at < case.grace_ends_at
+    )
+
+
+def _too_late(case: Case, command: Decide) -> Verdict:
     if command.decision == "keep":
         return Rejected("too late to keep: the seat is being reclaimed. Ask an operator to reactivate it.")
     return Rejected(f"already decided: {case.decision} by {case.decided_by}")
+
+
+def _give_back_to_appellant(case: Case, note: str, *events: Event) -> Accepted:
+    assert case.appealed_by is not None
+    asked = replace(case, reactivation_asked_by=case.appealed_by, reactivation_reason=case.appeal_reason)
+    return _go(asked, State.REACTIVATING, note, *events)
 
 
 # Checking, right before each step that takes something away.
 
 
 def _checked_before_freeze(case: Case, command: SeatChecked, now: datetime) -> Verdict:
+    if command.found != "clear" and command.tried:
+        return _go(case, State.RESTORING, f"{command.evidence}; the freeze that was tried is undone, if it happened")
     match command.found:
         case "clear":
-            return _go(case, State.FREEZING, command.evidence)
+            return _go(replace(case, checked_at=now), State.FREEZING, command.evidence)
         case "active":
             return _end(case, State.CANCELLED, "cancelled", command.evidence, now)
         case "exempt" | "gone" | "changed":
@@ -474,7 +522,8 @@ def _checked_before_freeze(case: Case, command: SeatChecked, now: datetime) -> V
 def _checked_before_reclaim(case: Case, command: SeatChecked, now: datetime) -> Verdict:
     match command.found:
         case "clear":
-            return _go(case, State.HANDING_OVER if case.policy.hand_over else State.RECLAIMING, command.evidence)
+            checked = replace(case, checked_at=now)
+            return _go(checked, State.HANDING_OVER if case.policy.hand_over else State.RECLAIMING, command.evidence)
         case "active" | "exempt":
             return _go(case, State.RESTORING, command.evidence)
         case "gone":
@@ -489,13 +538,27 @@ def _checked_before_reclaim(case: Case, command: SeatChecked, now: datetime) -> 
             )
 
 
+def _not_clear_any_more(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
+    """Return what a step does that was put off until its check was made again, and is not taken."""
+
+    def checked_again(case: Case, command: SeatChecked, now: datetime) -> Verdict:
+        if command.found == "clear":
+            return Rejected("the step that the check was made for is under way already")
+        if case.appealed_by is not None and case.frozen_at is not None:
+            return _go(case, State.RESTORING, f"restored: an appeal came meanwhile ({command.evidence})")
+        verdict: Verdict = check(case, command, now)
+        return verdict
+
+    return checked_again
+
+
 # Acting.
 
 
 def _frozen(case: Case, command: SeatFrozen, now: datetime) -> Verdict:  # noqa: ARG001
     assert case.decision in {"revoke", "downgrade", "timeout"}
     grace_ends_at = now + timedelta(days=case.policy.grace_days)
-    frozen = replace(case, frozen_at=now, grace_ends_at=grace_ends_at)
+    frozen = replace(case, frozen_at=now, grace_ends_at=grace_ends_at, unsure=False)
     said = UserFrozen(
         case_id=case.id,
         seat=case.seat,
@@ -526,7 +589,7 @@ def _unfrozen(case: Case, command: SeatUnfrozen, now: datetime) -> Verdict:  # n
         restored_at=now,
         dry_run=case.policy.dry_run,
     )
-    restored = replace(case, frozen_at=None, grace_ends_at=None)
+    restored = replace(case, frozen_at=None, grace_ends_at=None, unsure=False)
     return _end(restored, State.RESTORED, "restored", f"restored for {actor}", now, said)
 
 
@@ -549,8 +612,12 @@ def _deactivated(case: Case, command: SeatDeactivated, now: datetime) -> Verdict
         reclaimed_at=now,
         dry_run=case.policy.dry_run,
     )
-    reclaimed = replace(case, reclaimed_at=now)
-    return _end(reclaimed, State.RECLAIMED, "reclaimed", "the seat is free", now, said)
+    reclaimed = replace(case, reclaimed_at=now, unsure=False)
+    ended = _end(reclaimed, State.RECLAIMED, "reclaimed", "the seat is free", now, said)
+    if case.appealed_by is None:
+        return ended
+    note = "the seat is free, and given back at once: an appeal came meanwhile that was made in time"
+    return _give_back_to_appellant(reclaimed, note, *ended.events)
 
 
 def _reactivate(case: Case, command: Reactivate, now: datetime) -> Verdict:  # noqa: ARG001
@@ -573,16 +640,20 @@ def _given_back(case: Case, command: SeatGivenBack, now: datetime) -> Verdict:  
 
 
 def _failed(case: Case, command: ActionFailed, now: datetime) -> Verdict:
-    moved = replace(case, records_transferred=case.records_transferred + command.moved)
-    return _call_a_person(moved, case.state, command.reason, command.remedy, now)
+    return _call_a_person(_after_failure(case, command), case.state, command.reason, command.remedy, now)
+
+
+def _after_failure(case: Case, command: ActionFailed) -> Case:
+    transferred = case.records_transferred + command.moved
+    return replace(case, records_transferred=transferred, unsure=case.unsure or command.unsure)
 
 
 def _failed_before_reclaim(case: Case, command: ActionFailed, now: datetime) -> Verdict:
     """What an appeal was waiting for failed: nothing more is taken away, and the appeal is granted."""
     if case.appealed_by is None:
         return _failed(case, command, now)
-    moved = replace(case, records_transferred=case.records_transferred + command.moved)
-    return _go(moved, State.RESTORING, f"restored: an appeal came while a step failed ({command.reason})")
+    note = f"restored: an appeal came while a step failed ({command.reason})"
+    return _go(_after_failure(case, command), State.RESTORING, note)
 
 
 def _retried(case: Case, command: Retry, now: datetime) -> Verdict:  # noqa: ARG001
@@ -611,6 +682,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.CHECKING_BEFORE_FREEZE, SeatChecked): _checked_before_freeze,
     (State.CHECKING_BEFORE_FREEZE, Decide): _kept_before_acting,
     (State.CHECKING_BEFORE_FREEZE, ActionFailed): _failed,
+    (State.FREEZING, SeatChecked): _not_clear_any_more(_checked_before_freeze),
     (State.FREEZING, SeatFrozen): _frozen,
     (State.FREEZING, Decide): _appealed_while_acting,
     (State.FREEZING, ActionFailed): _failed_before_reclaim,
@@ -621,14 +693,16 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.CHECKING_BEFORE_RECLAIM, SeatChecked): _checked_before_reclaim,
     (State.CHECKING_BEFORE_RECLAIM, Decide): _appealed,
     (State.CHECKING_BEFORE_RECLAIM, ActionFailed): _failed,
+    (State.HANDING_OVER, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.HANDING_OVER, RecordsHandedOver): _handed_over,
     (State.HANDING_OVER, Decide): _appealed_while_acting,
     (State.HANDING_OVER, ActionFailed): _failed_before_reclaim,
+    (State.RECLAIMING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.RECLAIMING, SeatDeactivated): _deactivated,
-    (State.RECLAIMING, Decide): _too_late,
-    (State.RECLAIMING, ActionFailed): _failed,
+    (State.RECLAIMING, Decide): _kept_while_reclaiming,
+    (State.RECLAIMING, ActionFailed): _failed_before_reclaim,
     (State.RECLAIMED, Reactivate): _reactivate,
-    (State.RECLAIMED, Decide): _too_late,
+    (State.RECLAIMED, Decide): _kept_after_reclaim,
     (State.REACTIVATING, SeatGivenBack): _given_back,
     (State.REACTIVATING, ActionFailed): _failed,
     (State.ATTENTION, NoticeArrived): _notified,

@@ -127,7 +127,7 @@ CONNECTION: Final = sa.Table(
 )
 
 LEASE: Final = 120_000
-"""Milliseconds for which a claimed effect is nobody else's; longer than any call to a connector may take."""
+"""Milliseconds for which a claimed effect is nobody else's; prolonged for as long as its call takes."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Case).decode
@@ -339,7 +339,8 @@ async def add_effects(db: AsyncConnection, cases: Sequence[tuple[Case, Effect]])
                 "dry_run": case.policy.dry_run,
                 "attempts": 0,
                 "reason": "",
-                "due": 0,
+                # What was checked is acted on before more is checked, so that no check grows old in a long queue.
+                "due": int(effect is Effect.CHECK),
             }
             for case, effect in cases
         ],
@@ -394,6 +395,22 @@ async def claim_effects(db: AsyncConnection, *, most: int) -> list[Claimed]:
     return claimed
 
 
+async def prolong_leases(db: AsyncConnection, attempts: Mapping[str, int]) -> set[str]:
+    """Prolong the leases of claimed effects (id → the attempt it was claimed for); return those still that claim's.
+
+    The number of attempts is the fence: whoever claims an effect after its lease counts it on.
+    """
+    among = sa.text(f"id IN (SELECT value FROM {listed(db, 'ids')})").bindparams(ids=_ids(attempts))
+    held = sa.select(EFFECT.c.id, EFFECT.c.attempts).where(among).order_by(EFFECT.c.id).with_for_update()
+    rows = list(await db.execute(held))
+    ours = {row.id for row in rows if attempts[row.id] == row.attempts}
+    await db.execute(
+        sa.text(f"UPDATE effect SET due = :due WHERE id IN (SELECT value FROM {listed(db, 'ids')})"),
+        {"due": wall_milliseconds() + LEASE, "ids": _ids(ours)},
+    )
+    return ours
+
+
 async def keep_plans(db: AsyncConnection, plans: Mapping[str, dict[str, Any]]) -> None:
     """Fix what effects are about to do, before they do it, so that a crash in between cannot change the count."""
     await db.execute(
@@ -413,17 +430,17 @@ async def drop_effects(db: AsyncConnection, ids: Sequence[str]) -> set[str]:
     return set(rows.scalars())
 
 
-async def put_off_effects(db: AsyncConnection, later: Sequence[tuple[str, int, str]]) -> None:
-    """Let effects be tried again: (id, milliseconds from now, reason)."""
+async def put_off_effects(db: AsyncConnection, later: Sequence[tuple[Claimed, int, str]]) -> None:
+    """Let effects be tried again: (effect, milliseconds from now, reason). What was claimed anew is left alone."""
     if later:
         now = wall_milliseconds()
         await db.execute(
             sa.update(EFFECT)
-            .where(EFFECT.c.id == sa.bindparam("effect_id"))
+            .where(EFFECT.c.id == sa.bindparam("effect_id"), EFFECT.c.attempts == sa.bindparam("claimed"))
             .values(due=sa.bindparam("new_due"), reason=sa.bindparam("new_reason")),
             [
-                {"effect_id": effect_id, "new_due": now + wait, "new_reason": reason}
-                for effect_id, wait, reason in later
+                {"effect_id": effect.id, "claimed": effect.attempts, "new_due": now + wait, "new_reason": reason}
+                for effect, wait, reason in later
             ],
         )
 
