@@ -27,15 +27,18 @@ from reclaim.common.contracts import (
     Seat,
     UserFlagged,
 )
+from reclaim.common.errors import Conflict
 from reclaim.common.security import Sealer
 from reclaim.common.service import Running
 from reclaim.common.settings import Settings
 from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser
 from reclaim.lifecycle import queries, store
 from reclaim.lifecycle.actions import Actions
+from reclaim.lifecycle.api import command as give_command
 from reclaim.lifecycle.domain import Case, Command, Decide, Reactivate, Retry, State
 from reclaim.lifecycle.service import build
 from reclaim.lifecycle.submit import Submission, submit
+from reclaim.web.operators import Operator
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -502,3 +505,15 @@ async def test_a_seat_can_be_given_back_while_another_case_is_open_for_it(tmp_pa
         await it.act()
         assert (await it.case()).state is State.REACTIVATED
         assert (await it.case("case-2")).open
+
+
+async def test_what_an_operator_is_refused_is_recorded(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.frozen()
+        operator = Operator("otto", "operator", "session")
+        with pytest.raises(Conflict, match="Already decided"):
+            await give_command(it.running.database, "case-1", operator, Decide("revoke", "otto", "console", "", NOW))
+        async with it.running.database.reading() as db:
+            last = (await store.history(db, "case-1"))[-1].link.entry
+        assert (last.actor, last.command, last.accepted) == ("otto", "decide_revoke", False)
+        assert await it.verified()

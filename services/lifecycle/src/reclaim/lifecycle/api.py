@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from reclaim.common.db import Database, Unit
+from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, NotFound
 from reclaim.lifecycle import queries, store
 from reclaim.lifecycle.domain import Case, Command, Decide, Reactivate, Rejected, Retry, State
@@ -41,17 +41,19 @@ def shown(case: Case) -> dict[str, Any]:
     return {**document, "open": case.open}
 
 
-async def command(unit: Unit, case_id: str, operator: Operator, wanted: Command, evidence: str = "") -> Case:
-    """Give an operator's command to a case and return the case as it is then.
+async def command(database: Database, case_id: str, operator: Operator, wanted: Command, evidence: str = "") -> Case:
+    """Give an operator's command to a case and return the case as it is then. A refusal is recorded as well.
 
     Raises:
         NotFound: there is no such case.
         Conflict: the command does not fit its state.
     """
-    if case_id not in await store.load(unit.db, [case_id]):
-        raise NotFound(f"There is no case {case_id}. Look it up in the list of cases.")
-    submission = Submission(case_id, wanted, actor=operator.name, channel="console", evidence=evidence)
-    (verdict,) = await submit(unit, [submission])
+    async with database.unit() as unit:
+        if case_id not in await store.load(unit.db, [case_id]):
+            raise NotFound(f"There is no case {case_id}. Look it up in the list of cases.")
+        submission = Submission(case_id, wanted, actor=operator.name, channel="console", evidence=evidence)
+        (verdict,) = await submit(unit, [submission])
+    # Only now: raised within the unit it would take the record of the refusal back.
     if isinstance(verdict, Rejected):
         raise Conflict(f"{verdict.reason[:1].upper()}{verdict.reason[1:]}.")
     return verdict.case
@@ -95,23 +97,19 @@ def router(database: Database) -> APIRouter:
     async def decide(
         case_id: str, wanted: DecisionIn, operator: Annotated[Operator, Depends(require("operator"))]
     ) -> dict[str, Any]:
-        async with database.unit() as unit:
-            decision = Decide(wanted.decision, operator.name, "console", wanted.reason, unit.now)
-            return shown(await command(unit, case_id, operator, decision, wanted.reason))
+        decision = Decide(wanted.decision, operator.name, "console", wanted.reason, database.clock.now())
+        return shown(await command(database, case_id, operator, decision, wanted.reason))
 
     @api.post("/cases/{case_id}/reactivate")
     async def reactivate(
         case_id: str, wanted: ReactivationIn, operator: Annotated[Operator, Depends(require("operator"))]
     ) -> dict[str, Any]:
-        async with database.unit() as unit:
-            return shown(
-                await command(unit, case_id, operator, Reactivate(operator.name, wanted.reason), wanted.reason)
-            )
+        asked = Reactivate(operator.name, wanted.reason)
+        return shown(await command(database, case_id, operator, asked, wanted.reason))
 
     @api.post("/cases/{case_id}/retry")
     async def retry(case_id: str, operator: Annotated[Operator, Depends(require("operator"))]) -> dict[str, Any]:
-        async with database.unit() as unit:
-            return shown(await command(unit, case_id, operator, Retry(operator.name)))
+        return shown(await command(database, case_id, operator, Retry(operator.name)))
 
     @api.get("/summary", dependencies=[Depends(require("viewer"))])
     async def summary() -> dict[str, Any]:

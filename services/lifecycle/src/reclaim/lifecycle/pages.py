@@ -124,15 +124,13 @@ def router(database: Database, clock: Clock) -> APIRouter:
         decision: Annotated[Literal["keep", "revoke"], Form()],
         reason: Annotated[str, Form(min_length=1, max_length=2000)],
     ) -> RedirectResponse:
-        async with database.unit() as unit:
-            wanted = Decide(decision, operator.name, "console", reason, unit.now)
-            await command(unit, case_id, operator, wanted, reason)
+        wanted = Decide(decision, operator.name, "console", reason, clock.now())
+        await command(database, case_id, operator, wanted, reason)
         return _back(case_id)
 
     @pages.post("/cases/{case_id}/retry")
     async def retry(case_id: str, operator: Annotated[Operator, Depends(require("operator"))]) -> RedirectResponse:
-        async with database.unit() as unit:
-            await command(unit, case_id, operator, Retry(operator.name))
+        await command(database, case_id, operator, Retry(operator.name))
         return _back(case_id)
 
     @pages.post("/cases/{case_id}/reactivate")
@@ -141,8 +139,7 @@ def router(database: Database, clock: Clock) -> APIRouter:
         operator: Annotated[Operator, Depends(require("operator"))],
         reason: Annotated[str, Form(min_length=1, max_length=2000)],
     ) -> RedirectResponse:
-        async with database.unit() as unit:
-            await command(unit, case_id, operator, Reactivate(operator.name, reason), reason)
+        await command(database, case_id, operator, Reactivate(operator.name, reason), reason)
         return _back(case_id)
 
     return pages
