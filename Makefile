@@ -69,7 +69,7 @@ format: $(VENV)/.installed ## Format the code, and mend what the linter can
 
 .PHONY: types
 types: $(VENV)/.installed ## Check the types
-	@$(BIN)/mypy $(addsuffix /src,$(PACKAGES)) conftest.py tests/support/*.py
+	@$(BIN)/mypy $(addsuffix /src,$(PACKAGES)) conftest.py tests/support/*.py tests/containers/stack.py
 
 .PHONY: boundaries
 boundaries: $(VENV)/.installed ## Check which package may import which

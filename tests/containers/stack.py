@@ -41,7 +41,7 @@ class StackClock:
         return datetime.fromisoformat(self._stack.sandbox("GET", "/summary")["now"])
 
     def advance(self, by: timedelta) -> None:
-        command = [ROOT / "tools" / "stack", "advance", repr(by / timedelta(days=1))]
+        command = [str(ROOT / "tools" / "stack"), "advance", repr(by / timedelta(days=1))]
         moved = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         assert moved.returncode == 0, moved.stdout
 
