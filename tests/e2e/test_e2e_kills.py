@@ -59,7 +59,7 @@ def test_killing_any_service_at_any_moment_changes_nothing(
         calm = final_state(story)
 
     world = Distributed(_folder(tmp_path, "stormy"), bus=tuple(fresh_vhost), databases=databases, **options)
-    with world, world.story(patience=120, stubborn=120) as story:
+    with world, world.story(patience=300, stubborn=300) as story:
         scan = story.begin()
         killer = Killer(world, random.Random(SEED))
         killer.start()

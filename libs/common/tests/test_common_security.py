@@ -17,11 +17,6 @@ LINK = {"case": "case-1", "epoch": 3, "allowed": ["keep", "revoke"], "expires": 
 BASE64 = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
 
 
-def unused_bits(length: int) -> int:
-    """How many low bits of the last character of unpadded base64 text carry nothing."""
-    return {0: 0, 2: 4, 3: 2}[length % 4]
-
-
 def test_what_was_signed_comes_back_as_it_was() -> None:
     signer = Signer([NEW])
     assert signer.verify("decision", signer.sign("decision", LINK)) == LINK
@@ -38,15 +33,9 @@ def test_a_signature_is_for_one_purpose() -> None:
 def test_no_character_of_a_signed_text_can_be_changed() -> None:
     signer = Signer([NEW])
     signed = signer.sign("decision", LINK)
-    dot = signed.rindex(".")
     for at in range(len(signed)):
-        # The bits of a part's last character that carry nothing may differ: the bytes it stands for are the same.
-        ends_signature = at == len(signed) - 1
-        free = unused_bits(len(signed) - dot - 1) if ends_signature else 0
         for other in BASE64 + ".~ é":
             if other == signed[at]:
-                continue
-            if free and other in BASE64 and BASE64.index(other) >> free == BASE64.index(signed[at]) >> free:
                 continue
             with pytest.raises(Forged):
                 signer.verify("decision", signed[:at] + other + signed[at + 1 :])

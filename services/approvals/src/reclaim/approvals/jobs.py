@@ -100,21 +100,26 @@ class MailJob:
             log.warning("case %s: the %s mail is put off: %s", mail.case_id, mail.kind, error)
             await self._put_off([mail], str(error))
         else:
-            await self._sent(mail)
+            await self._sent(mail, request)
 
-    async def _sent(self, mail: Mail) -> None:
+    async def _sent(self, mail: Mail, request: Request) -> None:
         _counter.add(1, {"result": "sent", "kind": mail.kind})
         async with self.database.unit() as unit:
             if not await store.finish(unit.db, mail, "sent", unit.now):
                 log.warning("case %s: the %s mail was sent after its lease, and is sent twice", mail.case_id, mail.kind)
                 return
-            if mail.kind == "ask" and await store.delivered(unit.db, mail.case_id, unit.now):
+            if mail.kind == "ask" and await self._starts_a_deadline(unit, request):
                 unit.emit(
                     NoticeDelivered(
                         case_id=mail.case_id, channel="email", recipient=mail.recipient, delivered_at=unit.now
                     )
                 )
                 await self._note_if_closed_meanwhile(unit, mail.case_id)
+
+    async def _starts_a_deadline(self, unit: Unit, request: Request) -> bool:
+        policy = request.policy
+        anew_after = timedelta(days=policy.decision_days) if policy.on_timeout == "escalate" else None
+        return await store.delivered(unit.db, request.case_id, unit.now, anew_after=anew_after)
 
     async def _note_if_closed_meanwhile(self, unit: Unit, case_id: str) -> None:
         request = await store.get(unit.db, case_id)

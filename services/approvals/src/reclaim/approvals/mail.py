@@ -72,7 +72,10 @@ class Composer:
         holder = mail.audience == "holder"
         match mail.kind:
             case "ask":
-                deadline = now + timedelta(days=request.policy.decision_days)
+                # Asked again, nobody gets more time than the rule gives; asked anew after it ran out, all of it.
+                still_ahead = request.deadline is not None and now < request.deadline
+                deadline = request.deadline if still_ahead else now + timedelta(days=request.policy.decision_days)
+                assert deadline is not None
                 token = self._token(mail, "decision", deadline)
                 return letters.ask(
                     request,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from secrets import token_urlsafe
 from typing import Any, Final, Literal, get_args
 
@@ -295,17 +295,19 @@ async def next_epoch(db: AsyncConnection, case_id: str, purpose: Purpose) -> int
     return (await db.execute(statement.values({column: column + 1}).returning(column))).scalar_one_or_none()
 
 
-async def delivered(db: AsyncConnection, case_id: str, now: datetime) -> bool:
-    """Note that the question arrived; tell whether it is the first time."""
+async def delivered(db: AsyncConnection, case_id: str, now: datetime, *, anew_after: timedelta | None = None) -> bool:
+    """Note that the question arrived; tell whether that starts a deadline.
+
+    It does the first time, and, where the rule leaves an unanswered question to people (`anew_after` its deadline),
+    when somebody had it asked again after that.
+    """
     await db.execute(
         sa.update(requests).where(requests.c.case_id == case_id).values(ask_failed_at=None, ask_failure=None)
     )
-    return await _changed(
-        db,
-        sa.update(requests)
-        .where(requests.c.case_id == case_id, requests.c.delivered_at.is_(None))
-        .values(delivered_at=now),
-    )
+    starts: sa.ColumnElement[bool] = requests.c.delivered_at.is_(None)
+    if anew_after is not None:
+        starts = sa.or_(starts, requests.c.delivered_at <= now - anew_after)
+    return await _changed(db, sa.update(requests).where(requests.c.case_id == case_id, starts).values(delivered_at=now))
 
 
 async def ask_failed(db: AsyncConnection, case_id: str, reason: str, now: datetime) -> bool:

@@ -126,7 +126,7 @@ CONNECTION: Final = sa.Table(
     sa.Column("removed", sa.Boolean, nullable=False),
 )
 
-LEASE: Final = 120_000
+LEASE: Final = 20_000
 """Milliseconds for which a claimed effect is nobody else's; prolonged for as long as its call takes."""
 
 _encode = msgspec.json.Encoder().encode
@@ -443,12 +443,6 @@ async def put_off_effects(db: AsyncConnection, later: Sequence[tuple[Claimed, in
                 for effect, wait, reason in later
             ],
         )
-
-
-async def release_effects(db: AsyncConnection) -> None:
-    """Make every claimed effect due; for a start, when no other process of this service runs."""
-    now = wall_milliseconds()
-    await db.execute(sa.update(EFFECT).where(EFFECT.c.due > now).values(due=now))
 
 
 async def effects_of(db: AsyncConnection, case_id: str) -> list[Mapping[str, Any]]:
