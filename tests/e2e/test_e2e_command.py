@@ -83,6 +83,10 @@ def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded) -> N
     added = reclaim.json("rule", "add", *rule)
     assert added["status"] == "draft"
     preview = reclaim.json("rule", "preview", "Idle")
+    assert reclaim("rule", "preview", "Idle") == DONE
+    assert "Would be flagged" in reclaim.out
+    assert reclaim.json("rule", "activate", "Idle")["status"] == "active"
+    assert reclaim.json("rule", "pause", "Idle")["status"] == "paused"
     assert reclaim.json("rule", "activate", "Idle")["status"] == "active"
     assert reclaim.json("rule", "list")[0]["name"] == "Idle"
     assert len(reclaim.json("rule", "show", "Idle")["versions"]) == 1
@@ -97,6 +101,8 @@ def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded) -> N
     history = reclaim.json("case", "show", cases[0]["id"])["history"]
     assert history[-1]["actor"] == "story"
     assert history[-1]["evidence"] == "asked on the phone"
+    assert reclaim("case", "decide", cases[0]["id"], "revoke", "--reason", "no") == REFUSED
+    assert "kept" in reclaim.err
 
     assert reclaim.json("audit", "verify")["verified"]
     assert reclaim.json("savings", "rebuild")["state"] == "done"
@@ -105,12 +111,6 @@ def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded) -> N
     for command in (["case", "list"], ["rule", "list"], ["connection", "list"], ["audit", "verify"]):
         assert reclaim(*command) == DONE
         assert reclaim.out.strip()
-
-
-def test_a_second_decision_is_refused_with_the_first(reclaim: Command, world: Embedded) -> None:
-    cases = reclaim.json("case", "list", "--state", "kept")["cases"]
-    assert reclaim("case", "decide", cases[0]["id"], "revoke", "--reason", "no") == REFUSED
-    assert "kept" in reclaim.err
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,12 @@ def test_the_time_out_has_no_default(reclaim: Command) -> None:
     rule = ["--name", "X", "--connection", "Org", "--product", "SFDC", "--inactive-days", "90", "--grace-days", "9"]
     assert reclaim("rule", "add", *rule) == USAGE
     assert "--on-timeout" in reclaim.err
+
+
+def test_a_connection_can_be_removed(reclaim: Command, world: Embedded) -> None:
+    assert connect(reclaim, world, "Spare") == DONE
+    assert reclaim.json("connection", "remove", "Spare") == {"removed": "Spare"}
+    assert "Spare" not in [one["name"] for one in reclaim.json("connection", "list")]
 
 
 def test_what_does_not_exist_is_named_with_what_does(reclaim: Command) -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from reclaim.cli import setup, waiting
 from reclaim.cli.client import ApiError, Client, Unreachable, own_token
@@ -29,6 +30,9 @@ from reclaim.web.auth import issue_api_token
 ANSWER_IS_NO: Final = 1
 REFUSED: Final = 3
 UNREACHABLE: Final = 4
+
+SHOWN: Final = 20
+"""Rows of a long list that a table shows."""
 
 app = typer.Typer(no_args_is_help=True, help="Take unused licences back, safely.", pretty_exceptions_enable=False)
 connection_app = typer.Typer(no_args_is_help=True, help="Integration profiles: which systems are read and acted on.")
@@ -157,7 +161,8 @@ def connection_add(
         "credentials": credentials,
     }
     with _client(url) as client:
-        show(output, client.post("/scanner/api/connections", document, force=force))
+        result = client.post("/scanner/api/connections", document, force=force)
+    show(output, result, table=_test_results(result))
 
 
 @connection_app.command("test")
@@ -170,9 +175,27 @@ def connection_test(
     with _client(url) as client:
         found = _named(client.get("/scanner/api/connections"), connection, "connection")
         result = client.post(f"/scanner/api/connections/{found['id']}/test")
-    show(output, result, table=listing(result["test_results"], {"what": "Needs", "ok": "Works", "detail": "Detail"}))
+    show(output, result, table=_test_results(result))
     if not result["works"]:
         raise typer.Exit(ANSWER_IS_NO)
+
+
+def _test_results(connection: dict[str, Any]) -> Table:
+    columns = {"what": "Needs", "ok": "Works", "detail": "Detail"}
+    return listing(connection["test_results"], columns, title=connection["name"])
+
+
+@connection_app.command("remove")
+def connection_remove(
+    connection: Annotated[str, typer.Argument(help="name or id")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Forget a connection and its credentials; its rules are paused."""
+    with _client(url) as client:
+        found = _named(client.get("/scanner/api/connections"), connection, "connection")
+        client.call("DELETE", f"/scanner/api/connections/{found['id']}")
+    show(output, {"removed": found["name"]})
 
 
 @connection_app.command("list")
@@ -263,6 +286,17 @@ def rule_activate(
         show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/activate"))
 
 
+@rule_app.command("pause")
+def rule_pause(
+    rule: Annotated[str, typer.Argument(help="name or id")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let a rule open no more cases; those it has opened go on."""
+    with _client(url) as client:
+        show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/pause"))
+
+
 @rule_app.command("preview")
 def rule_preview(
     rule: Annotated[str, typer.Argument(help="name or id")],
@@ -271,7 +305,16 @@ def rule_preview(
 ) -> None:
     """Show who a rule would flag today, and who is left alone by which check. Nothing is created."""
     with _client(url) as client:
-        show(output, client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}/preview"))
+        result = client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}/preview")
+    show(output, result)
+    if output is Output.TABLE:
+        columns = {
+            "seat.holder.name": "Would be flagged",
+            "seat.product_name": "Product",
+            "last_used_at": "Last used",
+            "approver.name": "Asks",
+        }
+        show(output, result, table=listing(result["seats"][:SHOWN], columns))
 
 
 def _rule(client: Client, rule: str) -> Any:

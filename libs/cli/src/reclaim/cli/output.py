@@ -73,5 +73,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
+        if any(isinstance(one, Mapping) for one in value):
+            return f"{len(value)} (see --output json)"
         return ", ".join(_text(one) for one in value)
     return str(value)
