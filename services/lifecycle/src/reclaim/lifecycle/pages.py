@@ -168,7 +168,8 @@ def _timeline(moment: store.Moment) -> TimelineEntry:
         title, tone = f"Not done: {entry.note}", "neutral"
     return TimelineEntry(
         at=entry.at,
-        title=title[:1].upper() + title[1:],
+        # An address stays as it is written.
+        title=title if "@" in title.split(" ")[0] else title[:1].upper() + title[1:],
         actor=f"{entry.actor} ({entry.channel}{address})",
         detail=_readable(entry.evidence) or None,
         tone=tone,
