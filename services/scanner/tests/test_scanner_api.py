@@ -90,6 +90,16 @@ def _files_with(folder: Path, text: bytes) -> list[Path]:
     return [file for file in folder.iterdir() if text in file.read_bytes()]
 
 
+@pytest.mark.parametrize("how", ["test=false", "force=true"])
+async def test_what_no_org_can_be_is_refused_untested_and_forced_too(served: Served, how: str) -> None:
+    settings = {**CONNECTION["settings"], "instance_url": "http://acme.my.salesforce.com"}
+    problem = await served.api()("POST", f"/connections?{how}", 422, json={**CONNECTION, "settings": settings})
+    assert "https" in problem["detail"]
+    made = await served.api()("POST", "/connections?test=false", 201, json=CONNECTION)
+    change = {"settings": settings, "credentials": CONNECTION["credentials"]}
+    assert "https" in (await served.api()("PATCH", f"/connections/{made['id']}?{how}", 422, json=change))["detail"]
+
+
 @pytest.mark.parametrize("error", [Transient("no route to the org"), Permanent("invalid_client: the secret is wrong")])
 async def test_a_connection_that_does_not_work_is_not_added_unless_forced(served: Served, error: Any) -> None:
     api = served.api()

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
-from pydantic import ValidationError
 
 from reclaim.common.clock import SystemClock
 from reclaim.common.settings import Settings
@@ -124,6 +123,3 @@ def own_token(name: str = "cli") -> str:
     """
     keys = Settings().signing_keys()
     return issue_api_token(secret_keys=keys, name=name, role="admin", lifetime=TOKEN_LIFETIME, now=SystemClock().now)
-
-
-__all__ = ["ApiError", "Client", "Unreachable", "ValidationError", "own_token"]

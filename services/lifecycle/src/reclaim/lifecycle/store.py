@@ -304,12 +304,6 @@ async def drop_timers(db: AsyncConnection, case_ids: Sequence[str]) -> None:
     await db.execute(sa.text(f"DELETE FROM timer WHERE {which}"), {"ids": _ids(case_ids)})
 
 
-async def next_timer(db: AsyncConnection) -> datetime | None:
-    """Return when the next timer is due."""
-    at: datetime | None = (await db.execute(sa.select(sa.func.min(TIMER.c.at)))).scalar_one_or_none()
-    return at
-
-
 # Effects.
 
 

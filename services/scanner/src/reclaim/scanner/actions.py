@@ -15,6 +15,7 @@ from reclaim.common.contracts import ConnectionChanged, Money
 from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict, Invalid, Permanent, ReclaimError
 from reclaim.connectors.ports import ConnectionProfile, Licence, TestResult
+from reclaim.connectors.registry import validate_profile
 from reclaim.scanner import store
 from reclaim.scanner.domain import TERMS, Terms, check_profile, clean_name, kind_of, next_status, read_terms
 from reclaim.scanner.jobs import SCAN
@@ -56,6 +57,7 @@ async def add_connection(
     """
     settings, credentials = _filled(settings), _filled(credentials)
     check_profile(kind, settings, credentials)
+    validate_profile(kind, settings, credentials)
     name = clean_name(name, what="connection")
     profile = ConnectionProfile(id="new", name=name, kind=kind, settings=settings, credentials=credentials)
     results = await _tried(deps, profile, test=test, force=force, then="Mend this, or add it untested with force.")
@@ -108,6 +110,7 @@ async def change_connection(
     results = None
     if fresh or settings != before.settings:
         opened = fresh or deps.sealer.open(before.credentials)
+        validate_profile(before.kind, settings, opened)
         profile = ConnectionProfile(id=before.id, name=name, kind=before.kind, settings=settings, credentials=opened)
         results = await _tried(deps, profile, test=test, force=force, then="Mend this, or save it with force.")
     async with deps.database.unit() as unit:
