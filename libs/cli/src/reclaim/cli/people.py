@@ -36,11 +36,17 @@ class _Form(HTMLParser):
             self._inside = False
 
 
+def _form(page: httpx.Response) -> _Form:
+    form = _Form()
+    form.feed(page.text)
+    return form
+
+
 class Reader:
     """A person's browser: no operator session, no scripts.
 
     With `patience` the person tries again for that many seconds when a page does not come; a page that then says
-    *decided already* shows that the first try had arrived.
+    *decided already*, or has no form any more, shows that the first try had arrived.
     """
 
     def __init__(self, *, timeout: float = 60, patience: float = 0) -> None:
@@ -58,11 +64,16 @@ class Reader:
             ValueError: the page has no form to send.
         """
         deadline = time.monotonic() + self._patience
+        sent = False
         while True:
             try:
                 page = self._http.get(url)
                 if page.status_code not in AWAY:
-                    answer = page if page.status_code == CONFLICT else self._send(url, page, entered)
+                    form = _form(page)
+                    if page.status_code == CONFLICT or (sent and form.action is None):
+                        return page
+                    sent = True
+                    answer = self._send(url, form, entered)
                     if answer.status_code not in AWAY:
                         return answer
             except httpx.HTTPError:
@@ -72,11 +83,9 @@ class Reader:
                 raise TimeoutError(f"no page came within {self._patience} s")
             time.sleep(PAUSE)
 
-    def _send(self, url: str, page: httpx.Response, entered: Mapping[str, str]) -> httpx.Response:
-        form = _Form()
-        form.feed(page.text)
+    def _send(self, url: str, form: _Form, entered: Mapping[str, str]) -> httpx.Response:
         if form.action is None:
-            raise ValueError(f"the page behind the link answered {page.status_code} and has no form")
+            raise ValueError("the page behind the link has no form")
         target = urljoin(url, form.action)
         origin = "/".join(target.split("/")[:3])
         return self._http.post(target, data={**form.values, **entered}, headers={"Origin": origin})
