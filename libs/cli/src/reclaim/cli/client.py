@@ -18,6 +18,7 @@ TOKEN_LIFETIME: Final = timedelta(hours=12)
 PAUSE: Final = 0.2
 AWAY: Final = frozenset({502, 503, 504})
 CONFLICT: Final = 409
+GONE: Final = 410
 
 
 class ApiError(Exception):

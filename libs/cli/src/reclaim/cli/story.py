@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import httpx
 
 from reclaim.cli import waiting
-from reclaim.cli.client import CONFLICT, Client
+from reclaim.cli.client import CONFLICT, GONE, Client
 from reclaim.cli.people import Mailbox, Reader
 
 PATIENCE: Final = 180.0
@@ -24,6 +24,9 @@ PATIENCE: Final = 180.0
 DECISION_DAYS: Final = 14
 GRACE_DAYS: Final = 30
 INACTIVE_DAYS: Final = 90
+ANSWERED: Final = frozenset({CONFLICT, GONE})
+"""What a page says to who sends again, when the first try had arrived: decided already, or closed since."""
+
 YEAR_GOES_ON: Final = 60
 """Days the story waits at the end, for the savings of the year to add up."""
 
@@ -215,7 +218,7 @@ class Story:
         links = self._links("ask", cases, holds=f"choice={choice}")
         for number, case in enumerate(cases, 1):
             answer = self._reader.answer(links[case["id"], "manager"], choice=choice, justification=reason)
-            if answer.is_error and not (self._stubborn and answer.status_code == CONFLICT):
+            if answer.is_error and not (self._stubborn and answer.status_code in ANSWERED):
                 raise StoryStuck(f"the decision on case {case['id']} was answered with {answer.status_code}")
             self._progress(number, len(cases))
         self._note(f"{len(cases)} managers decided to {choice}.")
@@ -230,7 +233,7 @@ class Story:
         for case in cases:
             link = links.get((case["id"], "holder")) or links[case["id"], "manager"]
             answer = self._reader.answer(link, justification="I need it for the quarter's close.")
-            if answer.is_error and not (self._stubborn and answer.status_code == CONFLICT):
+            if answer.is_error and not (self._stubborn and answer.status_code in ANSWERED):
                 raise StoryStuck(f"the appeal in case {case['id']} was answered with {answer.status_code}")
         self._note(f"{len(cases)} holders appealed with one click.")
 
