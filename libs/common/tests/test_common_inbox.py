@@ -80,7 +80,7 @@ async def test_a_receipt_that_is_lost_takes_nothing_back(listening: Listening) -
 async def test_very_many_events_take_several_transactions(listening: Listening) -> None:
     names = [f"{n:04}" for n in range(IN_ONE_TRANSACTION + 1)]
     await listening.inbox.receive([batch(*names)])
-    assert [len(call) for call in listening.calls] == [IN_ONE_TRANSACTION, 1]
+    assert sorted(len(call) for call in listening.calls) == [1, IN_ONE_TRANSACTION]
     assert await listening.effects() == names
     assert confirmed(listening) == set(names)
 

@@ -17,7 +17,16 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CONSUMERS, SERVICES, CaseClosed, NoticeDelivered
 from reclaim.common.envelope import Received
 from reclaim.common.errors import Transient
-from reclaim.common.outbox import AFTER_FAILURE, CLAIM, FIRST_REPUBLISH, IN_ONE_MESSAGE, Receipt
+from reclaim.common.outbox import (
+    AFTER_FAILURE,
+    AT_HAND,
+    CLAIM,
+    FIRST_REPUBLISH,
+    IN_ONE_MESSAGE,
+    LOOK_EVERY,
+    Outbox,
+    Receipt,
+)
 
 LEASE = FIRST_REPUBLISH / 1000
 
@@ -93,7 +102,7 @@ async def test_what_nobody_confirms_is_published_again_with_growing_waits(said: 
         assert due == int(wall.seconds * 1000) + FIRST_REPUBLISH * doubled
         wall.move(LEASE * doubled - 0.001)
         assert not await said.outbox.relay(said.database, bus)
-        wall.move(0.001)
+        wall.move(LOOK_EVERY / 1000)
         assert await said.outbox.relay(said.database, bus)
     assert bus.ids() == [event_id] * 11, "the same event each time: its readers know it by its id"
 
@@ -139,6 +148,48 @@ async def test_a_relay_that_was_killed_leaves_its_rows_to_the_next(said: Said, w
     wall.move(LEASE)
     assert await said.outbox.relay(said.database, bus)
     assert bus.ids() == ids
+
+
+async def test_what_a_killed_process_had_said_is_published_by_another(said: Said, wall: Wall, tmp_path: Path) -> None:
+    """It was committed and handed to a relay in memory that is no more."""
+    ids = await said.say(closed(1), closed(2))
+    another, bus = Outbox("lifecycle"), Carrier()
+    assert not await another.relay(said.database, bus), "its writer may be at it"
+    wall.move(LEASE)
+    assert await another.relay(said.database, bus)
+    assert Counter(bus.ids()) == Counter(ids)
+
+
+async def test_what_was_rolled_back_is_never_published(said: Said, wall: Wall) -> None:
+    async def fail() -> None:
+        raise RuntimeError("no")
+
+    async def say_and_fail() -> None:
+        async with said.database.unit() as unit:
+            unit.emit(closed(1))
+            unit.at_end(fail)
+
+    bus = Carrier()
+    with pytest.raises(RuntimeError, match="no"):
+        await say_and_fail()
+    assert not await said.outbox.relay(said.database, bus)
+    wall.move(LEASE)
+    assert not await said.outbox.relay(said.database, bus)
+    assert bus.published == []
+
+
+async def test_memory_holds_only_so_much_of_what_a_broker_does_not_take(said: Said, wall: Wall) -> None:
+    """What does not fit is not lost: it falls due."""
+    ids = [each for n in range(3) for each in await said.say(*(notice(f"{n}-{m}") for m in range(AT_HAND // 2)))]
+    bus = Carrier()
+    while await said.outbox.relay(said.database, bus):
+        continue
+    assert Counter(bus.ids()) == Counter(ids[:AT_HAND])
+    wall.move(LEASE)
+    late = Carrier()
+    while await said.outbox.relay(said.database, late):
+        continue
+    assert set(late.ids()) == set(ids), "and the rest again, for nobody confirmed it"
 
 
 async def test_after_a_start_all_that_is_unconfirmed_is_published_again(said: Said, wall: Wall) -> None:
@@ -215,9 +266,10 @@ async def test_a_receipt_while_its_event_is_being_published_is_kept(said: Said, 
 
 @pytest.mark.servers
 async def test_two_relays_at_once_never_claim_the_same_row(emptied_database: str, wall: Wall) -> None:
-    one, other = Said(emptied_database), Said(emptied_database)
+    one, other, killed = Said(emptied_database), Said(emptied_database), Said(emptied_database)
     await with_tables(one.database.engine)
-    ids = await one.say(*(closed(n) for n in range(3 * CLAIM)))
+    ids = await killed.say(*(closed(n) for n in range(3 * CLAIM)))
+    wall.move(LEASE)
     bus = Carrier()
 
     async def drain(said: Said) -> int:
@@ -229,7 +281,7 @@ async def test_two_relays_at_once_never_claim_the_same_row(emptied_database: str
     rounds = await asyncio.gather(drain(one), drain(other), drain(one), drain(other))
     assert Counter(bus.ids()) == Counter(ids)
     assert sum(rounds) >= 3
-    for said in (one, other):
+    for said in (one, other, killed):
         await said.database.close()
 
 
@@ -238,6 +290,8 @@ async def test_a_relay_does_not_wait_for_rows_that_another_is_claiming(emptied_d
     said = Said(emptied_database)
     await with_tables(said.database.engine)
     held, free = await said.say(closed(1), closed(2))
+    await said.outbox.relay(said.database, Carrier())
+    wall.move(LEASE)
     bus = Carrier()
     async with said.database.unit() as unit:
         await unit.db.execute(sa.text("SELECT 1 FROM outbox WHERE event_id = :id FOR UPDATE"), {"id": held})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
-from reclaim.lifecycle.audit import GENESIS, Entry, Link, Personal, Verification, Verifier, chain
+from reclaim.lifecycle.audit import GENESIS, Entry, Link, Personal, Verification, Verifier, chain, fresh_salts
 
 AT = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 
@@ -92,10 +92,18 @@ def test_a_refused_command_has_a_place_but_no_version() -> None:
 
 
 def test_personal_data_can_be_proved_and_is_not_in_the_digest() -> None:
-    data = Personal.of("192.0.2.7", "Browser/1")
+    one, other = fresh_salts(2)
+    data = Personal.of("192.0.2.7", "Browser/1", one)
     assert data is not None
-    again = Personal.of("192.0.2.7", "Browser/1")
+    again = Personal.of("192.0.2.7", "Browser/1", other)
     assert again is not None
     assert data.digest() == Personal(data.salt, "192.0.2.7", "Browser/1").digest()
     assert data.digest() != again.digest(), "without the salt nobody can try addresses"
-    assert Personal.of(None, None) is None
+    assert Personal.of(None, None, one) is None
+
+
+def test_salts_have_128_bits_and_are_never_the_same() -> None:
+    salts = fresh_salts(50) + fresh_salts(50)
+    assert len(set(salts)) == 100
+    assert all(len(bytes.fromhex(salt)) == 16 for salt in salts)
+    assert fresh_salts(0) == []

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -288,7 +288,7 @@ class Actions:
         tried = case.unsure or (effect.kind in UNSURE and effect.attempts > 1)
         outcome = self._compared(case, record, survey, tried=tried and not case.policy.dry_run)
         if tried and isinstance(outcome, Answer) and isinstance(outcome.command, SeatChecked):
-            return Answer(replace(outcome.command, tried=True), outcome.evidence)
+            return Answer(msgspec.structs.replace(outcome.command, tried=True), outcome.evidence)
         return outcome
 
     def _compared(self, case: Case, record: SeatRecord | None, survey: Survey, *, tried: bool) -> Outcome:

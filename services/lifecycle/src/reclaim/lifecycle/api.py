@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query
+from msgspec.structs import asdict
 from pydantic import BaseModel, ConfigDict, Field
 
 from reclaim.common.db import Database

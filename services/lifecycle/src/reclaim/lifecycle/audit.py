@@ -21,8 +21,7 @@ GENESIS: Final = "0" * 64
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One thing that happened to a case. `before` and `after` are states; equal when a command was refused.
 
     `actor` is a person's address or name, a rule, or the service itself; `personal` the digest of personal data.
@@ -42,8 +41,7 @@ class Entry:
     personal: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True, gc=False):
     """An entry in its place: `hash` covers `previous`, the position and the entry."""
 
     position: int
@@ -52,8 +50,7 @@ class Link:
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class Personal:
+class Personal(msgspec.Struct, frozen=True, gc=False):
     """Personal data that an entry commits to without containing it."""
 
     salt: str
@@ -61,15 +58,21 @@ class Personal:
     user_agent: str | None
 
     @classmethod
-    def of(cls, ip: str | None, user_agent: str | None) -> Personal | None:
-        """Wrap what there is with a fresh salt; None if there is nothing."""
+    def of(cls, ip: str | None, user_agent: str | None, salt: str) -> Personal | None:
+        """Wrap what there is with a salt that nothing else has; None if there is nothing."""
         if ip is None and user_agent is None:
             return None
-        return cls(secrets.token_hex(16), ip, user_agent)
+        return cls(salt, ip, user_agent)
 
     def digest(self) -> str:
         """Return what the entry holds instead of the data; without the salt it tells nothing."""
         return hashlib.sha256(_encoder.encode([self.salt, self.ip, self.user_agent])).hexdigest()
+
+
+def fresh_salts(count: int) -> list[str]:
+    """Return salts of 128 random bits. The system is asked once for all: asking costs more than all the rest."""
+    drawn = secrets.token_hex(16 * count)
+    return [drawn[start : start + 32] for start in range(0, len(drawn), 32)]
 
 
 def link_hash(position: int, previous: str, entry: Entry) -> str:

@@ -20,7 +20,6 @@ answers with a command. Time is an argument, instants are UTC.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal
@@ -73,8 +72,7 @@ ENDED: Final = frozenset(
 """States in which the holder and product may be flagged anew. A reclaimed seat may still be given back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(msgspec.Struct, frozen=True):
     """Why a person must look, what they can do, and the state the case goes on from."""
 
     reason: str
@@ -121,15 +119,14 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return self.state not in ENDED and self.reclaimed_at is None
 
 
-TIMED: Final = frozenset({State.AWAITING_DECISION, State.FROZEN})
-"""States that a timer ends; once a case has left one, its timer means nothing any more."""
+TIMED: Final[Mapping[str, State]] = {"deadline": State.AWAITING_DECISION, "grace": State.FROZEN}
+"""The state that each timer ends; once a case has left it, the timer means nothing any more."""
 
 
 # Commands: what happened outside, or what a person or the clock wants.
 
 
-@dataclass(frozen=True, slots=True)
-class NoticeArrived:
+class NoticeArrived(msgspec.Struct, frozen=True):
     """The approver was asked; `at` is when the mail server or service desk took the question."""
 
     channel: Channel
@@ -137,8 +134,7 @@ class NoticeArrived:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class NoticeUndeliverable:
+class NoticeUndeliverable(msgspec.Struct, frozen=True):
     """Nobody could be asked over this channel."""
 
     channel: Channel
@@ -146,8 +142,7 @@ class NoticeUndeliverable:
     remedy: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decide:
+class Decide(msgspec.Struct, frozen=True):
     """A person's decision."""
 
     decision: Decision
@@ -157,18 +152,15 @@ class Decide:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class DeadlinePassed:
+class DeadlinePassed(msgspec.Struct, frozen=True):
     """The time for the decision is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class GraceOver:
+class GraceOver(msgspec.Struct, frozen=True):
     """The time for an appeal is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class SeatChecked:
+class SeatChecked(msgspec.Struct, frozen=True):
     """What the fresh re-check found; `evidence` is for people.
 
     `clear`: still unused and every check passes. `active`: used since. `exempt`: a check leaves it alone now.
@@ -181,43 +173,36 @@ class SeatChecked:
     tried: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SeatFrozen:
+class SeatFrozen(msgspec.Struct, frozen=True):
     """The holder cannot sign in any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class SeatUnfrozen:
+class SeatUnfrozen(msgspec.Struct, frozen=True):
     """The holder can sign in again."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordsHandedOver:
+class RecordsHandedOver(msgspec.Struct, frozen=True):
     """All open records have a new owner; `moved` is how many were moved this time."""
 
     moved: int
 
 
-@dataclass(frozen=True, slots=True)
-class SeatDeactivated:
+class SeatDeactivated(msgspec.Struct, frozen=True):
     """The seat is free."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reactivate:
+class Reactivate(msgspec.Struct, frozen=True):
     """An operator wants the reclaimed seat back with its holder."""
 
     actor: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SeatGivenBack:
+class SeatGivenBack(msgspec.Struct, frozen=True):
     """The holder has the seat again."""
 
 
-@dataclass(frozen=True, slots=True)
-class ActionFailed:
+class ActionFailed(msgspec.Struct, frozen=True):
     """An effect was refused, or was tried as often as is reasonable. `moved` counts records moved before that.
 
     `unsure`: it is a freeze or a deactivation that got no answer, and may have happened.
@@ -229,8 +214,7 @@ class ActionFailed:
     unsure: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """An operator dealt with the reason for attention."""
 
     actor: str
@@ -279,16 +263,14 @@ EFFECT_OF: Final[Mapping[State, Effect]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Timer:
+class Timer(msgspec.Struct, frozen=True):
     """A command to give at an instant; a case has at most one of each."""
 
     command: Literal["deadline", "grace"]
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """The case as it becomes, with what to say, to do and to wait for. `note` goes into the audit trail."""
 
     case: Case
@@ -298,8 +280,7 @@ class Accepted:
     timer: Timer | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True):
     """The command does not fit the state of the case; nothing changes."""
 
     reason: str

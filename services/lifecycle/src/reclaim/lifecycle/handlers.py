@@ -19,7 +19,7 @@ from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.inbox import Subscriptions
 from reclaim.lifecycle import store
-from reclaim.lifecycle.audit import Entry, Personal
+from reclaim.lifecycle.audit import Entry, Personal, fresh_salts
 from reclaim.lifecycle.domain import Case, Decide, NoticeArrived, NoticeUndeliverable, open_case
 from reclaim.lifecycle.submit import Submission, record, submit
 
@@ -122,9 +122,9 @@ async def take_decisions(_deps: None, unit: Unit, events: Sequence[Received[Deci
                 actor=decision.actor,
                 channel=decision.channel,
                 evidence=decision.reason,
-                personal=Personal.of(decision.ip, decision.user_agent),
+                personal=Personal.of(decision.ip, decision.user_agent, salt),
             )
-            for decision in (received.data for received in events)
+            for decision, salt in zip((received.data for received in events), fresh_salts(len(events)), strict=True)
         ],
     )
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from reclaim.common.db import Database
 from reclaim.lifecycle import store
-from reclaim.lifecycle.domain import Command, DeadlinePassed, GraceOver
+from reclaim.lifecycle.domain import TIMED, Command, DeadlinePassed, GraceOver
 from reclaim.lifecycle.submit import Submission, submit
 
 AT_ONCE: Final = 200
@@ -16,10 +16,23 @@ COMMANDS: Final[dict[str, Command]] = {"deadline": DeadlinePassed(), "grace": Gr
 
 
 async def fire_timers(database: Database) -> bool:
-    """Give the commands whose time has come. Taking a timer out and its effect are one transaction: it fires once."""
+    """Give the commands whose time has come. Taking a timer out and its effect are one transaction: it fires once.
+
+    A case leaves its timer behind when it leaves the state that the timer ends; such a one is only taken out.
+    """
     async with database.unit() as unit:
-        due = await store.due_timers(unit.db, unit.now, most=AT_ONCE)
-        await submit(unit, [Submission(case_id, COMMANDS[command], channel="timer") for case_id, command in due])
+        due = await store.due_cases(unit.db, unit.now, most=AT_ONCE)
+        # The case is locked before its timers, as everybody does it.
+        cases = await store.load(unit.db, due)
+        taken = await store.take_timers(unit.db, cases, unit.now)
+        await submit(
+            unit,
+            [
+                Submission(case_id, COMMANDS[command], channel="timer")
+                for case_id, command in taken
+                if cases[case_id].state is TIMED[command]
+            ],
+        )
     return bool(due)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
+from msgspec.structs import asdict
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.contracts import ConnectionChanged
@@ -133,12 +134,6 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Case).decode
 
 
-def _columns(data: audit.Entry | audit.Personal) -> dict[str, Any]:
-    # As `dataclasses.asdict`, which would copy each value deeply and take most of the time of a whole batch.
-    columns: dict[str, Any] = msgspec.to_builtins(data, builtin_types=(datetime,))
-    return columns
-
-
 def _ids(values: Iterable[str]) -> str:
     return msgspec.json.encode(list(values)).decode()
 
@@ -206,11 +201,11 @@ async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> N
                 "state": case.state.value,
                 "open": case.open,
                 "records_transferred": case.records_transferred,
-                "changed_at": now,
                 "document": _encode(case),
             }
             for case in cases
         ],
+        same={"changed_at": now},
     )
 
 
@@ -277,31 +272,22 @@ async def set_timers(db: AsyncConnection, timers: Sequence[tuple[str, Timer]]) -
     )
 
 
-async def due_timers(db: AsyncConnection, now: datetime, *, most: int) -> list[tuple[str, str]]:
-    """Take out and return (case id, command) of the timers that are due."""
-    due = sa.select(TIMER.c.case_id, TIMER.c.command).where(TIMER.c.at <= now).order_by(TIMER.c.at).limit(most)
-    rows = list((await db.execute(due.with_for_update(skip_locked=True))).tuples())
-    if rows:
-        await db.execute(
-            sa.delete(TIMER).where(
-                TIMER.c.case_id == sa.bindparam("gone_case"), TIMER.c.command == sa.bindparam("gone_command")
-            ),
-            [{"gone_case": case_id, "gone_command": command} for case_id, command in rows],
-        )
-    return rows
+async def due_cases(db: AsyncConnection, now: datetime, *, most: int) -> list[str]:
+    """Return the ids of cases that have a timer which is due, the longest due first."""
+    due = sa.select(TIMER.c.case_id).where(TIMER.c.at <= now).order_by(TIMER.c.at).limit(most)
+    return list((await db.execute(due)).scalars())
 
 
-async def drop_timers(db: AsyncConnection, case_ids: Sequence[str]) -> None:
-    """Take out the timers of cases that no longer wait for them, but for one that is just being fired.
-
-    Waiting for that one could be a deadlock: who fires it waits for the case. Fired too late, it is refused.
-    """
-    if not case_ids:
-        return
-    which = f"case_id IN (SELECT value FROM {listed(db, 'ids')})"
-    if db.dialect.name == "postgresql":
-        which = f"ctid = ANY(ARRAY(SELECT ctid FROM timer WHERE {which} FOR UPDATE SKIP LOCKED))"
-    await db.execute(sa.text(f"DELETE FROM timer WHERE {which}"), {"ids": _ids(case_ids)})
+async def take_timers(db: AsyncConnection, case_ids: Collection[str], now: datetime) -> list[tuple[str, str]]:
+    """Take out the due timers of cases, which the caller has locked; return their (case id, command)."""
+    rows = await db.execute(
+        sa.text(
+            f"DELETE FROM timer WHERE case_id IN (SELECT value FROM {listed(db, 'ids')}) AND at <= :now "
+            "RETURNING case_id, command"
+        ).bindparams(sa.bindparam("now", type_=UtcDateTime)),
+        {"ids": _ids(case_ids), "now": now},
+    )
+    return list(rows.tuples())
 
 
 # Effects.
@@ -331,13 +317,12 @@ async def add_effects(db: AsyncConnection, cases: Sequence[tuple[Case, Effect]])
                 "kind": effect.value,
                 "for_state": case.state.value,
                 "dry_run": case.policy.dry_run,
-                "attempts": 0,
-                "reason": "",
                 # What was checked is acted on before more is checked, so that no check grows old in a long queue.
                 "due": int(effect is Effect.CHECK),
             }
             for case, effect in cases
         ],
+        same={"attempts": 0, "reason": ""},
     )
 
 
@@ -467,7 +452,7 @@ async def append_audit(
         db,
         AUDIT,
         [
-            {**_columns(link.entry), "position": link.position, "previous": link.previous, "hash": link.hash}
+            {**asdict(link.entry), "position": link.position, "previous": link.previous, "hash": link.hash}
             for link in links
         ],
     )
@@ -475,10 +460,11 @@ async def append_audit(
         db,
         PERSONAL,
         [
-            {"position": link.position, "at": now, **_columns(data)}
+            {"position": link.position, **asdict(data)}
             for link, (_, data) in zip(links, entries, strict=True)
             if data is not None
         ],
+        same={"at": now},
     )
     await db.execute(sa.update(AUDIT_HEAD).values(position=links[-1].position, hash=links[-1].hash))
 

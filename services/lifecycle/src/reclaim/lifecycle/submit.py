@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
+
+import msgspec
 
 from reclaim.common.db import Unit
 from reclaim.common.errors import NotYet
 from reclaim.lifecycle import store
 from reclaim.lifecycle.audit import Entry, Personal
-from reclaim.lifecycle.domain import TIMED, Accepted, Case, Command, Decide, Timer, Verdict, decide
+from reclaim.lifecycle.domain import Accepted, Case, Command, Decide, Timer, Verdict, decide
 
 SYSTEM = "reclaim"
 """The actor of what no person did."""
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True):
     """A command for a case, with who is behind it. `evidence` is what the record keeps to show it was right."""
 
     case_id: str
@@ -50,7 +50,6 @@ async def submit(unit: Unit, submissions: Sequence[Submission]) -> list[Verdict]
     changed: dict[str, Case] = {}
     effects: dict[str, Accepted] = {}
     timers: list[tuple[str, Timer]] = []
-    waited: set[str] = set()
     entries: list[tuple[Entry, Personal | None]] = []
     verdicts: list[Verdict] = []
     for submission in submissions:
@@ -66,13 +65,10 @@ async def submit(unit: Unit, submissions: Sequence[Submission]) -> list[Verdict]
             if verdict.timer is not None:
                 timers.append((case.id, verdict.timer))
             if after.state is not case.state:
-                if case.state in TIMED:
-                    waited.add(case.id)
                 # The effect of a state that the case has left in the same transaction is void.
                 effects[case.id] = verdict
         entries.append((_entry(submission, case, after, verdict, unit), submission.personal))
     await store.update(unit.db, list(changed.values()), unit.now)
-    await store.drop_timers(unit.db, sorted(waited))
     await store.set_timers(unit.db, timers)
     wanted = [(verdict.case, verdict.effect) for verdict in effects.values() if verdict.effect is not None]
     await store.add_effects(unit.db, [(cases[case.id], effect) for case, effect in wanted])

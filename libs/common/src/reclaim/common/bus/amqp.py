@@ -24,7 +24,10 @@ from reclaim.common.envelope import CONTENT_TYPE
 from reclaim.common.errors import Transient
 
 PREFETCH: Final = 64
-"""Messages that may be under way to one consumer; with batches of a hundred events that is plenty."""
+"""Messages that may be under way to one consumer; with batches of hundreds of events that is plenty."""
+
+HALF: Final = PREFETCH // 2
+"""Most messages handled together: the other half is here already when they are done."""
 
 PROBE: Final = "probe"
 
@@ -135,7 +138,7 @@ class AmqpBus:
             async with self._arrivals(self.queue_name(service, queue)) as arrivals:
                 while failure is None:
                     arrived = [await arrivals.get()]
-                    while not arrivals.empty():
+                    while not arrivals.empty() and len(arrived) < HALF:
                         arrived.append(arrivals.get_nowait())
                     messages = [message for message in arrived if message is not None]
                     if len(messages) < len(arrived):
