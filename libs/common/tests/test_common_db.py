@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 
+import asyncpg
 import msgspec
 import pytest
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from sqlalchemy import exc
 
 from libs.common.tests.common_world import NOW, Said, notice, sqlite_url
 from reclaim.common.clock import FixedClock
-from reclaim.common.db import Amount, BigKey, Database, Json, UtcDateTime, is_outage, listed
+from reclaim.common.db import Amount, BigKey, Database, Json, UtcDateTime, insert_many, is_outage, listed, update_many
 
 THINGS = sa.Table(
     "things",
@@ -56,6 +57,78 @@ async def round_trip(database: Database, column: sa.Column[object], values: list
         await unit.db.execute(sa.delete(THINGS))
         await unit.db.execute(sa.insert(THINGS), [{column.name: value} for value in values])
         return list((await unit.db.execute(sa.select(column).order_by(THINGS.c.id))).scalars())
+
+
+# ------------------------------------------------------------------------------------------- many rows
+
+ROWS = [
+    {"id": n, "at": NOW + timedelta(seconds=n), "amount": Decimal(n) / 8, "document": {"n": [n]}, "locked_by": f"é{n}"}
+    for n in range(1, 301)
+]
+
+
+async def stored(database: Database) -> list[dict[str, object]]:
+    async with database.reading() as db:
+        rows = await db.execute(sa.select(THINGS).order_by(THINGS.c.id))
+        return [dict(row) for row in rows.mappings()]
+
+
+@pytest.mark.parametrize("first", ["as the first statement", "after another statement"])
+async def test_many_rows_go_in_as_they_are(database: Database, first: str) -> None:
+    """On PostgreSQL by COPY once a transaction has begun, by arrays before that."""
+    async with database.unit() as unit:
+        if first == "after another statement":
+            await unit.db.execute(sa.text("SELECT 1"))
+        await insert_many(unit.db, THINGS, ROWS, same={"number": 7})
+        await insert_many(unit.db, THINGS, [])
+    assert await stored(database) == [{**row, "number": 7} for row in ROWS]
+
+
+@pytest.mark.parametrize("statement", [None, "SELECT 1"])
+async def test_many_rows_go_with_their_transaction(database: Database, statement: str | None) -> None:
+    async def fail() -> None:
+        async with database.unit() as unit:
+            if statement:
+                await unit.db.execute(sa.text(statement))
+            await insert_many(unit.db, THINGS, ROWS)
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        await fail()
+    assert await count(database) == 0
+
+
+async def test_many_rows_replace_those_with_their_key(database: Database) -> None:
+    async with database.unit() as unit:
+        await insert_many(unit.db, THINGS, ROWS[:200], same={"number": 1})
+        await insert_many(unit.db, THINGS, ROWS[100:], same={"number": 2}, replacing=("id",))
+    assert [row["number"] for row in await stored(database)] == [1] * 100 + [2] * 200
+
+
+async def test_many_rows_are_changed_where_their_key_is(database: Database) -> None:
+    async with database.unit() as unit:
+        await insert_many(unit.db, THINGS, ROWS, same={"number": 1})
+        changes = [{"id": n, "locked_by": f"by {n}"} for n in (5, 250, 9999)]
+        await update_many(unit.db, THINGS, "id", changes, same={"number": 2, "at": NOW})
+        await update_many(unit.db, THINGS, "id", [])
+    found = {row["id"]: row for row in await stored(database) if row["number"] == 2}
+    assert {key: (row["locked_by"], row["at"]) for key, row in found.items()} == {
+        5: ("by 5", NOW),
+        250: ("by 250", NOW),
+    }
+
+
+@pytest.mark.parametrize("wrong", [{"at": NOW.replace(tzinfo=None)}, {"amount": Decimal("NaN")}, {"id": 1}])
+async def test_one_wrong_row_of_many_leaves_nothing(database: Database, wrong: dict[str, object]) -> None:
+    async def write() -> None:
+        async with database.unit() as unit:
+            await unit.db.execute(sa.text("SELECT 1"))
+            await insert_many(unit.db, THINGS, [*ROWS, {**ROWS[0], "id": 999, **wrong}])
+
+    with pytest.raises((exc.StatementError, asyncpg.PostgresError, ValueError)) as refused:
+        await write()
+    assert not is_outage(refused.value)
+    assert await count(database) == 0
 
 
 # ------------------------------------------------------------------------------------------- values
@@ -377,7 +450,7 @@ async def end(database: Database, pid: int) -> None:
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("moment", ["before a statement", "in a statement", "before the commit"])
+@pytest.mark.parametrize("moment", ["before a statement", "before a copy", "in a statement", "before the commit"])
 async def test_a_backend_that_ends_in_mid_transaction_is_an_outage(emptied_database: str, moment: str) -> None:
     database, other = Database(emptied_database, FixedClock(NOW)), Database(emptied_database, FixedClock(NOW))
     woken: list[frozenset[str]] = []
@@ -398,8 +471,10 @@ async def test_a_backend_that_ends_in_mid_transaction_is_an_outage(emptied_datab
             await end(other, pid)
             if moment == "before a statement":
                 await unit.db.execute(sa.insert(THINGS), [{"number": 2}])
+            if moment == "before a copy":
+                await insert_many(unit.db, THINGS, [{"number": 2}])
 
-    with pytest.raises(exc.DBAPIError) as cut:
+    with pytest.raises((exc.DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)) as cut:
         await write()
     assert is_outage(cut.value)
     assert woken == []

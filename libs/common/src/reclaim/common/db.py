@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -138,7 +138,8 @@ async def _copied(
     if not driver.is_in_transaction():
         return False
     columns = (*names, *same)
-    values = [[row[name] for row in rows] for name in names] + [repeat(value, len(rows)) for value in same.values()]
+    values: list[Iterable[Any]] = [[row[name] for row in rows] for name in names]
+    values += [repeat(value, len(rows)) for value in same.values()]
     for at, process in _preparing(table, columns, db.dialect):
         values[at] = map(process, values[at])
     records = list(zip(*values, strict=True))
@@ -388,11 +389,15 @@ def is_outage(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError | exc.TimeoutError | TimeoutError):
         return True
-    if not isinstance(error, exc.DBAPIError):
+    if isinstance(error, asyncpg.InterfaceError):
+        # What was sent past SQLAlchemy: its own checks come too late to say so.
+        return "closed" in str(error)
+    if not isinstance(error, exc.DBAPIError | asyncpg.PostgresError):
         return False
-    state = getattr(error.orig, "sqlstate", None)
+    original = error.orig if isinstance(error, exc.DBAPIError) else error
+    state = getattr(original, "sqlstate", None)
     if state is not None:
         # PostgreSQL: class 08 connection, 40 rolled back to retry, 53 resources, 57 operator, 58 system.
         return str(state)[:2] in {"08", "40", "53", "57", "58"}
-    code = getattr(error.orig, "sqlite_errorcode", None)
+    code = getattr(original, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _SQLITE_AWAY
