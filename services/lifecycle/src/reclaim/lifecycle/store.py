@@ -31,7 +31,6 @@ CASE: Final = sa.Table(
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("open", sa.Boolean, nullable=False),
     sa.Column("connection_id", sa.Text, nullable=False),
     sa.Column("product", sa.Text, nullable=False),
     sa.Column("holder_id", sa.Text, nullable=False),
@@ -42,17 +41,22 @@ CASE: Final = sa.Table(
     sa.Column("flagged_at", UtcDateTime, nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
     sa.Column("document", sa.LargeBinary, nullable=False),
-    sa.Index("case_state", "state", "flagged_at"),
-    sa.Index(
-        "case_open_seat",
-        "connection_id",
-        "holder_id",
-        "product",
-        unique=True,
-        sqlite_where=sa.text("open"),
-        postgresql_where=sa.text("open"),
-    ),
+    sa.Index("case_flagged", "flagged_at", "id"),
 )
+"""No index names a column that changes as a case moves on, and on PostgreSQL half of each page is left free: a new
+version of a row then goes beside the old one, without an entry in any index.
+"""
+
+OPEN_SEAT: Final = sa.Table(
+    "open_seat",
+    metadata,
+    sa.Column("case_id", sa.Text, primary_key=True),
+    sa.Column("holder_id", sa.Text, nullable=False),
+    sa.Column("connection_id", sa.Text, nullable=False),
+    sa.Column("product", sa.Text, nullable=False),
+    sa.Index("open_seat_once", "holder_id", "connection_id", "product", unique=True),
+)
+"""The seats that have an open case; what makes a second one for the same seat impossible."""
 
 TIMER: Final = sa.Table(
     "timer",
@@ -142,7 +146,6 @@ def _row(case: Case, now: datetime) -> dict[str, Any]:
     return {
         "id": case.id,
         "state": case.state.value,
-        "open": case.open,
         "connection_id": case.seat.connection_id,
         "product": case.seat.product,
         "holder_id": case.seat.holder.id,
@@ -176,8 +179,8 @@ async def open_seats(db: AsyncConnection, holders: Collection[str]) -> dict[tupl
     """Return the open cases of these holders: (connection, holder, product) → case id."""
     rows = await db.execute(
         sa.text(
-            "SELECT connection_id, holder_id, product, id FROM reclaim_case "
-            f"WHERE open AND holder_id IN (SELECT value FROM {listed(db, 'ids')})"
+            "SELECT connection_id, holder_id, product, case_id FROM open_seat "
+            f"WHERE holder_id IN (SELECT value FROM {listed(db, 'ids')})"
         ),
         {"ids": _ids(holders)},
     )
@@ -187,6 +190,19 @@ async def open_seats(db: AsyncConnection, holders: Collection[str]) -> dict[tupl
 async def insert(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> None:
     """Store new cases."""
     await insert_many(db, CASE, [_row(case, now) for case in cases])
+    await insert_many(
+        db,
+        OPEN_SEAT,
+        [
+            {
+                "case_id": case.id,
+                "holder_id": case.seat.holder.id,
+                "connection_id": case.seat.connection_id,
+                "product": case.seat.product,
+            }
+            for case in cases
+        ],
+    )
 
 
 async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> None:
@@ -199,7 +215,6 @@ async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> N
             {
                 "id": case.id,
                 "state": case.state.value,
-                "open": case.open,
                 "records_transferred": case.records_transferred,
                 "document": _encode(case),
             }
@@ -207,6 +222,12 @@ async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> N
         ],
         same={"changed_at": now},
     )
+    ended = [case.id for case in cases if not case.open]
+    if ended:
+        await db.execute(
+            sa.text(f"DELETE FROM open_seat WHERE case_id IN (SELECT value FROM {listed(db, 'ids')})"),
+            {"ids": _ids(ended)},
+        )
 
 
 async def find(db: AsyncConnection, case_id: str) -> Case | None:
