@@ -34,6 +34,7 @@ from reclaim.lifecycle.domain import (
     Accepted,
     ActionFailed,
     Attention,
+    BrakeTripped,
     Case,
     Command,
     DeadlinePassed,
@@ -156,6 +157,7 @@ COMMANDS: list[Command] = [
     Reactivate("op", "needed"),
     SeatGivenBack(),
     ActionFailed("FIELD_INTEGRITY: no", "mend it"),
+    BrakeTripped("25 of at most 25 freezes in 24 hours", "ask for an override"),
     Retry("op"),
 ]
 

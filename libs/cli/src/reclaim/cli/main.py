@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from reclaim.cli import setup, waiting
-from reclaim.cli.client import ApiError, Client, Unreachable, own_token
+from reclaim.cli.client import ApiError, Client, Unreachable
+from reclaim.cli.kill import kill_app
+from reclaim.cli.options import DEFAULT_URL, REFUSED, OutputOption, UrlOption
+from reclaim.cli.options import connected as _client
+from reclaim.cli.options import fail as _fail
+from reclaim.cli.options import named as _named
 from reclaim.cli.output import Output, listing, progress_console, show
 from reclaim.common import host
 from reclaim.common.clock import SystemClock
@@ -28,7 +30,6 @@ from reclaim.common.settings import Settings
 from reclaim.web.auth import issue_api_token
 
 ANSWER_IS_NO: Final = 1
-REFUSED: Final = 3
 UNREACHABLE: Final = 4
 
 SHOWN: Final = 20
@@ -48,16 +49,13 @@ for name, group in (
     ("rule", rule_app),
     ("scan", scan_app),
     ("case", case_app),
+    ("kill", kill_app),
     ("audit", audit_app),
     ("savings", savings_app),
     ("parked", parked_app),
     ("token", token_app),
 ):
     app.add_typer(group, name=name)
-
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs")]
-UrlOption = Annotated[str, typer.Option("--url", envvar="RECLAIM_URL", help="where the services answer")]
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 
 class TokenRole(StrEnum):
@@ -66,13 +64,6 @@ class TokenRole(StrEnum):
     VIEWER = "viewer"
     OPERATOR = "operator"
     ADMIN = "admin"
-
-
-@contextmanager
-def _client(url: str) -> Iterator[Client]:
-    token = os.environ.get("RECLAIM_TOKEN") or own_token()
-    with Client(url, token) as client:
-        yield client
 
 
 # Running.
@@ -507,20 +498,6 @@ def token_issue(
 
 
 # Errors.
-
-
-def _named(rows: list[dict[str, Any]], wanted: str, what: str) -> dict[str, Any]:
-    for row in rows:
-        if wanted in {row["id"], row["name"]}:
-            return row
-    names = ", ".join(row["name"] for row in rows) or "none yet"
-    _fail(f"there is no {what} {wanted!r}. There are: {names}.", REFUSED)
-    raise AssertionError
-
-
-def _fail(message: str, code: int) -> None:
-    progress_console.print(f"[bold red]error:[/] {message}", highlight=False)
-    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -30,6 +30,14 @@ ANSWERED: Final = frozenset({CONFLICT, GONE})
 YEAR_GOES_ON: Final = 60
 """Days the story waits at the end, for the savings of the year to add up."""
 
+WIDE_LIMITS: Final = {
+    **{f"{cap}_most": 100_000 for cap in ("run", "day", "month")},
+    **{f"{cap}_share": 100 for cap in ("run", "day", "month")},
+    "canary": 0,
+    "reason": "A simulated org, to be seen from end to end in one go.",
+}
+"""Limits that let the story act on as many seats as its org has."""
+
 BUSY: Final = (
     "checking_before_freeze",
     "freezing",
@@ -144,7 +152,18 @@ class Story:
         """Connect the org; return the connection's id."""
         added = self.client.post("/scanner/api/connections", self.connection)
         self._note(f"Connected {added['name']}: every permission it needs was tried.")
+        self.open_limits(str(added["id"]), added["name"])
         return str(added["id"])
+
+    def open_limits(self, connection: str, name: str) -> None:
+        """Set limits that a whole simulated org fits in: the default ones would stop the story after a few seats."""
+        known = "/lifecycle/api/brakes"
+        self.wait_for(
+            "the connection to be known to the lifecycle",
+            lambda: connection in {one["id"] for one in self.client.get(known)["connections"]},
+        )
+        self.client.call("PUT", f"{known}/limits/{connection}", json=WIDE_LIMITS)
+        self._note(f"Set wide limits for {name}, and no first small batch: the default brakes stop after a few seats.")
 
     def make_rule(self, connection: str) -> str:
         """Make a rule, preview it, and activate it; return its id."""

@@ -98,7 +98,10 @@ class CaseEvent(Event, frozen=True):
 
 
 class UserFlagged(CaseEvent, frozen=True):
-    """A rule found a seat unused and every safety check let it pass: a case begins."""
+    """A rule found a seat unused and every safety check let it pass: a case begins.
+
+    `run_id` is the scan that flagged it, `seats_total` how many seats of the connection and product that scan saw.
+    """
 
     wire = "reclaim.UserFlagged.v1"
 
@@ -108,6 +111,8 @@ class UserFlagged(CaseEvent, frozen=True):
     findings: tuple[CheckFinding, ...]
     last_used_at: datetime | None
     flagged_at: datetime
+    run_id: str | None = None
+    seats_total: int | None = None
 
 
 class NoticeDelivered(CaseEvent, frozen=True):

@@ -25,6 +25,7 @@ HOME: Final = "/lifecycle/"
 NAVIGATION: Final = (
     NavItem("Cases", "/lifecycle/", 10),
     NavItem("Attention", "/lifecycle/attention", 20),
+    NavItem("Brakes", "/lifecycle/brakes", 25),
     NavItem("Rules", "/scanner/rules", 30),
     NavItem("Scans", "/scanner/scans", 40),
     NavItem("Connections", "/scanner/connections", 50),

@@ -5,7 +5,8 @@ effect's row and taking its answer are one transaction, so that an effect which 
 stopped past its lease) is answered once; that it had its effect once is the connector's promise: it reads before
 it writes. The lease is prolonged while the connected system takes its time, and looked at again right before
 anything is written. A step that waited too long since its check is checked again first. Effects of one connection
-and kind are run together, because the systems behind charge per call.
+and kind are run together, because the systems behind charge per call. What takes something away needs a permit, taken
+in the transaction that claims it; the kill switch is read there, and again right before anything is written.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from reclaim.connectors.ports import (
     Transfer,
     TryLater,
 )
-from reclaim.lifecycle import store
+from reclaim.lifecycle import brake_gate, brake_store, store
+from reclaim.lifecycle.brakes import Limits, stopping
 from reclaim.lifecycle.domain import (
     ActionFailed,
     Case,
@@ -93,7 +95,14 @@ class Later:
     reason: str
 
 
-Outcome = Answer | Later
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The kill switch was engaged before anything was written; the effect waits, and no attempt is counted."""
+
+    reason: str
+
+
+Outcome = Answer | Later | Held
 
 SUCCESS: Final[Mapping[Effect, Command]] = {
     Effect.FREEZE: SeatFrozen(),
@@ -106,7 +115,15 @@ SUCCESS: Final[Mapping[Effect, Command]] = {
 class Actions:
     """Runs the effects of all connections. Keeps connectors open between runs, one pair a connection."""
 
-    def __init__(self, database: Database, connectors: Connectors, sealer: Sealer, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        connectors: Connectors,
+        sealer: Sealer,
+        clock: Clock,
+        limits: Limits = Limits(),  # noqa: B008  it is frozen
+    ) -> None:
+        self._limits = limits
         self._database = database
         self._connectors = connectors
         self._sealer = sealer
@@ -120,6 +137,9 @@ class Actions:
             claimed = await store.claim_effects(unit.db, most=TOGETHER)
             if not claimed:
                 return False
+            claimed = await brake_gate.admit(unit, claimed, self._limits)
+            if not claimed:
+                return True
             connection = await store.connection(unit.db, claimed[0].case.seat.connection_id)
         async with self._leased(claimed):
             outcomes = await self._perform(claimed, connection)
@@ -144,10 +164,13 @@ class Actions:
                     if isinstance(outcome, Later)
                 ],
             )
+            await brake_store.hold_effects(
+                unit.db, [(e, outcome.reason) for e, outcome in final if isinstance(outcome, Held)]
+            )
         return True
 
     def _final(self, effect: Claimed, outcome: Outcome) -> Outcome:
-        if isinstance(outcome, Answer):
+        if isinstance(outcome, Answer | Held):
             return outcome
         log.warning("case %s: %s is tried again: %s", effect.case.id, effect.kind.value, outcome.reason)
         if effect.attempts < ATTEMPTS:
@@ -213,6 +236,20 @@ class Actions:
             ours = await store.prolong_leases(unit.db, {effect.id: effect.attempts for effect in claimed})
         return [effect for effect in claimed if effect.id in ours]
 
+    async def _cleared(self, claimed: Sequence[Claimed]) -> tuple[list[Claimed], dict[str, Outcome]]:
+        """Return, right before something is taken away, what may be written now, and what the kill switch holds.
+
+        If the kill switch cannot be read this raises, and nothing is written.
+        """
+        async with self._database.unit() as unit:
+            ours = await store.prolong_leases(unit.db, {effect.id: effect.attempts for effect in claimed})
+            switches = await brake_store.engaged(unit.db) if claimed and claimed[0].kind in CHECKED else []
+        stopped = {effect.id: stopping(switches, effect.case) for effect in claimed if effect.id in ours}
+        held: dict[str, Outcome] = {
+            effect_id: Held(f"{switch}") for effect_id, switch in stopped.items() if switch is not None
+        }
+        return [effect for effect in claimed if effect.id in ours and effect.id not in held], held
+
     async def _run(self, claimed: Sequence[Claimed], connection: Any) -> dict[str, Outcome]:
         kind = claimed[0].kind
         reader = self._reader(connection)
@@ -228,7 +265,8 @@ class Actions:
             return outcomes | await self._hand_over(claimed, reader, actor)
         if actor is None:
             return outcomes | {e.id: Answer(SUCCESS[kind], f"dry run: would {kind.value} here") for e in claimed}
-        return outcomes | await self._act(await self._still_ours(claimed), kind, actor)
+        cleared, held = await self._cleared(claimed)
+        return outcomes | held | await self._act(cleared, kind, actor)
 
     async def _act(self, claimed: Sequence[Claimed], kind: Effect, actor: SeatActor) -> dict[str, Outcome]:
         act = {
@@ -356,8 +394,9 @@ class Actions:
                 holder = effect.case.seat.holder.id
                 transfers[effect.id] = Transfer(holder, plan["successor"], plan["records"])
         if transfers and actor is not None:
-            ours = {effect.id for effect in await self._still_ours(claimed)}
-            transfers = {effect_id: transfer for effect_id, transfer in transfers.items() if effect_id in ours}
+            cleared, held = await self._cleared([effect for effect in claimed if effect.id in transfers])
+            outcomes |= held
+            transfers = {effect.id: transfers[effect.id] for effect in cleared}
             results = await actor.hand_over(list(transfers.values()))
             for effect_id, transfer in transfers.items():
                 outcomes[effect_id] = _handed_over(results.get(transfer.holder), plans[effect_id])

@@ -84,7 +84,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One flagged seat on its way. `version` counts what was accepted; `frozen_at` is set only while *we* froze it.
 
     `checked_at` is when the last check before a step was clear. `unsure`: a freeze, or once frozen a deactivation, was
-    given up without an answer, and may have happened.
+    given up without an answer, and may have happened. `run_id` is the scan that flagged the seat.
     """
 
     id: str
@@ -112,6 +112,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     reactivation_asked_by: str = ""
     reactivation_reason: str = ""
     attention: Attention | None = None
+    run_id: str | None = None
 
     @property
     def open(self) -> bool:
@@ -214,6 +215,17 @@ class ActionFailed(msgspec.Struct, frozen=True):
     unsure: bool = False
 
 
+class BrakeTripped(msgspec.Struct, frozen=True):
+    """A step that takes something away may not be taken now; it was not begun.
+
+    `unsure`: an earlier attempt at it got no answer, and may have happened.
+    """
+
+    reason: str
+    remedy: str
+    unsure: bool = False
+
+
 class Retry(msgspec.Struct, frozen=True):
     """An operator dealt with the reason for attention."""
 
@@ -234,6 +246,7 @@ Command = (
     | Reactivate
     | SeatGivenBack
     | ActionFailed
+    | BrakeTripped
     | Retry
 )
 
@@ -297,6 +310,7 @@ def open_case(
     policy: Policy,
     last_used_at: datetime | None,
     flagged_at: datetime,
+    run_id: str | None = None,
 ) -> Case:
     """Return a new case; nobody has been asked yet."""
     return Case(
@@ -307,6 +321,7 @@ def open_case(
         state=State.FLAGGED,
         flagged_at=flagged_at,
         last_used_at=last_used_at,
+        run_id=run_id,
     )
 
 
@@ -637,18 +652,28 @@ def _failed_before_reclaim(case: Case, command: ActionFailed, now: datetime) -> 
     return _go(_after_failure(case, command), State.RESTORING, note)
 
 
+def _braked(case: Case, command: BrakeTripped, now: datetime) -> Verdict:
+    stopped = replace(case, unsure=case.unsure or command.unsure)
+    if case.appealed_by is not None:
+        return _go(stopped, State.RESTORING, f"restored: an appeal came while a brake held the step ({command.reason})")
+    return _call_a_person(stopped, _CHECK_BEFORE[case.state], command.reason, command.remedy, now)
+
+
 def _retried(case: Case, command: Retry, now: datetime) -> Verdict:  # noqa: ARG001
     assert case.attention is not None
     resume = case.attention.resume
     if resume in _UNDECIDED:
         return Rejected("there is no decision yet: decide here, or have the question sent again")
-    if resume is State.FREEZING:
-        # Days may have gone by: what was true before the attention is checked again.
-        resume = State.CHECKING_BEFORE_FREEZE
-    elif resume in {State.HANDING_OVER, State.RECLAIMING}:
-        resume = State.CHECKING_BEFORE_RECLAIM
-    return _go(case, resume, f"{command.actor} had it tried again")
+    # Days may have gone by: what was true before the attention is checked again.
+    return _go(case, _CHECK_BEFORE.get(resume, resume), f"{command.actor} had it tried again")
 
+
+_CHECK_BEFORE: Final[Mapping[State, State]] = {
+    State.FREEZING: State.CHECKING_BEFORE_FREEZE,
+    State.HANDING_OVER: State.CHECKING_BEFORE_RECLAIM,
+    State.RECLAIMING: State.CHECKING_BEFORE_RECLAIM,
+}
+"""The check that comes before each step which takes something away."""
 
 _UNDECIDED: Final = frozenset({State.FLAGGED, State.AWAITING_DECISION})
 
@@ -667,6 +692,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.FREEZING, SeatFrozen): _frozen,
     (State.FREEZING, Decide): _appealed_while_acting,
     (State.FREEZING, ActionFailed): _failed_before_reclaim,
+    (State.FREEZING, BrakeTripped): _braked,
     (State.FROZEN, GraceOver): _grace_over,
     (State.FROZEN, Decide): _appealed,
     (State.RESTORING, SeatUnfrozen): _unfrozen,
@@ -678,10 +704,12 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.HANDING_OVER, RecordsHandedOver): _handed_over,
     (State.HANDING_OVER, Decide): _appealed_while_acting,
     (State.HANDING_OVER, ActionFailed): _failed_before_reclaim,
+    (State.HANDING_OVER, BrakeTripped): _braked,
     (State.RECLAIMING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.RECLAIMING, SeatDeactivated): _deactivated,
     (State.RECLAIMING, Decide): _kept_while_reclaiming,
     (State.RECLAIMING, ActionFailed): _failed_before_reclaim,
+    (State.RECLAIMING, BrakeTripped): _braked,
     (State.RECLAIMED, Reactivate): _reactivate,
     (State.RECLAIMED, Decide): _kept_after_reclaim,
     (State.REACTIVATING, SeatGivenBack): _given_back,

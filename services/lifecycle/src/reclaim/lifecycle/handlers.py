@@ -18,7 +18,7 @@ from reclaim.common.contracts import (
 from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.inbox import Subscriptions
-from reclaim.lifecycle import store
+from reclaim.lifecycle import brake_store, store
 from reclaim.lifecycle.audit import Entry, Personal, fresh_salts
 from reclaim.lifecycle.domain import Case, Decide, NoticeArrived, NoticeUndeliverable, open_case
 from reclaim.lifecycle.submit import Submission, record, submit
@@ -53,11 +53,13 @@ async def open_cases(_deps: None, unit: Unit, events: Sequence[Received[UserFlag
             policy=flagged.policy,
             last_used_at=flagged.last_used_at,
             flagged_at=flagged.flagged_at,
+            run_id=flagged.run_id,
         )
         cases.append(case)
         evidence = msgspec.json.encode({"last_used_at": flagged.last_used_at, "findings": flagged.findings}).decode()
         entries.append((_opened(case, evidence, unit), None))
     await store.insert(unit.db, cases, unit.now)
+    await brake_store.learn_seats(unit.db, [received.data for received in events])
     record(unit, entries)
 
 

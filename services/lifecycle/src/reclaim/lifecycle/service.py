@@ -11,7 +11,7 @@ from reclaim.common.inbox import bind
 from reclaim.common.service import Job, Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
-from reclaim.lifecycle import api, handlers, jobs, pages, store
+from reclaim.lifecycle import api, brake_api, brake_pages, handlers, jobs, pages, store
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.settings import LifecycleSettings
 
@@ -19,9 +19,12 @@ from reclaim.lifecycle.settings import LifecycleSettings
 def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
     """Return the service on the given runtime; `connectors` replaces the real ones in tests."""
     settings = LifecycleSettings()
-    actions = Actions(runtime.database, connectors or Registry(runtime.clock), runtime.sealer, runtime.clock)
+    limits = settings.limits()
+    actions = Actions(runtime.database, connectors or Registry(runtime.clock), runtime.sealer, runtime.clock, limits)
     router = APIRouter()
     router.include_router(api.router(runtime.database))
+    router.include_router(brake_api.router(runtime.database, limits))
+    router.include_router(brake_pages.router(runtime.database, limits))
     router.include_router(pages.router(runtime.database, runtime.clock))
     return Service(
         name="lifecycle",

@@ -138,6 +138,11 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Case).decode
 
 
+def decode_case(document: bytes) -> Case:
+    """Return the case that a row's document holds."""
+    return _decode(bytes(document))
+
+
 def _ids(values: Iterable[str]) -> str:
     return msgspec.json.encode(list(values)).decode()
 

@@ -509,6 +509,7 @@ class Tally:
     missing: dict[str, str] = field(default_factory=dict)
     yearly: dict[str, Decimal] = field(default_factory=dict)
     unpriced: int = 0
+    by_product: Counter[str] = field(default_factory=Counter)
 
     def add(self, page: Assessed) -> None:
         """Count one page."""

@@ -187,6 +187,8 @@ async def _open(unit: Unit, claim: Claim, rule: Rule, reading: Scan, found: Sequ
                 findings=seat.findings,
                 last_used_at=seat.last_used_at,
                 flagged_at=unit.now,
+                run_id=claim.run_id,
+                seats_total=reading.tally.by_product[seat.seat.product],
             )
             for case_id, seat in free.items()
             if case_id in opened

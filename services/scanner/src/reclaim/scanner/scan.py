@@ -87,6 +87,7 @@ class Scan:
                     now=self.now,
                 )
                 self.tally.add(assessed)
+                self.tally.by_product.update(seat.product for seat in page)
                 yield assessed
         except Incomplete as error:
             raise Stopped(
