@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,28 @@ def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded) -> N
     for command in (["case", "list"], ["rule", "list"], ["connection", "list"], ["audit", "verify"]):
         assert reclaim(*command) == DONE
         assert reclaim.out.strip()
+
+
+def test_the_kill_switch_is_engaged_and_released(reclaim: Command, world: Embedded) -> None:
+    with world.client() as client:
+        while not client.get("/lifecycle/api/brakes")["connections"]:
+            time.sleep(0.1)
+    everything = reclaim.json("kill", "engage", "--reason", "something is wrong")
+    assert (everything["scope"], everything["engaged_by"]) == ("global", "story")
+    assert reclaim.json("kill", "engage", "--reason", "again")["id"] == everything["id"]
+    one = reclaim.json("kill", "engage", "--reason", "this one too", "--connection", "Org")
+    assert one["scope"] == "connection"
+    assert reclaim("kill", "engage", "--reason", "x", "--connection", "Org", "--rule", "Idle") == USAGE
+    assert reclaim("kill", "engage", "--reason", "x", "--connection", "Nowhere") == REFUSED
+    assert "Org" in reclaim.err
+    assert {switch["id"] for switch in reclaim.json("kill", "list")["engaged"]} == {everything["id"], one["id"]}
+    assert reclaim.json("kill", "release", "--reason", "mended")["released_by"] == "story"
+    assert reclaim("kill", "release", "--reason", "mended") == REFUSED
+    assert "connection" in reclaim.err
+    reclaim.json("kill", "release", "--reason", "mended", "--connection", "Org")
+    assert reclaim("kill", "list") == DONE
+    assert "something is wrong" in reclaim.out
+    assert reclaim.json("kill", "list")["engaged"] == []
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, Forbidden, NotFound
 from reclaim.common.security import Sealer
-from reclaim.connectors.fake import FakeOrg, FakeUser
+from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser
 from reclaim.connectors.ports import ConnectionProfile
 from reclaim.lifecycle import brake_gate, brake_store, store
 from reclaim.lifecycle.actions import Actions
@@ -455,8 +455,12 @@ async def test_a_kill_switch_engaged_between_the_claim_and_the_call_stops_the_ca
     database_url: str | None, tmp_path: Path, step: str
 ) -> None:
     def org(clock: FixedClock) -> FakeOrg:
-        full = crowd(clock)
-        return Interrupted(clock, users=full.users)
+        full = Interrupted(clock, users=crowd(clock).users)
+        full.users["005M"] = FakeUser(id="005M", created_at=NOW - 900 * DAY, last_used_at=NOW)
+        for holder in ("005000", "005001"):
+            full.users[holder].manager_id = "005M"
+            full.records[f"for {holder}"] = FakeRecord(f"for {holder}", "Case", holder)
+        return full
 
     async with world(database_url, tmp_path, org) as it:
         await limit(it)

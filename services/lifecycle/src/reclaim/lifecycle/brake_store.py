@@ -275,7 +275,7 @@ async def ledger(
     fresh = frozenset((case, step) for case, step, at in mine if abs(now - at) <= PERMIT_HOLDS)
     # A permit that is too old to serve again is about to be replaced by a new one, and must not count beside it.
     stale = {(case, step) for case, step, _ in mine} & wanted - fresh
-    others = sa.not_(_among(db, "case_id", {case for case, _ in stale})) if stale else sa.true()
+    others = PERMIT.c.case_id.not_in(sorted(case for case, _ in stale)) if stale else sa.true()
     where = sa.and_(PERMIT.c.connection_id == connection_id, PERMIT.c.dry_run == dry_run, others)
     windows = await count_windows(db, where, now)
     runs = {request.run_id for request in requests if request.run_id is not None}
