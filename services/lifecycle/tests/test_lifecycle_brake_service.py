@@ -228,7 +228,7 @@ async def ask(it: World, trip: str, by: str = "anna") -> str:
 
 async def approve(it: World, trip: str, override: str, by: str = "otto") -> int:
     async with it.running.database.unit() as unit:
-        return await brake_gate.approve_override(unit, trip, override, by=by)
+        return await brake_gate.approve_override(unit, trip, override, Limits(), by=by)
 
 
 async def test_a_tripped_brake_does_not_clear_itself(database_url: str | None, tmp_path: Path) -> None:
@@ -362,6 +362,20 @@ async def test_a_canary_is_not_confirmed_before_its_cases_are_frozen_or_ended(tm
         await it.sql("UPDATE effect SET due = 0")
         await it.act()
         assert await confirm(it) == 1
+
+
+async def test_an_override_does_not_lift_a_canary(tmp_path: Path) -> None:
+    async with world(None, tmp_path, crowd) as it:
+        await limit(it, day_most=0, canary=2)
+        await revoke(it, 4)
+        await it.act()
+        (trip,) = await open_trips(it)
+        override = await ask(it, trip.id)
+        assert await approve(it, trip.id, override) == 4
+        await it.act()
+        assert frozen(it) == 2
+        (trip,) = await open_trips(it)
+        assert trip.cap == "canary"
 
 
 # The kill switch.

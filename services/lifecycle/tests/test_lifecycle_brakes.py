@@ -22,6 +22,7 @@ from reclaim.lifecycle.brakes import (
     Step,
     Stop,
     Switch,
+    lifted,
     reserve,
     same_person,
     stopping,
@@ -141,6 +142,14 @@ def test_a_canary_is_of_one_version_and_of_live_freezes() -> None:
     full = Ledger(replace(WIDE, canary=2), 1000, canaries={"rule-1/3": Canary(2, 2, confirmed=False)})
     others = [request(rule_version=4), request(rule_id="rule-2"), request(step="reclaim"), request(dry_run=True)]
     assert granted(reserve(others, full)) == len(others)
+
+
+def test_an_override_lifts_every_cap_and_no_canary() -> None:
+    shut = Ledger(Limits(0, 1, 0, 1, 0, 1, 2), 5, open=frozenset({("day", "freeze", "")}))
+    assert granted(reserve(requests(4), shut)) == 0
+    verdicts = reserve(requests(4), lifted(shut))
+    assert [isinstance(verdict, Permit) for verdict in verdicts] == [True, True, False, False]
+    assert granted(reserve(requests(40, "reclaim"), lifted(shut))) == 40
 
 
 @given(

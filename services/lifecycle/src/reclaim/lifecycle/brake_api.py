@@ -194,7 +194,9 @@ def router(database: Database, defaults: Limits) -> APIRouter:
         trip_id: str, override_id: str, operator: Annotated[Operator, Depends(require("operator"))]
     ) -> dict[str, int]:
         async with database.unit() as unit:
-            return {"let_through": await brake_gate.approve_override(unit, trip_id, override_id, by=operator.name)}
+            return {
+                "let_through": await brake_gate.approve_override(unit, trip_id, override_id, defaults, by=operator.name)
+            }
 
     @api.post("/brakes/canaries/{rule_id}/{version}/confirm")
     async def confirm(

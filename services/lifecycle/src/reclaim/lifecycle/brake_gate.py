@@ -11,7 +11,21 @@ from typing import Any, Final, cast
 from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict, Forbidden, NotFound
 from reclaim.lifecycle import brake_store, store
-from reclaim.lifecycle.brakes import STEP_OF, Limits, Permit, Scope, Step, Stop, Tripped, reserve, same_person, stopping
+from reclaim.lifecycle.brakes import (
+    STEP_OF,
+    Ledger,
+    Limits,
+    Permit,
+    Request,
+    Scope,
+    Step,
+    Stop,
+    Tripped,
+    lifted,
+    reserve,
+    same_person,
+    stopping,
+)
 from reclaim.lifecycle.domain import ENDED, BrakeTripped, Case, Effect, Retry
 from reclaim.lifecycle.store import Claimed
 from reclaim.lifecycle.submit import Submission, submit
@@ -60,17 +74,23 @@ async def _reserve(unit: Unit, wanting: Sequence[Claimed], step: Step, defaults:
     """Take the permits there are, and return what stops the others by case."""
     cases = {effect.case.id: effect.case for effect in wanting}
     first = wanting[0].case
-    connection_id, dry_run = first.seat.connection_id, first.policy.dry_run
-    await brake_store.lock(unit.db, connection_id, dry_run=dry_run)
-    limits = brake_store.as_limits(await brake_store.limits_of(unit.db, connection_id), defaults)
+    await brake_store.lock(unit.db, first.seat.connection_id, dry_run=first.policy.dry_run)
     requests = [brake_store.request_of(case, step) for case in cases.values()]
-    ledger = await brake_store.ledger(
-        unit.db, connection_id, dry_run=dry_run, limits=limits, requests=requests, now=unit.now
-    )
+    ledger = await _ledger(unit, first, requests, defaults)
     verdicts = reserve(requests, ledger)
     taken = [verdict for verdict in verdicts if isinstance(verdict, Permit) and verdict.new]
-    await brake_store.add_permits(unit.db, taken, cases, limits, unit.now)
+    await brake_store.add_permits(unit.db, taken, cases, ledger.limits, unit.now)
     return {verdict.request.case_id: verdict for verdict in verdicts if isinstance(verdict, Stop)}
+
+
+async def _ledger(unit: Unit, case: Case, requests: Sequence[Request], defaults: Limits) -> Ledger:
+    """Return what was taken on a case's connection, whose brake the caller has locked."""
+    connection_id = case.seat.connection_id
+    limits = brake_store.as_limits(await brake_store.limits_of(unit.db, connection_id), defaults)
+    dry_run = case.policy.dry_run
+    return await brake_store.ledger(
+        unit.db, connection_id, dry_run=dry_run, limits=limits, requests=requests, now=unit.now
+    )
 
 
 async def _stop(
@@ -164,8 +184,10 @@ async def ask_override(unit: Unit, trip_id: str, *, by: str, reason: str) -> str
     )
 
 
-async def approve_override(unit: Unit, trip_id: str, override_id: str, *, by: str) -> int:
+async def approve_override(unit: Unit, trip_id: str, override_id: str, defaults: Limits, *, by: str) -> int:
     """Let the cases of an override through, once; return how many still stood as they did when it was asked for.
+
+    A canary is not lifted with it: what its rule's first batch has no room for is held by that instead.
 
     Raises:
         NotFound: there is no such override of this trip.
@@ -182,16 +204,20 @@ async def approve_override(unit: Unit, trip_id: str, override_id: str, *, by: st
     assert override is not None
     if override.approved_at is not None:
         raise Conflict(f"{override.approved_by} has approved this override already.")
-    batch = [case for case, asked in held if asked == override_id]
-    others = [case for case, asked in held if asked != override_id]
-    await brake_store.permit_batch(unit.db, batch, cast("Step", trip.step), override_id, unit.now)
+    batch = {case.id: case for case, asked in held if asked == override_id}
+    if batch:
+        requests = [brake_store.request_of(case, cast("Step", trip.step)) for case in batch.values()]
+        ledger = await _ledger(unit, next(iter(batch.values())), requests, defaults)
+        granted = [verdict for verdict in reserve(requests, lifted(ledger)) if isinstance(verdict, Permit)]
+        await brake_store.add_permits(unit.db, granted, batch, ledger.limits, unit.now, override_id=override_id)
     await brake_store.approve_override(unit.db, override_id, by=by, let_through=len(batch), now=unit.now)
     evidence = f"override {override_id}: asked for by {override.asked_by} ({override.reason}), approved by {by}"
-    if others:
-        await _retry(unit, batch, by=by, evidence=evidence)
+    if len(batch) < len(held):
+        # What was held after the override was asked for is not part of it, and the brake stays tripped.
+        await _retry(unit, list(batch.values()), by=by, evidence=evidence)
     else:
         how = f"overridden: asked for by {override.asked_by}, approved"
-        await _let_go(unit, trip_id, batch, by=by, how=how, evidence=evidence)
+        await _let_go(unit, trip_id, list(batch.values()), by=by, how=how, evidence=evidence)
     return len(batch)
 
 

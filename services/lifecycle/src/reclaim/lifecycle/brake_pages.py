@@ -106,7 +106,7 @@ def router(database: Database, defaults: Limits) -> APIRouter:
         trip_id: str, override_id: str, operator: Annotated[Operator, Depends(require("operator"))]
     ) -> RedirectResponse:
         async with database.unit() as unit:
-            await brake_gate.approve_override(unit, trip_id, override_id, by=operator.name)
+            await brake_gate.approve_override(unit, trip_id, override_id, defaults, by=operator.name)
         return _to(f"/lifecycle/brakes/trips/{trip_id}")
 
     @pages.post("/brakes/canaries/{rule_id}/{version}/confirm")

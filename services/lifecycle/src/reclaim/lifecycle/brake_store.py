@@ -352,67 +352,60 @@ def _of_rule(table: sa.Table, rule_id: str, version: int) -> sa.ColumnElement[bo
 
 
 async def add_permits(
-    db: AsyncConnection, taken: Sequence[Permit], cases: Mapping[str, Case], limits: Limits, now: datetime
+    db: AsyncConnection,
+    taken: Sequence[Permit],
+    cases: Mapping[str, Case],
+    limits: Limits,
+    now: datetime,
+    *,
+    override_id: str | None = None,
 ) -> None:
     """Store permits that were granted, and the canary that the first live freeze of a rule's version begins."""
-    await _put_permits(db, [permit.request for permit in taken], cases, None, now)
-    for permit in taken:
-        request, case = permit.request, cases[permit.request.case_id]
-        if request.step == "freeze" and not request.dry_run:
-            await db.execute(
-                sa.text(
-                    "INSERT INTO brake_canary (rule_id, rule_version, connection_id, rule_name, size, started_at) "
-                    "VALUES (:rule, :version, :connection, :name, :size, :now) ON CONFLICT DO NOTHING"
-                ).bindparams(sa.bindparam("now", type_=UtcDateTime)),
-                {
-                    "rule": request.rule_id,
-                    "version": request.rule_version,
-                    "connection": case.seat.connection_id,
-                    "name": case.policy.rule_name,
-                    "size": limits.canary,
-                    "now": now,
-                },
-            )
-
-
-async def permit_batch(db: AsyncConnection, cases: Sequence[Case], step: Step, override_id: str, now: datetime) -> None:
-    """Give cases the permit that an approved override is."""
-    requests = [request_of(case, step) for case in cases]
-    await _put_permits(db, requests, {case.id: case for case in cases}, override_id, now)
+    await insert_many(
+        db,
+        PERMIT,
+        [
+            {
+                "case_id": permit.request.case_id,
+                "step": permit.request.step,
+                "connection_id": cases[permit.request.case_id].seat.connection_id,
+                "dry_run": permit.request.dry_run,
+                "run_id": permit.request.run_id,
+                "rule_id": permit.request.rule_id,
+                "rule_version": permit.request.rule_version,
+                "override_id": override_id,
+                "taken_at": now,
+            }
+            for permit in taken
+        ],
+        replacing=("case_id", "step"),
+    )
+    begun = {
+        permit.request.rule: cases[permit.request.case_id]
+        for permit in taken
+        if permit.request.step == "freeze" and not permit.request.dry_run
+    }
+    for _, case in sorted(begun.items()):
+        await db.execute(
+            sa.text(
+                "INSERT INTO brake_canary (rule_id, rule_version, connection_id, rule_name, size, started_at) "
+                "VALUES (:rule, :version, :connection, :name, :size, :now) ON CONFLICT DO NOTHING"
+            ).bindparams(sa.bindparam("now", type_=UtcDateTime)),
+            {
+                "rule": case.policy.rule_id,
+                "version": case.policy.rule_version,
+                "connection": case.seat.connection_id,
+                "name": case.policy.rule_name,
+                "size": limits.canary,
+                "now": now,
+            },
+        )
 
 
 def request_of(case: Case, step: Step) -> Request:
     """Return what a case asks for."""
     policy = case.policy
     return Request(case.id, step, case.run_id, policy.rule_id, policy.rule_version, policy.dry_run)
-
-
-async def _put_permits(
-    db: AsyncConnection,
-    requests: Sequence[Request],
-    cases: Mapping[str, Case],
-    override_id: str | None,
-    now: datetime,
-) -> None:
-    await insert_many(
-        db,
-        PERMIT,
-        [
-            {
-                "case_id": request.case_id,
-                "step": request.step,
-                "connection_id": cases[request.case_id].seat.connection_id,
-                "dry_run": request.dry_run,
-                "run_id": request.run_id,
-                "rule_id": request.rule_id,
-                "rule_version": request.rule_version,
-                "override_id": override_id,
-                "taken_at": now,
-            }
-            for request in requests
-        ],
-        replacing=("case_id", "step"),
-    )
 
 
 # Trips.

@@ -7,9 +7,10 @@ cases apart, by a caller who holds the connection's row locked, so that nobody e
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final, Literal
 
@@ -163,6 +164,12 @@ def reserve(requests: Sequence[Request], ledger: Ledger) -> list[Permit | Stop]:
             canaries[request.rule] = Canary(canary.frozen + 1, canary.size, canary.confirmed)
         verdicts.append(Permit(request, new=True))
     return verdicts
+
+
+def lifted(ledger: Ledger) -> Ledger:
+    """Return the ledger as an approved override sees it: no cap holds, but a canary still does."""
+    unlimited = {f"{cap}_most": sys.maxsize for cap in NAMES}
+    return replace(ledger, limits=replace(ledger.limits, **unlimited), seats=None, open=frozenset())
 
 
 def _stop_of(
