@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reclaim.lifecycle.brakes import (
+    STEP_OF,
     STEPS,
     WINDOWS,
     Canary,
@@ -27,6 +28,7 @@ from reclaim.lifecycle.brakes import (
     same_person,
     stopping,
 )
+from reclaim.lifecycle.domain import Effect
 from services.lifecycle.tests.test_lifecycle_domain import new_case
 
 WIDE = Limits(1000, 100, 1000, 100, 1000, 100, 0)
@@ -190,6 +192,10 @@ def test_what_a_kill_switch_stops(switch: Switch, stops: bool) -> None:
     assert (found is switch) is stops
     if stops:
         assert "otto: audit" in str(found)
+
+
+def test_only_what_reads_or_gives_back_needs_no_permit() -> None:
+    assert set(Effect) - set(STEP_OF) == {Effect.CHECK, Effect.UNFREEZE, Effect.REACTIVATE}
 
 
 def test_the_same_person_under_another_spelling() -> None:

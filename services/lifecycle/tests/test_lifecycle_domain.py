@@ -404,6 +404,32 @@ def test_whatever_fails_calls_a_person_and_can_be_tried_again(state: State) -> N
     assert again.case.state is expected
 
 
+BRAKE = BrakeTripped("25 of at most 25 freezes", "ask for an override")
+
+
+@pytest.mark.parametrize(
+    ("state", "again", "kept"),
+    [
+        (State.FREEZING, State.CHECKING_BEFORE_FREEZE, State.KEPT),
+        (State.HANDING_OVER, State.CHECKING_BEFORE_RECLAIM, State.RESTORING),
+        (State.RECLAIMING, State.CHECKING_BEFORE_RECLAIM, State.RESTORING),
+    ],
+)
+def test_a_brake_stops_a_step_until_a_person_has_it_checked_again(state: State, again: State, kept: State) -> None:
+    held = accept(walk(PATHS[state])[0], BRAKE).case
+    assert held.attention == Attention(BRAKE.reason, BRAKE.remedy, again)
+    assert accept(held, Retry("op")).case.state is again
+    assert accept(held, keep()).case.state is kept
+
+
+@pytest.mark.parametrize("state", [State.FREEZING, State.HANDING_OVER, State.RECLAIMING])
+def test_a_brake_grants_the_appeal_that_waits_for_the_step(state: State) -> None:
+    case = accept(walk(PATHS[state])[0], keep()).case
+    restoring = accept(case, replace(BRAKE, unsure=True))
+    assert (restoring.case.state, restoring.effect) == (State.RESTORING, Effect.UNFREEZE)
+    assert restoring.case.unsure, "an earlier attempt may have happened, and is undone as well"
+
+
 def test_nobody_asked_is_attention_until_somebody_is() -> None:
     case, _ = walk(PATHS[State.ATTENTION])
     assert isinstance(decide(case, Retry("op"), NOW), Rejected)

@@ -43,7 +43,7 @@ from reclaim.connectors.ports import (
     TryLater,
 )
 from reclaim.lifecycle import brake_gate, brake_store, store
-from reclaim.lifecycle.brakes import Limits, stopping
+from reclaim.lifecycle.brakes import STEP_OF, Limits, stopping
 from reclaim.lifecycle.domain import (
     ActionFailed,
     Case,
@@ -73,7 +73,7 @@ LONGEST_WAIT: Final = 600.0
 CHECK_HOLDS: Final = timedelta(minutes=15)
 """How long after its check a step may still be taken without another one."""
 
-CHECKED: Final = frozenset({Effect.FREEZE, Effect.HAND_OVER, Effect.DEACTIVATE})
+CHECKED: Final = frozenset(STEP_OF)
 """The effects that take something away."""
 
 UNSURE: Final = frozenset({Effect.FREEZE, Effect.DEACTIVATE})

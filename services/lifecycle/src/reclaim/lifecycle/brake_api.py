@@ -65,15 +65,13 @@ class EngageIn(ReasonIn):
 async def overview(db: AsyncConnection, defaults: Limits, database: Database) -> dict[str, Any]:
     """Return everything about the brakes: each connection's limits and usage, what has tripped, and the canaries."""
     return {
-        "connections": [await usage(db, row.id, row.name, defaults, database) for row in await _connections(db)],
+        "connections": [
+            await usage(db, row.id, row.name, defaults, database) for row in await brake_store.connections(db)
+        ],
         "trips": [await shown_trip(db, trip) for trip in await brake_store.trips(db, closed=False)],
         "dealt_with": [await shown_trip(db, trip) for trip in await brake_store.trips(db, closed=True, limit=20)],
         "canaries": [await _shown_canary(db, canary) for canary in await brake_store.canaries(db)],
     }
-
-
-async def _connections(db: AsyncConnection) -> list[Any]:
-    return await brake_store.connections(db)
 
 
 async def usage(
@@ -134,8 +132,7 @@ async def shown_trip(db: AsyncConnection, trip: Any) -> dict[str, Any]:
 
 
 async def _shown_canary(db: AsyncConnection, canary: Any) -> dict[str, Any]:
-    cases = await brake_store.canary_cases(db, canary.rule_id, canary.rule_version)
-    members = cases[: canary.size]
+    members = await brake_store.canary_cases(db, canary.rule_id, canary.rule_version, most=canary.size)
     return {
         **canary._asdict(),
         "cases": [{"id": case.id, "holder": case.seat.holder.name, "state": case.state.value} for case in members],

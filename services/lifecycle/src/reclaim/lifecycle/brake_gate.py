@@ -67,7 +67,8 @@ async def admit(unit: Unit, claimed: Sequence[Claimed], defaults: Limits) -> lis
 
 
 def _unsure(effect: Claimed) -> bool:
-    return effect.kind in {Effect.FREEZE, Effect.DEACTIVATE} and effect.attempts > 1
+    """Tell whether an earlier attempt may have changed the account; handing records over does not touch it."""
+    return effect.kind is not Effect.HAND_OVER and effect.attempts > 1
 
 
 async def _reserve(unit: Unit, wanting: Sequence[Claimed], step: Step, defaults: Limits) -> dict[str, Stop]:
@@ -250,7 +251,7 @@ async def confirm_canary(unit: Unit, rule_id: str, version: int, *, by: str) -> 
     assert canary is not None
     if canary.confirmed_at is not None:
         raise Conflict(f"{canary.confirmed_by} has let this rule go on already.")
-    left = unfinished(await brake_store.canary_cases(unit.db, rule_id, version))
+    left = unfinished(await brake_store.canary_cases(unit.db, rule_id, version, most=canary.size))
     if left:
         names = ", ".join(case.seat.holder.name for case in left[:5])
         raise Conflict(f"{len(left)} of the first seats are neither frozen nor ended yet: {names}.")
@@ -286,5 +287,4 @@ async def release(unit: Unit, switch_id: str, *, by: str, reason: str) -> Any:
         if found is None:
             raise NotFound(f"There is no kill switch {switch_id}. List them to find it.")
         raise Conflict(f"{found.released_by} has released this kill switch already.")
-    unit.wake("act")
     return await brake_store.switch(unit.db, switch_id)

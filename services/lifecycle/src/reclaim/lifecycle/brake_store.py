@@ -560,13 +560,14 @@ async def canary(db: AsyncConnection, rule_id: str, version: int) -> sa.Row[Any]
     return (await db.execute(sa.select(CANARY).where(_of_rule(CANARY, rule_id, version)))).one_or_none()
 
 
-async def canary_cases(db: AsyncConnection, rule_id: str, version: int) -> list[Case]:
-    """Return the live cases of a rule's version that got a permit to freeze."""
+async def canary_cases(db: AsyncConnection, rule_id: str, version: int, *, most: int) -> list[Case]:
+    """Return the first live cases of a rule's version that got a permit to freeze."""
     rows = await db.execute(
         sa.select(CASE.c.document)
         .join(PERMIT, PERMIT.c.case_id == CASE.c.id)
         .where(_of_rule(PERMIT, rule_id, version), PERMIT.c.step == "freeze", sa.not_(PERMIT.c.dry_run))
         .order_by(PERMIT.c.taken_at, CASE.c.id)
+        .limit(most)
     )
     return [decode_case(document) for document in rows.scalars()]
 
@@ -599,7 +600,9 @@ async def engage(
     values = {"id": new_id(), "scope": scope, "target": target, "by": by, "reason": reason, "now": now}
     new = (await db.execute(statement, values)).scalar_one_or_none() is not None
     same = sa.select(SWITCH).where(SWITCH.c.scope == scope, SWITCH.c.target == target, SWITCH.c.released_at.is_(None))
-    return (await db.execute(same)).one(), new
+    found = (await db.execute(same)).one_or_none()
+    # Released by somebody in between: engaged anew.
+    return (found, new) if found is not None else await engage(db, scope, target, by=by, reason=reason, now=now)
 
 
 async def release(db: AsyncConnection, switch_id: str, *, by: str, reason: str, now: datetime) -> bool:
