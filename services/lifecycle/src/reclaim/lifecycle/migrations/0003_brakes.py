@@ -5,8 +5,8 @@ from alembic import op
 
 from reclaim.common.db import UtcDateTime
 
-revision = "lifecycle_0002"
-down_revision = "lifecycle_0001"
+revision = "lifecycle_0003"
+down_revision = "lifecycle_0002"
 
 
 def upgrade() -> None:
