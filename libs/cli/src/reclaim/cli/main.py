@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -19,17 +16,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from reclaim.cli import setup, waiting
-from reclaim.cli.client import ApiError, Client, Unreachable, own_token
+from reclaim.cli.client import ApiError, Client, Unreachable
+from reclaim.cli.options import (
+    ANSWER_IS_NO,
+    DEFAULT_URL,
+    REFUSED,
+    UNREACHABLE,
+    OutputOption,
+    UrlOption,
+    connected,
+    fail,
+)
 from reclaim.cli.output import Output, listing, progress_console, show
+from reclaim.cli.trail import attention_app, audit_app
 from reclaim.common import host
 from reclaim.common.clock import SystemClock
 from reclaim.common.errors import ReclaimError
 from reclaim.common.settings import Settings
 from reclaim.web.auth import issue_api_token
-
-ANSWER_IS_NO: Final = 1
-REFUSED: Final = 3
-UNREACHABLE: Final = 4
 
 SHOWN: Final = 20
 """Rows of a long list that a table shows."""
@@ -39,7 +43,6 @@ connection_app = typer.Typer(no_args_is_help=True, help="Integration profiles: w
 rule_app = typer.Typer(no_args_is_help=True, help="Reclamation rules: who is flagged, who is asked, what happens.")
 scan_app = typer.Typer(no_args_is_help=True, help="Look for unused seats now.")
 case_app = typer.Typer(no_args_is_help=True, help="Flagged seats on their way.")
-audit_app = typer.Typer(no_args_is_help=True, help="The audit trail.")
 savings_app = typer.Typer(no_args_is_help=True, help="What was saved.")
 parked_app = typer.Typer(no_args_is_help=True, help="Messages that wait for an operator.")
 token_app = typer.Typer(no_args_is_help=True, help="Tokens for programs.")
@@ -49,15 +52,12 @@ for name, group in (
     ("scan", scan_app),
     ("case", case_app),
     ("audit", audit_app),
+    ("attention", attention_app),
     ("savings", savings_app),
     ("parked", parked_app),
     ("token", token_app),
 ):
     app.add_typer(group, name=name)
-
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs")]
-UrlOption = Annotated[str, typer.Option("--url", envvar="RECLAIM_URL", help="where the services answer")]
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 
 class TokenRole(StrEnum):
@@ -66,13 +66,6 @@ class TokenRole(StrEnum):
     VIEWER = "viewer"
     OPERATOR = "operator"
     ADMIN = "admin"
-
-
-@contextmanager
-def _client(url: str) -> Iterator[Client]:
-    token = os.environ.get("RECLAIM_TOKEN") or own_token()
-    with Client(url, token) as client:
-        yield client
 
 
 # Running.
@@ -89,7 +82,7 @@ def init(
     try:
         setup.write(file, setup.generate(operator, password))
     except FileExistsError:
-        _fail(f"{file} exists and is left alone: its keys open what is stored. Name another file with --file.", REFUSED)
+        fail(f"{file} exists and is left alone: its keys open what is stored. Name another file with --file.", REFUSED)
     show(output, {"file": str(file), "operator": operator, "password": password})
 
 
@@ -144,7 +137,7 @@ def connection_add(
 ) -> None:
     """Connect a system; it is tested first, and not added if the test fails."""
     if (client_secret is None) == (jwt_key is None):
-        _fail("give either --client-secret or --jwt-key (with --username)", 2)
+        fail("give either --client-secret or --jwt-key (with --username)", 2)
     settings = {"instance_url": instance_url, "client_id": client_id, "token_url": token_url, "username": username}
     credentials: dict[str, str] = {}
     if client_secret is not None:
@@ -153,14 +146,14 @@ def connection_add(
         try:
             credentials["private_key"] = jwt_key.read_text()
         except OSError as error:
-            _fail(f"{jwt_key} cannot be read: {error.strerror}", 2)
+            fail(f"{jwt_key} cannot be read: {error.strerror}", 2)
     document = {
         "name": name,
         "kind": kind,
         "settings": {key: value for key, value in settings.items() if value is not None},
         "credentials": credentials,
     }
-    with _client(url) as client:
+    with connected(url) as client:
         result = client.post("/scanner/api/connections", document, force=force)
     show(output, result, table=_test_results(result))
 
@@ -172,7 +165,7 @@ def connection_test(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Try every permission that a connection needs. Exit code 1 if one is missing."""
-    with _client(url) as client:
+    with connected(url) as client:
         found = _named(client.get("/scanner/api/connections"), connection, "connection")
         result = client.post(f"/scanner/api/connections/{found['id']}/test")
     show(output, result, table=_test_results(result))
@@ -192,7 +185,7 @@ def connection_remove(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Forget a connection and its credentials; its rules are paused."""
-    with _client(url) as client:
+    with connected(url) as client:
         found = _named(client.get("/scanner/api/connections"), connection, "connection")
         client.call("DELETE", f"/scanner/api/connections/{found['id']}")
     show(output, {"removed": found["name"]})
@@ -201,7 +194,7 @@ def connection_remove(
 @connection_app.command("list")
 def connection_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
     """List the connections."""
-    with _client(url) as client:
+    with connected(url) as client:
         result = client.get("/scanner/api/connections")
     columns = {"id": "Id", "name": "Name", "kind": "Kind", "settings.instance_url": "Address"}
     show(output, result, table=listing(result, columns))
@@ -228,7 +221,7 @@ def rule_add(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Add a rule as a draft; preview it and activate it afterwards."""
-    with _client(url) as client:
+    with connected(url) as client:
         found = _named(client.get("/scanner/api/connections"), connection, "connection")
         document = {
             "name": name,
@@ -250,7 +243,7 @@ def rule_add(
 @rule_app.command("list")
 def rule_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
     """List the rules."""
-    with _client(url) as client:
+    with connected(url) as client:
         result = client.get("/scanner/api/rules")
     columns = {
         "id": "Id",
@@ -271,7 +264,7 @@ def rule_show(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a rule with its versions."""
-    with _client(url) as client:
+    with connected(url) as client:
         show(output, client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}"))
 
 
@@ -282,7 +275,7 @@ def rule_activate(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let a rule open cases."""
-    with _client(url) as client:
+    with connected(url) as client:
         show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/activate"))
 
 
@@ -293,7 +286,7 @@ def rule_pause(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let a rule open no more cases; those it has opened go on."""
-    with _client(url) as client:
+    with connected(url) as client:
         show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/pause"))
 
 
@@ -304,7 +297,7 @@ def rule_preview(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show who a rule would flag today, and who is left alone by which check. Nothing is created."""
-    with _client(url) as client:
+    with connected(url) as client:
         result = client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}/preview")
     show(output, result)
     if output is Output.TABLE:
@@ -332,7 +325,7 @@ def scan_run(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Scan now and show progress. Exit code 1 if the scan failed."""
-    with _client(url) as client:
+    with connected(url) as client:
         queued = client.post("/scanner/api/scans", {"rule_id": _rule(client, rule)["id"], "dry_run": dry_run})
         with _progress() as progress:
             task = progress.add_task("scanning", total=None)
@@ -363,14 +356,37 @@ def _progress() -> Progress:
 @case_app.command("list")
 def case_list(
     state: Annotated[list[str] | None, typer.Option(help="repeat for several")] = None,
-    holder: Annotated[str | None, typer.Option(help="part of the holder's name")] = None,
+    find: Annotated[str | None, typer.Option("--find", "--holder", help="part of name or e-mail, or a case id")] = None,
+    rule: Annotated[str | None, typer.Option(help="name or id")] = None,
+    connection: Annotated[str | None, typer.Option(help="name or id")] = None,
+    product: Annotated[str | None, typer.Option(help="licence key")] = None,
+    dry_run: Annotated[bool | None, typer.Option("--dry-run/--live", help="only the one or the other")] = None,
+    attention: Annotated[str | None, typer.Option(help="kind of attention; see `attention list`")] = None,
+    since: Annotated[str | None, typer.Option(help="flagged from this date on")] = None,
+    until: Annotated[str | None, typer.Option(help="flagged until this date, included")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    after: Annotated[str | None, typer.Option(help="`next` of the page before")] = None,
     url: UrlOption = DEFAULT_URL,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List cases, the latest first."""
-    with _client(url) as client:
-        result = client.get("/lifecycle/api/cases", state=state, holder=holder, limit=limit)
+    with connected(url) as client:
+        query = {
+            "state": state,
+            "q": find,
+            "rule": _rule(client, rule)["id"] if rule else None,
+            "connection": (
+                _named(client.get("/scanner/api/connections"), connection, "connection")["id"] if connection else None
+            ),
+            "product": product,
+            "dry_run": None if dry_run is None else str(dry_run).lower(),
+            "attention": attention,
+            "from": since,
+            "to": until,
+            "limit": limit,
+            "after": after,
+        }
+        result = client.get("/lifecycle/api/cases", **query)
     columns = {
         "id": "Id",
         "seat.holder.name": "Holder",
@@ -387,7 +403,7 @@ def case_show(
     case: Annotated[str, typer.Argument(help="id")], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
 ) -> None:
     """Show a case and everything that happened to it."""
-    with _client(url) as client:
+    with connected(url) as client:
         result = client.get(f"/lifecycle/api/cases/{case}")
     columns = {"at": "When", "actor": "Who", "command": "What", "before": "Before", "after": "After", "note": "Note"}
     show(output, result, table=listing(result["history"], columns, title=result["case"]["seat"]["holder"]["name"]))
@@ -402,7 +418,7 @@ def case_decide(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Decide on a case; keep also grants an appeal."""
-    with _client(url) as client:
+    with connected(url) as client:
         show(output, client.post(f"/lifecycle/api/cases/{case}/decision", {"decision": decision, "reason": reason}))
 
 
@@ -411,7 +427,7 @@ def case_retry(
     case: Annotated[str, typer.Argument(help="id")], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
 ) -> None:
     """Let a case in attention go on."""
-    with _client(url) as client:
+    with connected(url) as client:
         show(output, client.post(f"/lifecycle/api/cases/{case}/retry"))
 
 
@@ -423,21 +439,11 @@ def case_reactivate(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Give a reclaimed seat back to its holder."""
-    with _client(url) as client:
+    with connected(url) as client:
         show(output, client.post(f"/lifecycle/api/cases/{case}/reactivate", {"reason": reason}))
 
 
-# Audit and savings.
-
-
-@audit_app.command("verify")
-def audit_verify(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
-    """Read the whole audit trail. Exit code 1 if it is not what was written."""
-    with _client(url) as client:
-        result = client.get("/lifecycle/api/audit/verify")
-    show(output, result)
-    if not result["verified"]:
-        raise typer.Exit(ANSWER_IS_NO)
+# Savings.
 
 
 @savings_app.command("report")
@@ -447,14 +453,14 @@ def savings_report(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show what was saved."""
-    with _client(url) as client:
+    with connected(url) as client:
         show(output, client.get("/savings/api/report", year=year))
 
 
 @savings_app.command("rebuild")
 def savings_rebuild(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
     """Drop the reporting tables and make them again from the event log."""
-    with _client(url) as client, _progress() as progress:
+    with connected(url) as client, _progress() as progress:
         task = progress.add_task("rebuilding", total=None)
 
         def moved(status: dict[str, Any]) -> None:
@@ -472,7 +478,7 @@ def parked_list(
     service: Annotated[str, typer.Argument()], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
 ) -> None:
     """List the messages that a service could not handle."""
-    with _client(url) as client:
+    with connected(url) as client:
         result = client.get(f"/{service}/api/parked")
     columns = {"event_id": "Id", "wire": "Event", "attempts": "Attempts", "since": "Since", "reason": "Reason"}
     show(output, result, table=listing(result["parked"], columns))
@@ -486,7 +492,7 @@ def parked_redrive(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let a service handle a parked message again."""
-    with _client(url) as client:
+    with connected(url) as client:
         client.post(f"/{service}/api/parked/{event}/redrive")
     show(output, {"redriven": event})
 
@@ -510,17 +516,11 @@ def token_issue(
 
 
 def _named(rows: list[dict[str, Any]], wanted: str, what: str) -> dict[str, Any]:
-    for row in rows:
-        if wanted in {row["id"], row["name"]}:
-            return row
-    names = ", ".join(row["name"] for row in rows) or "none yet"
-    _fail(f"there is no {what} {wanted!r}. There are: {names}.", REFUSED)
-    raise AssertionError
-
-
-def _fail(message: str, code: int) -> None:
-    progress_console.print(f"[bold red]error:[/] {message}", highlight=False)
-    raise typer.Exit(code)
+    found = next((row for row in rows if wanted in {row["id"], row["name"]}), None)
+    if found is None:
+        names = ", ".join(row["name"] for row in rows) or "none yet"
+        fail(f"there is no {what} {wanted!r}. There are: {names}.", REFUSED)
+    return found
 
 
 def main() -> None:

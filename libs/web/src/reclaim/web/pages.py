@@ -51,13 +51,20 @@ class NavLink:
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """One step of a history. `tone` is one of `neutral, good, notice, bad`."""
+    """One step of a history. `tone` is one of `neutral, good, notice, bad`.
+
+    `change` names the state before and the one after; `quiet` is what came to nothing; `private` is for those only
+    who may see it, which whoever makes the entry looks after.
+    """
 
     at: datetime
     title: str
     actor: str | None = None
     detail: str | None = None
     tone: str = "neutral"
+    change: tuple[str, str] | None = None
+    quiet: bool = False
+    private: str | None = None
 
 
 def page_environment(*package_names: str) -> Environment:

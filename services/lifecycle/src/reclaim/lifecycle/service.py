@@ -8,10 +8,10 @@ from pathlib import Path
 from fastapi import APIRouter
 
 from reclaim.common.inbox import bind
-from reclaim.common.service import Job, Runtime, Service
+from reclaim.common.service import MEASURED_EVERY, Job, Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
-from reclaim.lifecycle import api, handlers, jobs, pages, store
+from reclaim.lifecycle import api, attention, audit_api, checkpoints, console, handlers, jobs, pages, store
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.settings import LifecycleSettings
 
@@ -20,8 +20,12 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
     """Return the service on the given runtime; `connectors` replaces the real ones in tests."""
     settings = LifecycleSettings()
     actions = Actions(runtime.database, connectors or Registry(runtime.clock), runtime.sealer, runtime.clock)
+    notary = runtime.settings.notary()
     router = APIRouter()
     router.include_router(api.router(runtime.database))
+    router.include_router(audit_api.router(runtime.database, notary))
+    router.include_router(attention.router(runtime.database))
+    router.include_router(console.router(runtime.database))
     router.include_router(pages.router(runtime.database, runtime.clock))
     return Service(
         name="lifecycle",
@@ -32,6 +36,12 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
             Job("act", actions.run, every=1.0),
             Job("timers", partial(jobs.fire_timers, runtime.database), every=1.0),
             Job("erase", partial(jobs.erase_personal, runtime.database, settings.personal_days), every=3600),
+            Job(
+                "checkpoint",
+                partial(checkpoints.take_when_due, runtime.database, notary, settings.checkpoint_entries),
+                every=60,
+            ),
+            Job("attention", partial(attention.measure, runtime.database), every=MEASURED_EVERY),
         ),
         router=router,
         close=actions.close,

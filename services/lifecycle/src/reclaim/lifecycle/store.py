@@ -35,16 +35,25 @@ CASE: Final = sa.Table(
     sa.Column("product", sa.Text, nullable=False),
     sa.Column("holder_id", sa.Text, nullable=False),
     sa.Column("holder_name", sa.Text, nullable=False),
+    sa.Column("holder_email", sa.Text),
     sa.Column("rule_id", sa.Text, nullable=False),
     sa.Column("dry_run", sa.Boolean, nullable=False),
     sa.Column("records_transferred", sa.Integer, nullable=False),
     sa.Column("flagged_at", UtcDateTime, nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
     sa.Column("document", sa.LargeBinary, nullable=False),
+    # The state that a case in attention goes on from.
+    sa.Column("attention", sa.Text),
     sa.Index("case_flagged", "flagged_at", "id"),
+    sa.Index(
+        "case_attention",
+        "attention",
+        sqlite_where=sa.text("attention IS NOT NULL"),
+        postgresql_where=sa.text("attention IS NOT NULL"),
+    ),
 )
-"""No index names a column that changes as a case moves on, and on PostgreSQL half of each page is left free: a new
-version of a row then goes beside the old one, without an entry in any index.
+"""No index names a column that changes as a case moves on, save into and out of attention, and on PostgreSQL half of
+each page is left free: a new version of a row then goes beside the old one, without an entry in any index.
 """
 
 OPEN_SEAT: Final = sa.Table(
@@ -135,7 +144,7 @@ LEASE: Final = 20_000
 """Milliseconds for which a claimed effect is nobody else's; prolonged for as long as its call takes."""
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Case).decode
+decode_case = msgspec.json.Decoder(Case).decode
 
 
 def _ids(values: Iterable[str]) -> str:
@@ -150,6 +159,8 @@ def _row(case: Case, now: datetime) -> dict[str, Any]:
         "product": case.seat.product,
         "holder_id": case.seat.holder.id,
         "holder_name": case.seat.holder.name,
+        "holder_email": case.seat.holder.email,
+        "attention": case.attention.resume.value if case.attention is not None else None,
         "rule_id": case.policy.rule_id,
         "dry_run": case.policy.dry_run,
         "records_transferred": case.records_transferred,
@@ -172,7 +183,7 @@ async def load(db: AsyncConnection, ids: Collection[str]) -> dict[str, Case]:
         ),
         {"ids": _ids(ids)},
     )
-    return {case_id: _decode(bytes(document)) for case_id, document in rows.tuples()}
+    return {case_id: decode_case(bytes(document)) for case_id, document in rows.tuples()}
 
 
 async def open_seats(db: AsyncConnection, holders: Collection[str]) -> dict[tuple[str, str, str], str]:
@@ -215,6 +226,7 @@ async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> N
             {
                 "id": case.id,
                 "state": case.state.value,
+                "attention": case.attention.resume.value if case.attention is not None else None,
                 "records_transferred": case.records_transferred,
                 "document": _encode(case),
             }
@@ -233,7 +245,7 @@ async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> N
 async def find(db: AsyncConnection, case_id: str) -> Case | None:
     """Return one case as it is now, without locking it."""
     document = (await db.execute(sa.select(CASE.c.document).where(CASE.c.id == case_id))).scalar_one_or_none()
-    return None if document is None else _decode(document)
+    return None if document is None else decode_case(document)
 
 
 async def search(
@@ -254,7 +266,7 @@ async def search(
         query = query.where(
             sa.or_(CASE.c.flagged_at < before[0], sa.and_(CASE.c.flagged_at == before[0], CASE.c.id < before[1]))
         )
-    return [_decode(document) for document in (await db.execute(query)).scalars()]
+    return [decode_case(document) for document in (await db.execute(query)).scalars()]
 
 
 async def count_by_state(db: AsyncConnection) -> dict[str, int]:
@@ -490,7 +502,8 @@ async def append_audit(
     await db.execute(sa.update(AUDIT_HEAD).values(position=links[-1].position, hash=links[-1].hash))
 
 
-def _link(row: Any) -> audit.Link:
+def link_of(row: Any) -> audit.Link:
+    """Return an entry in its place from a row of its table."""
     entry = audit.Entry(
         case_id=row.case_id,
         version=row.version,
@@ -521,7 +534,7 @@ async def audit_pages(db: AsyncConnection, *, size: int = 5_000) -> AsyncIterato
         rows = await db.execute(
             sa.select(AUDIT).where(AUDIT.c.position > position).order_by(AUDIT.c.position).limit(size)
         )
-        page = [_link(row) for row in rows]
+        page = [link_of(row) for row in rows]
         if not page:
             return
         yield page
@@ -545,7 +558,7 @@ async def history(db: AsyncConnection, case_id: str) -> list[Moment]:
         .where(AUDIT.c.case_id == case_id)
         .order_by(AUDIT.c.position)
     )
-    return [Moment(_link(row), row.ip, row.user_agent) for row in rows]
+    return [Moment(link_of(row), row.ip, row.user_agent) for row in rows]
 
 
 async def erase_personal(db: AsyncConnection, before: datetime) -> int:
