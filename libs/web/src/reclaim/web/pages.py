@@ -1,8 +1,8 @@
 """Rendering: one Jinja2 environment for a service's own templates on top of the shared layout and components.
 
 A template finds, without importing anything: `ui` (the macros of `components.html`), `operator` (or None),
-`form_nonce_field()`, `asset(path)`, and the filters `money`, `number`, `instant`, `day`, `relative` and `words`.
-Everything is escaped, and a name that does not exist is an error.
+`form_nonce_field()`, `asset(path)`, and the filters `money`, `number`, `instant`, `day`, `relative`, `words` and
+`sentence`. Everything is escaped, and a name that does not exist is an error.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def page_environment(*package_names: str) -> Environment:
         day=formatting.format_day,
         relative=_relative,
         words=formatting.words,
+        sentence=formatting.sentence,
         tone=tone_of,
     )
     environment.globals.update(

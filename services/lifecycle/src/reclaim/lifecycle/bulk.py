@@ -18,6 +18,7 @@ from reclaim.lifecycle import console_store, store
 from reclaim.lifecycle.console_store import Batch
 from reclaim.lifecycle.domain import Accepted, Case, Command, Decide, Retry, Verdict, decide
 from reclaim.lifecycle.submit import Submission, submit
+from reclaim.web.formatting import sentence
 
 Action = Literal["keep", "retry", "revoke"]
 
@@ -90,7 +91,7 @@ async def preview(database: Database, action: Action, case_ids: Sequence[str], o
             live += not case.policy.dry_run
             key = (case.state.value, verdict.case.state.value, "")
         else:
-            key = (case.state.value, None, sentence(verdict.reason))
+            key = ("", None, sentence(verdict.reason))
         found.setdefault(key, []).append(case.seat.holder.name)
     groups = [Group(*key, tuple(holders)) for key, holders in found.items()]
     groups.sort(key=lambda group: (group.after is None, -group.count))
@@ -138,12 +139,6 @@ async def find(database: Database, batch_id: str) -> Batch:
 def counts(batch: Batch) -> Counter[str]:
     """Return how many cases of a batch were `accepted` and `refused`."""
     return Counter("accepted" if result["accepted"] else "refused" for result in batch.results)
-
-
-def sentence(text: str) -> str:
-    """Write a reason as a sentence of its own; an address at its beginning stays as it is written."""
-    begun = text if "@" in text.split(" ")[0] else text[:1].upper() + text[1:]
-    return begun if begun.endswith((".", "!", "?")) else f"{begun}."
 
 
 def _result(case_id: str, case: Case | None, verdict: Verdict | None) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def _list(database: Database) -> APIRouter:
             state=state,
             group=group,
             groups=[
-                (label, _address(query | {"group": name}), name == group and not state, _total(counts, states))
+                (f"{label} ({_total(counts, states)})", _address(query | {"group": name}), name == group and not state)
                 for name, (label, states) in GROUPS.items()
             ],
             states=[

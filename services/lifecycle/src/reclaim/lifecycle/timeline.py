@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from reclaim.common.timing import wall_milliseconds
-from reclaim.lifecycle.bulk import sentence
 from reclaim.lifecycle.console_store import Step
-from reclaim.lifecycle.domain import Case, State
+from reclaim.lifecycle.domain import TIMED, Case, State
 from reclaim.lifecycle.store import Moment
+from reclaim.web.formatting import sentence
 from reclaim.web.pages import TimelineEntry
 
 TONES: Final[dict[str, str]] = {
@@ -36,11 +36,13 @@ def entry_of(moment: Moment, *, personal: bool) -> TimelineEntry:
         # A timer or an answer that came too late is no fault of anybody's.
         title, tone = f"Not done: {entry.note}", "neutral"
     moved = entry.before != entry.after
+    detail = readable(entry.evidence)
     return TimelineEntry(
         at=entry.at,
         title=sentence(title).removesuffix("."),
         actor=f"{entry.actor} · {entry.channel}",
-        detail=readable(entry.evidence) or None,
+        # Some steps have nothing to show but what they say.
+        detail=detail if detail not in {"", entry.note} else None,
         tone=tone,
         change=(entry.before, entry.after) if moved else None,
         quiet=not entry.accepted,
@@ -86,6 +88,8 @@ def ahead(case: Case, steps: list[Step], timers: dict[str, datetime], now: datet
             at,
         )
         for command, at in sorted(timers.items(), key=lambda timer: timer[1])
+        # What a timer would end may be over already; then it means nothing any more.
+        if TIMED.get(command, case.state) is case.state
     ]
     return [*found, *deadlines]
 

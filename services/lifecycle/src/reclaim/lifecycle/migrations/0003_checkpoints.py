@@ -33,12 +33,11 @@ def upgrade() -> None:
     op.add_column("reclaim_case", sa.Column("holder_email", sa.Text))
     op.add_column("reclaim_case", sa.Column("attention", sa.Text))
     op.create_index("case_flagged", "reclaim_case", ["flagged_at", "id"])
-    _fill()
+    fill(op.get_bind())
 
 
-def _fill() -> None:
+def fill(db: sa.Connection) -> None:
     """Take the new columns of the cases that there are from their documents."""
-    db = op.get_bind()
     case = sa.table(
         "reclaim_case",
         sa.column("id", sa.Text),
