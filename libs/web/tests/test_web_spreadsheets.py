@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reclaim.web.spreadsheets import cell, csv_line
 
 DANGEROUS = "=+-@\t\r"
+FULLWIDTH = "\uff1d\uff0b\uff0d\uff20"
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 HOSTILE = st.builds("{}{}{}".format, st.sampled_from(["", " ", "\n", "\u00a0"]), st.sampled_from(DANGEROUS), TEXT)
 
@@ -19,7 +20,7 @@ HOSTILE = st.builds("{}{}{}".format, st.sampled_from(["", " ", "\n", "\u00a0"]),
 def test_no_cell_begins_like_a_formula(text):
     shown = cell(text)
     assert not str(shown).startswith(tuple(DANGEROUS))
-    assert not str(shown).lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
+    assert not str(shown).lstrip().startswith(("=", "+", "-", "@", *FULLWIDTH))
 
 
 @given(TEXT | HOSTILE)
@@ -36,7 +37,7 @@ def test_a_line_is_read_back_cell_by_cell(values):
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\u3000＝1", '=HYPERLINK("http://evil")']
+    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\u3000\uff1d1", '=HYPERLINK("http://evil")']
 )
 def test_known_attacks_are_text(text):
     assert cell(text) == f"'{text}"

@@ -17,16 +17,10 @@ from rich.table import Table
 
 from reclaim.cli import setup, waiting
 from reclaim.cli.client import ApiError, Client, Unreachable
-from reclaim.cli.options import (
-    ANSWER_IS_NO,
-    DEFAULT_URL,
-    REFUSED,
-    UNREACHABLE,
-    OutputOption,
-    UrlOption,
-    connected,
-    fail,
-)
+from reclaim.cli.options import DEFAULT_URL, REFUSED, OutputOption, UrlOption
+from reclaim.cli.options import connected as _client
+from reclaim.cli.options import fail as _fail
+from reclaim.cli.options import named as _named
 from reclaim.cli.output import Output, listing, progress_console, show
 from reclaim.cli.trail import attention_app, audit_app
 from reclaim.common import host
@@ -34,6 +28,9 @@ from reclaim.common.clock import SystemClock
 from reclaim.common.errors import ReclaimError
 from reclaim.common.settings import Settings
 from reclaim.web.auth import issue_api_token
+
+ANSWER_IS_NO: Final = 1
+UNREACHABLE: Final = 4
 
 SHOWN: Final = 20
 """Rows of a long list that a table shows."""
@@ -82,7 +79,7 @@ def init(
     try:
         setup.write(file, setup.generate(operator, password))
     except FileExistsError:
-        fail(f"{file} exists and is left alone: its keys open what is stored. Name another file with --file.", REFUSED)
+        _fail(f"{file} exists and is left alone: its keys open what is stored. Name another file with --file.", REFUSED)
     show(output, {"file": str(file), "operator": operator, "password": password})
 
 
@@ -137,7 +134,7 @@ def connection_add(
 ) -> None:
     """Connect a system; it is tested first, and not added if the test fails."""
     if (client_secret is None) == (jwt_key is None):
-        fail("give either --client-secret or --jwt-key (with --username)", 2)
+        _fail("give either --client-secret or --jwt-key (with --username)", 2)
     settings = {"instance_url": instance_url, "client_id": client_id, "token_url": token_url, "username": username}
     credentials: dict[str, str] = {}
     if client_secret is not None:
@@ -146,14 +143,14 @@ def connection_add(
         try:
             credentials["private_key"] = jwt_key.read_text()
         except OSError as error:
-            fail(f"{jwt_key} cannot be read: {error.strerror}", 2)
+            _fail(f"{jwt_key} cannot be read: {error.strerror}", 2)
     document = {
         "name": name,
         "kind": kind,
         "settings": {key: value for key, value in settings.items() if value is not None},
         "credentials": credentials,
     }
-    with connected(url) as client:
+    with _client(url) as client:
         result = client.post("/scanner/api/connections", document, force=force)
     show(output, result, table=_test_results(result))
 
@@ -165,7 +162,7 @@ def connection_test(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Try every permission that a connection needs. Exit code 1 if one is missing."""
-    with connected(url) as client:
+    with _client(url) as client:
         found = _named(client.get("/scanner/api/connections"), connection, "connection")
         result = client.post(f"/scanner/api/connections/{found['id']}/test")
     show(output, result, table=_test_results(result))
@@ -185,7 +182,7 @@ def connection_remove(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Forget a connection and its credentials; its rules are paused."""
-    with connected(url) as client:
+    with _client(url) as client:
         found = _named(client.get("/scanner/api/connections"), connection, "connection")
         client.call("DELETE", f"/scanner/api/connections/{found['id']}")
     show(output, {"removed": found["name"]})
@@ -194,7 +191,7 @@ def connection_remove(
 @connection_app.command("list")
 def connection_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
     """List the connections."""
-    with connected(url) as client:
+    with _client(url) as client:
         result = client.get("/scanner/api/connections")
     columns = {"id": "Id", "name": "Name", "kind": "Kind", "settings.instance_url": "Address"}
     show(output, result, table=listing(result, columns))
@@ -221,7 +218,7 @@ def rule_add(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Add a rule as a draft; preview it and activate it afterwards."""
-    with connected(url) as client:
+    with _client(url) as client:
         found = _named(client.get("/scanner/api/connections"), connection, "connection")
         document = {
             "name": name,
@@ -243,7 +240,7 @@ def rule_add(
 @rule_app.command("list")
 def rule_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
     """List the rules."""
-    with connected(url) as client:
+    with _client(url) as client:
         result = client.get("/scanner/api/rules")
     columns = {
         "id": "Id",
@@ -264,7 +261,7 @@ def rule_show(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a rule with its versions."""
-    with connected(url) as client:
+    with _client(url) as client:
         show(output, client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}"))
 
 
@@ -275,7 +272,7 @@ def rule_activate(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let a rule open cases."""
-    with connected(url) as client:
+    with _client(url) as client:
         show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/activate"))
 
 
@@ -286,7 +283,7 @@ def rule_pause(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let a rule open no more cases; those it has opened go on."""
-    with connected(url) as client:
+    with _client(url) as client:
         show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/pause"))
 
 
@@ -297,7 +294,7 @@ def rule_preview(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show who a rule would flag today, and who is left alone by which check. Nothing is created."""
-    with connected(url) as client:
+    with _client(url) as client:
         result = client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}/preview")
     show(output, result)
     if output is Output.TABLE:
@@ -325,7 +322,7 @@ def scan_run(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Scan now and show progress. Exit code 1 if the scan failed."""
-    with connected(url) as client:
+    with _client(url) as client:
         queued = client.post("/scanner/api/scans", {"rule_id": _rule(client, rule)["id"], "dry_run": dry_run})
         with _progress() as progress:
             task = progress.add_task("scanning", total=None)
@@ -370,7 +367,7 @@ def case_list(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List cases, the latest first."""
-    with connected(url) as client:
+    with _client(url) as client:
         query = {
             "state": state,
             "q": find,
@@ -403,7 +400,7 @@ def case_show(
     case: Annotated[str, typer.Argument(help="id")], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
 ) -> None:
     """Show a case and everything that happened to it."""
-    with connected(url) as client:
+    with _client(url) as client:
         result = client.get(f"/lifecycle/api/cases/{case}")
     columns = {"at": "When", "actor": "Who", "command": "What", "before": "Before", "after": "After", "note": "Note"}
     show(output, result, table=listing(result["history"], columns, title=result["case"]["seat"]["holder"]["name"]))
@@ -418,7 +415,7 @@ def case_decide(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Decide on a case; keep also grants an appeal."""
-    with connected(url) as client:
+    with _client(url) as client:
         show(output, client.post(f"/lifecycle/api/cases/{case}/decision", {"decision": decision, "reason": reason}))
 
 
@@ -427,7 +424,7 @@ def case_retry(
     case: Annotated[str, typer.Argument(help="id")], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
 ) -> None:
     """Let a case in attention go on."""
-    with connected(url) as client:
+    with _client(url) as client:
         show(output, client.post(f"/lifecycle/api/cases/{case}/retry"))
 
 
@@ -439,7 +436,7 @@ def case_reactivate(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Give a reclaimed seat back to its holder."""
-    with connected(url) as client:
+    with _client(url) as client:
         show(output, client.post(f"/lifecycle/api/cases/{case}/reactivate", {"reason": reason}))
 
 
@@ -453,14 +450,14 @@ def savings_report(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show what was saved."""
-    with connected(url) as client:
+    with _client(url) as client:
         show(output, client.get("/savings/api/report", year=year))
 
 
 @savings_app.command("rebuild")
 def savings_rebuild(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
     """Drop the reporting tables and make them again from the event log."""
-    with connected(url) as client, _progress() as progress:
+    with _client(url) as client, _progress() as progress:
         task = progress.add_task("rebuilding", total=None)
 
         def moved(status: dict[str, Any]) -> None:
@@ -478,7 +475,7 @@ def parked_list(
     service: Annotated[str, typer.Argument()], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
 ) -> None:
     """List the messages that a service could not handle."""
-    with connected(url) as client:
+    with _client(url) as client:
         result = client.get(f"/{service}/api/parked")
     columns = {"event_id": "Id", "wire": "Event", "attempts": "Attempts", "since": "Since", "reason": "Reason"}
     show(output, result, table=listing(result["parked"], columns))
@@ -492,7 +489,7 @@ def parked_redrive(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let a service handle a parked message again."""
-    with connected(url) as client:
+    with _client(url) as client:
         client.post(f"/{service}/api/parked/{event}/redrive")
     show(output, {"redriven": event})
 
@@ -513,14 +510,6 @@ def token_issue(
 
 
 # Errors.
-
-
-def _named(rows: list[dict[str, Any]], wanted: str, what: str) -> dict[str, Any]:
-    found = next((row for row in rows if wanted in {row["id"], row["name"]}), None)
-    if found is None:
-        names = ", ".join(row["name"] for row in rows) or "none yet"
-        fail(f"there is no {what} {wanted!r}. There are: {names}.", REFUSED)
-    return found
 
 
 def main() -> None:

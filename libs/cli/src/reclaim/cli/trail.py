@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
 from reclaim.cli.client import ApiError
-from reclaim.cli.options import ANSWER_IS_NO, DEFAULT_URL, REFUSED, OutputOption, UrlOption, connected, fail
+from reclaim.cli.options import DEFAULT_URL, REFUSED, OutputOption, UrlOption, connected, fail
 from reclaim.cli.output import Output, listing, progress_console, show
+
+ANSWER_IS_NO: Final = 1
 
 audit_app = typer.Typer(no_args_is_help=True, help="The audit trail.")
 attention_app = typer.Typer(no_args_is_help=True, help="What only a person can move on.")

@@ -144,7 +144,12 @@ LEASE: Final = 20_000
 """Milliseconds for which a claimed effect is nobody else's; prolonged for as long as its call takes."""
 
 _encode = msgspec.json.Encoder().encode
-decode_case = msgspec.json.Decoder(Case).decode
+_decode = msgspec.json.Decoder(Case).decode
+
+
+def decode_case(document: bytes) -> Case:
+    """Return the case that a row's document holds."""
+    return _decode(bytes(document))
 
 
 def _ids(values: Iterable[str]) -> str:
@@ -183,7 +188,7 @@ async def load(db: AsyncConnection, ids: Collection[str]) -> dict[str, Case]:
         ),
         {"ids": _ids(ids)},
     )
-    return {case_id: decode_case(bytes(document)) for case_id, document in rows.tuples()}
+    return {case_id: _decode(bytes(document)) for case_id, document in rows.tuples()}
 
 
 async def open_seats(db: AsyncConnection, holders: Collection[str]) -> dict[tuple[str, str, str], str]:
@@ -245,7 +250,7 @@ async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> N
 async def find(db: AsyncConnection, case_id: str) -> Case | None:
     """Return one case as it is now, without locking it."""
     document = (await db.execute(sa.select(CASE.c.document).where(CASE.c.id == case_id))).scalar_one_or_none()
-    return None if document is None else decode_case(document)
+    return None if document is None else _decode(document)
 
 
 async def search(
@@ -266,7 +271,7 @@ async def search(
         query = query.where(
             sa.or_(CASE.c.flagged_at < before[0], sa.and_(CASE.c.flagged_at == before[0], CASE.c.id < before[1]))
         )
-    return [decode_case(document) for document in (await db.execute(query)).scalars()]
+    return [_decode(document) for document in (await db.execute(query)).scalars()]
 
 
 async def count_by_state(db: AsyncConnection) -> dict[str, int]:

@@ -77,7 +77,7 @@ def ahead(case: Case, steps: list[Step], timers: dict[str, datetime], now: datet
     for step in steps:
         # Steps are due by the wall clock, which does not move with a demo's.
         wait = timedelta(milliseconds=step.due - wall)
-        at = now + wait if wait > timedelta() and step.attempts else None
+        at = now + wait if wait > timedelta() else None
         found.append(Ahead(STEPS.get(step.kind, step.kind.replace("_", " ")), at, step.attempts, step.reason))
     deadlines = [
         Ahead(
