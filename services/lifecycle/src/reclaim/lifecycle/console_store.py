@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.db import Json, UtcDateTime
-from reclaim.lifecycle.domain import Case, State
+from reclaim.lifecycle.domain import Case
 from reclaim.lifecycle.store import CASE, CONNECTION, EFFECT, TIMER, decode_case, metadata
 
 BULK_BATCH: Final = sa.Table(
@@ -153,7 +153,7 @@ class Waiting(NamedTuple):
 
 async def waiting(db: AsyncConnection, resumes: Sequence[str], *, limit: int) -> list[Waiting]:
     """Return cases in attention, the longest waiting first; `resumes` narrows them down."""
-    query = sa.select(CASE.c.document, CASE.c.changed_at).where(CASE.c.state == State.ATTENTION.value)
+    query = sa.select(CASE.c.document, CASE.c.changed_at).where(CASE.c.attention.is_not(None))
     if resumes:
         query = query.where(CASE.c.attention.in_(resumes))
     rows = await db.execute(query.order_by(CASE.c.changed_at, CASE.c.id).limit(limit))
@@ -163,9 +163,7 @@ async def waiting(db: AsyncConnection, resumes: Sequence[str], *, limit: int) ->
 async def count_waiting(db: AsyncConnection) -> dict[str, int]:
     """Return how many cases in attention go on from each state."""
     rows = await db.execute(
-        sa.select(CASE.c.attention, sa.func.count())
-        .where(CASE.c.state == State.ATTENTION.value)
-        .group_by(CASE.c.attention)
+        sa.select(CASE.c.attention, sa.func.count()).where(CASE.c.attention.is_not(None)).group_by(CASE.c.attention)
     )
     return {str(resume): count for resume, count in rows.tuples()}
 

@@ -7,7 +7,7 @@ from alembic import op
 from reclaim.common.db import BigKey, Json, UtcDateTime
 
 revision = "lifecycle_0003"
-down_revision = "lifecycle_0001"
+down_revision = "lifecycle_0002"
 
 AT_A_TIME = 1_000
 
@@ -32,7 +32,13 @@ def upgrade() -> None:
     )
     op.add_column("reclaim_case", sa.Column("holder_email", sa.Text))
     op.add_column("reclaim_case", sa.Column("attention", sa.Text))
-    op.create_index("case_flagged", "reclaim_case", ["flagged_at", "id"])
+    op.create_index(
+        "case_attention",
+        "reclaim_case",
+        ["attention"],
+        sqlite_where=sa.text("attention IS NOT NULL"),
+        postgresql_where=sa.text("attention IS NOT NULL"),
+    )
     fill(op.get_bind())
 
 
