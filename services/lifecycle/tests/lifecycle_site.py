@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -33,7 +33,7 @@ from reclaim.common.contracts import (
 )
 from reclaim.common.host import Host
 from reclaim.common.security import Sealer
-from reclaim.common.service import Running
+from reclaim.common.service import Build, Running, chosen
 from reclaim.common.settings import Settings
 from reclaim.connectors.fake import FakeOrg, FakeUser
 from reclaim.lifecycle import store
@@ -158,9 +158,14 @@ def org_of(clock: FixedClock, holders: int) -> FakeOrg:
 
 @asynccontextmanager
 async def serving(
-    tmp_path: Path, database_url: str | None = None, *, holders: int = 12, **options: Any
+    tmp_path: Path,
+    database_url: str | None = None,
+    *,
+    holders: int = 12,
+    also: Sequence[str] = (),
+    **options: Any,
 ) -> AsyncIterator[Site]:
-    """Serve the lifecycle alone, as one process of a scaled-out installation does."""
+    """Serve the lifecycle alone, as one process of a scaled-out installation does, or with others beside it."""
     clock = FixedClock(NOW)
     org = org_of(clock, holders)
     settings = Settings(
@@ -173,9 +178,13 @@ async def serving(
         **({"database_url": database_url} if database_url else {}),
         **options,
     )
-    host = Host(settings, {"lifecycle": partial(build, connectors=org)}, bus=InprocBus(), clock=clock)
+    builds: dict[str, Build] = {"lifecycle": partial(build, connectors=org)}
+    if also:
+        builds |= chosen(also)
+    host = Host(settings, builds, bus=InprocBus(), clock=clock)
     site = Site(host, clock, org)
-    await migrate.upgrade(site.database.engine, site.running.service.migrations)
+    for running in host.running:
+        await migrate.upgrade(running.database.engine, running.service.migrations)
     connection = ConnectionChanged(
         connection_id="c1", name="The org", kind="salesforce", settings={}, version=1,
         credentials=Sealer([SEALING]).seal({"client_secret": "s"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 from prometheus_client import generate_latest
 
 from reclaim.common.contracts import SERVICES
 from reclaim.common.service import Running
 from reclaim.common.telemetry import set_up_telemetry
 from reclaim.common.timing import wall_milliseconds
-from reclaim.lifecycle import bulk
+from reclaim.lifecycle import bulk, store
 from reclaim.lifecycle.attention import KINDS
 from reclaim.lifecycle.domain import State
 from reclaim.web.auth import undeclared_routes
@@ -137,12 +139,6 @@ async def test_pages_neither_skip_nor_repeat_while_cases_are_added(either_databa
 
 async def test_cases_from_before_the_columns_are_found_by_them(either_database: str | None, tmp_path: Path) -> None:
     """What the migration does to the cases that there are."""
-    import importlib.util
-
-    import sqlalchemy as sa
-
-    from reclaim.lifecycle import store
-
     async with serving(tmp_path, either_database) as site:
         await site.tell(flagged(0), flagged(1, holder={"email": None}), source="scanner")
         await site.tell(undeliverable(0))
@@ -180,6 +176,8 @@ async def test_the_list_keeps_its_filters_and_escapes_what_it_shows(tmp_path: Pa
         rest = await viewer.get("/lifecycle/" + following)
         assert rest.count('data-heading="Holder"') == 10
         assert "First page" in rest
+        two = await viewer.get("/lifecycle/?state=flagged&state=kept")
+        assert "state=flagged&amp;state=kept&amp;after=" in two
         assert "No case fits" in await viewer.get("/lifecycle/?q=nobody")
         operator = await site.browser("operator")
         chosen = await operator.get("/lifecycle/?select=all&size=100")
@@ -372,6 +370,21 @@ async def test_the_next_step_is_taken_from_the_list(tmp_path: Path) -> None:
         assert "Nothing waits for you" in await operator.get("/lifecycle/attention?kind=answer")
         viewer = await site.browser("viewer")
         assert "An operator can act." in await viewer.get("/lifecycle/attention")
+
+
+async def test_one_process_of_several_services_lists_the_messages_of_all(tmp_path: Path) -> None:
+    async with serving(tmp_path, also=["savings"]) as site:
+        event_id = await park(next(each for each in site.host.running if each.service.name == "savings"))
+        async with site.client("viewer") as http:
+            found = (await http.get("/lifecycle/api/attention")).json()
+        assert [(item["service"], item["event_id"]) for item in found["items"]] == [("savings", event_id)]
+        assert "savings" not in found["elsewhere"]
+        operator = await site.browser("operator")
+        page = await operator.get("/lifecycle/attention")
+        assert f'action="/savings/parked/{event_id}/redrive"' in page
+        tabs = await operator.get("/savings/parked")
+        for name in SERVICES:
+            assert f'href="/{name}/parked"' in tabs
 
 
 def test_every_state_has_one_kind_of_attention() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
@@ -139,32 +140,33 @@ def _list(database: Database) -> APIRouter:
             counts = await console_store.count_by_state(db, wanted)
             choices = await console_store.choices(db)
         query = given.query() | ({"size": str(size)} if size != PAGE_SIZE else {})
-        state = next((state.value for state in given.state if state), "")
+        states = [state.value for state in given.state if state]
+        here: dict[str, str | list[str]] = {**query, "group": group, "state": states}
         return templates.render(
             request,
             "lifecycle/cases.html",
             cases=cases,
             given=given,
-            state=state,
+            state=states[0] if states else "",
             group=group,
             groups=[
-                (f"{label} ({_total(counts, states)})", _address(query | {"group": name}), name == group and not state)
+                (f"{label} ({_total(counts, states)})", _address(query | {"group": name}), name == group and not states)
                 for name, (label, states) in GROUPS.items()
             ],
             states=[
                 (one.value, f"{one.value.replace('_', ' ').capitalize()} ({counts.get(one.value, 0)})")
                 for one in State
-                if counts.get(one.value, 0) or one.value == state
+                if counts.get(one.value, 0) or one.value in states
             ],
             kinds=[(name, label) for name, (label, _states) in attention.KINDS.items()],
             choices=choices,
             size=size,
             sizes=[(one, one) for one in PAGE_SIZES],
-            filtered=bool(given.query() or state),
+            filtered=bool(given.query() or states),
             selected=select == "all",
-            select_all=_address(query | {"group": group, "state": state, "after": after, "select": "all"}),
-            first=_address(query | {"group": group, "state": state}) if after else None,
-            older=_address(query | {"group": group, "state": state, "after": older}) if older else None,
+            select_all=_address({**here, "after": after, "select": "all"}),
+            first=_address(here) if after else None,
+            older=_address({**here, "after": older}) if older else None,
             attention=counts.get(State.ATTENTION, 0),
         )
 
@@ -227,8 +229,8 @@ def _reason(action: Action, reason: str) -> str:
     return reason.strip()
 
 
-def _address(query: dict[str, str]) -> str:
-    return "?" + urlencode({name: value for name, value in query.items() if value})
+def _address(query: Mapping[str, str | list[str]]) -> str:
+    return "?" + urlencode({name: value for name, value in query.items() if value}, doseq=True)
 
 
 def _total(counts: dict[str, int], states: tuple[State, ...]) -> int:
