@@ -257,6 +257,12 @@ async def test_revoking_many_takes_those_that_wait_and_refuses_the_others(
             assert [result["accepted"] for result in done["results"]] == [True, True, False, False, True]
             assert "Already decided: revoke by max@example.com." in done["results"][2]["note"]
             assert (await http.post("/lifecycle/api/bulk", json=batch)).json() == done
+            address = f"/lifecycle/bulk/{batch['batch']}"
+            assert (await http.get(address)).status_code == 200
+            site.clock.advance(bulk.KEPT + DAY)
+            await site.once("batches")
+            assert (await http.get(address)).status_code == 404
+            site.clock.advance(-bulk.KEPT - DAY)
         await site.act()
         assert [(await site.case(case_id(number))).state for number in (0, 1, 4)] == [State.FROZEN] * 3
         async with site.client("viewer") as http:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -41,20 +42,20 @@ class ErasureIn(BaseModel):
     reason: str = Field(min_length=1, max_length=2000)
 
 
-def router(database: Database, notary: Notary) -> APIRouter:
-    """Return the routes of the API and the page."""
+def router(database: Database, notary: Callable[[], Notary]) -> APIRouter:
+    """Return the routes of the API and the page; `notary` is asked for what signs and verifies."""
     routes = APIRouter()
     routes.include_router(_api(database, notary))
     routes.include_router(_pages(database, notary))
     return routes
 
 
-def _api(database: Database, notary: Notary) -> APIRouter:
+def _api(database: Database, notary: Callable[[], Notary]) -> APIRouter:
     api = APIRouter(prefix="/api/audit", tags=["audit"])
 
     @api.get("/verify", dependencies=[Depends(require("viewer"))])
     async def verify() -> dict[str, Any]:
-        return _shown(await _verified(database, notary))
+        return _shown(await _verified(database, notary()))
 
     @api.post("/verify", dependencies=[Depends(require("viewer"))])
     async def verify_against(given: VerificationIn) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def _api(database: Database, notary: Notary) -> APIRouter:
             outside = msgspec.convert(given.checkpoints, list[Checkpoint])
         except msgspec.ValidationError as error:
             raise Invalid(f"This is no checkpoint of an audit trail: {error}", field="checkpoints") from error
-        return _shown(await _verified(database, notary, *outside))
+        return _shown(await _verified(database, notary(), *outside))
 
     @api.get("/checkpoints", dependencies=[Depends(require("viewer"))])
     async def list_checkpoints() -> dict[str, Any]:
@@ -72,7 +73,7 @@ def _api(database: Database, notary: Notary) -> APIRouter:
 
     @api.post("/checkpoints", dependencies=[Depends(require("operator"))])
     async def take_checkpoint() -> dict[str, Any]:
-        checkpoint = await checkpoints.take(database, notary)
+        checkpoint = await checkpoints.take(database, notary())
         if checkpoint is None:
             raise Conflict("The audit trail has no entries yet: there is nothing to sign.")
         shown: dict[str, Any] = msgspec.to_builtins(checkpoint)
@@ -82,7 +83,7 @@ def _api(database: Database, notary: Notary) -> APIRouter:
     async def public_keys() -> dict[str, Any]:
         keys = [
             {"key_id": key_id, "algorithm": "Ed25519", "public_key": key}
-            for key_id, key in notary.public_keys().items()
+            for key_id, key in notary().public_keys().items()
         ]
         return {"keys": keys}
 
@@ -118,20 +119,20 @@ def _api(database: Database, notary: Notary) -> APIRouter:
     return api
 
 
-def _pages(database: Database, notary: Notary) -> APIRouter:
+def _pages(database: Database, notary: Callable[[], Notary]) -> APIRouter:
     pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.lifecycle")
 
     @pages.get("/audit", dependencies=[Depends(require("viewer"))])
     async def audit(request: Request) -> HTMLResponse:
-        found = await _verified(database, notary)
+        found = await _verified(database, notary())
         return templates.render(
-            request, "lifecycle/audit.html", found=found, keys=notary.public_keys(), personal_role=PERSONAL_ROLE
+            request, "lifecycle/audit.html", found=found, keys=notary().public_keys(), personal_role=PERSONAL_ROLE
         )
 
     @pages.post("/audit/checkpoint", dependencies=[Depends(require("operator"))])
     async def take_checkpoint() -> RedirectResponse:
-        await checkpoints.take(database, notary)
+        await checkpoints.take(database, notary())
         return RedirectResponse("/lifecycle/audit", status_code=303)
 
     return pages

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from reclaim.common.db import Database
@@ -24,6 +24,9 @@ Action = Literal["keep", "retry", "revoke"]
 
 MOST: Final = 500
 """Cases of one batch: what a person can still answer for, and one short transaction."""
+
+KEPT: Final = timedelta(days=30)
+"""How long it is remembered that a batch was carried out; a form is good for as long as a session, half a day."""
 
 WORDS: Final[dict[Action, str]] = {"keep": "Keep the seats", "retry": "Try again", "revoke": "Revoke the seats"}
 
@@ -134,6 +137,13 @@ async def find(database: Database, batch_id: str) -> Batch:
     if found is None:
         raise NotFound("There is no such batch. Select the cases in the list again.")
     return found
+
+
+async def forget(database: Database) -> bool:
+    """Remove the results of old batches; what became of each case is in the audit trail."""
+    async with database.unit() as unit:
+        await console_store.forget_batches(unit.db, unit.now - KEPT)
+    return False
 
 
 def counts(batch: Batch) -> Counter[str]:

@@ -8,7 +8,7 @@ there, whatever happened to the database, the checkpoints in it included.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -74,9 +74,9 @@ async def take(database: Database, notary: Notary, *, every: int = 0) -> Checkpo
     return checkpoint
 
 
-async def take_when_due(database: Database, notary: Notary, every: int) -> bool:
+async def take_when_due(database: Database, notary: Callable[[], Notary], every: int) -> bool:
     """Sign the end of the chain when it is time."""
-    await take(database, notary, every=every)
+    await take(database, notary(), every=every)
     return False
 
 

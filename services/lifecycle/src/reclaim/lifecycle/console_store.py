@@ -230,6 +230,11 @@ async def batch(db: AsyncConnection, batch_id: str) -> Batch | None:
     return None if row is None else Batch(**row)
 
 
+async def forget_batches(db: AsyncConnection, before: datetime) -> None:
+    """Remove batches that were carried out before an instant."""
+    await db.execute(sa.delete(BULK_BATCH).where(BULK_BATCH.c.at < before))
+
+
 async def cases(db: AsyncConnection, ids: Sequence[str]) -> dict[str, Case]:
     """Return the cases of these ids as they are now, without locking them."""
     rows = await db.execute(sa.select(CASE.c.id, CASE.c.document).where(CASE.c.id.in_(list(ids))))

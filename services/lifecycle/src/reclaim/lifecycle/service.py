@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -11,7 +11,7 @@ from reclaim.common.inbox import bind
 from reclaim.common.service import MEASURED_EVERY, Job, Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
-from reclaim.lifecycle import api, attention, audit_api, checkpoints, console, handlers, jobs, pages, store
+from reclaim.lifecycle import api, attention, audit_api, bulk, checkpoints, console, handlers, jobs, pages, store
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.settings import LifecycleSettings
 
@@ -20,7 +20,8 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
     """Return the service on the given runtime; `connectors` replaces the real ones in tests."""
     settings = LifecycleSettings()
     actions = Actions(runtime.database, connectors or Registry(runtime.clock), runtime.sealer, runtime.clock)
-    notary = runtime.settings.notary()
+    # Asked for when it is needed: it may have to be made, and building a service writes nothing.
+    notary = cache(runtime.settings.notary)
     router = APIRouter()
     router.include_router(api.router(runtime.database))
     router.include_router(audit_api.router(runtime.database, notary))
@@ -41,6 +42,7 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
                 partial(checkpoints.take_when_due, runtime.database, notary, settings.checkpoint_entries),
                 every=60,
             ),
+            Job("batches", partial(bulk.forget, runtime.database), every=3600),
             Job("attention", partial(attention.measure, runtime.database), every=MEASURED_EVERY),
         ),
         router=router,
