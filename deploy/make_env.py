@@ -6,6 +6,7 @@ no reader of the file expands the dollar signs of a password hash.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -30,6 +31,9 @@ def stack_environment() -> str:
         "Sign links and sessions; encrypt stored credentials. To rotate, put a new key in front of the list.": {
             "RECLAIM_SECRET_KEYS": json.dumps([secrets.token_urlsafe(32)]),
             "RECLAIM_SEALING_KEYS": json.dumps([Fernet.generate_key().decode()]),
+        },
+        "Sign the checkpoints of the audit trail (Ed25519 seeds). To rotate, put a new key in front of the list.": {
+            "RECLAIM_AUDIT_KEYS": json.dumps([base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()]),
         },
         "Of the broker and the databases; they take them over when their volumes are created, and not later.": {
             "RABBITMQ_PASSWORD": secrets.token_hex(16),

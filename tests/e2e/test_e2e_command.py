@@ -73,7 +73,7 @@ def connect(reclaim: Command, world: Embedded, name: str, **changes: str) -> int
     return reclaim("connection", "add", "salesforce", "--output", "json", *flat)
 
 
-def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded) -> None:
+def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded, tmp_path: Path) -> None:
     assert connect(reclaim, world, "Org") == DONE, reclaim.err
     assert "sandbox-secret" not in reclaim.out
     assert [one["name"] for one in reclaim.json("connection", "list")] == ["Org"]
@@ -105,11 +105,15 @@ def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded) -> N
     assert reclaim("case", "decide", cases[0]["id"], "revoke", "--reason", "no") == REFUSED
     assert "kept" in reclaim.err
 
-    assert reclaim.json("audit", "verify")["verified"]
+    chosen = ["case", "list", "--rule", "Idle", "--connection", "Org", "--product", "SFDC", "--live"]
+    assert {case["state"] for case in reclaim.json(*chosen, "--state", "kept")["cases"]} == {"kept"}
+    assert reclaim.json(*chosen, "--find", cases[0]["id"])["cases"][0]["id"] == cases[0]["id"]
+    assert reclaim.json("case", "list", "--dry-run")["cases"] == []
+    the_trail_is_signed_exported_and_erased(reclaim, cases[0]["id"], tmp_path)
     assert reclaim.json("savings", "rebuild")["state"] == "done"
     assert "figures" in reclaim.json("savings", "report")
     assert reclaim.json("parked", "list", "lifecycle") == {"parked": []}
-    for command in (["case", "list"], ["rule", "list"], ["connection", "list"], ["audit", "verify"]):
+    for command in (["case", "list"], ["rule", "list"], ["connection", "list"], ["audit", "verify"], ["audit", "keys"]):
         assert reclaim(*command) == DONE
         assert reclaim.out.strip()
 
@@ -134,6 +138,40 @@ def test_the_kill_switch_is_engaged_and_released(reclaim: Command, world: Embedd
     assert reclaim("kill", "list") == DONE
     assert "something is wrong" in reclaim.out
     assert reclaim.json("kill", "list")["engaged"] == []
+
+
+def the_trail_is_signed_exported_and_erased(reclaim: Command, case: str, folder: Path) -> None:
+    outside = folder / "checkpoint.json"
+    signed = reclaim.json("audit", "checkpoint", "--out", str(outside))
+    assert json.loads(outside.read_text()) == signed
+    assert reclaim("audit", "checkpoint", "--out", str(outside)) == REFUSED
+    verified = reclaim.json("audit", "verify", "--checkpoint", str(outside))
+    assert verified["verified"]
+    assert verified["newest_checkpoint"] is not None
+    outside.write_text(json.dumps(signed | {"hash": "0" * 64}))
+    assert reclaim("audit", "verify", "--checkpoint", str(outside)) == ANSWER_IS_NO
+    outside.write_text("nothing")
+    assert reclaim("audit", "verify", "--checkpoint", str(outside)) == REFUSED
+    assert reclaim.json("audit", "keys")["keys"][0]["key_id"] == signed["key_id"]
+
+    assert reclaim("audit", "export", "--format", "jsonl", "--case", case) == DONE
+    assert {json.loads(line)["case"] for line in reclaim.out.splitlines()} == {case}
+    table = folder / "audit.csv"
+    written = reclaim.json("audit", "export", "--format", "csv", "--personal", "--out", str(table))
+    assert written["bytes"] == table.stat().st_size
+    assert "user_agent" in table.read_text("utf-8-sig").splitlines()[0]
+    assert reclaim("audit", "export", "--format", "csv", "--since", "long ago") == REFUSED
+    assert "is no date" in reclaim.err
+    erased = reclaim.json("audit", "erase", "--actor", "nobody@example.com", "--reason", "asked by mail")
+    assert erased == {"actor": "nobody@example.com", "entries": 0}
+    assert reclaim.json("audit", "verify")["verified"]
+
+    waiting = reclaim.json("attention", "list")
+    assert waiting["total"] == len(waiting["items"])
+    assert waiting["elsewhere"] == [], "one process runs them all"
+    assert reclaim.json("attention", "list", "--kind", "message")["items"] == []
+    assert reclaim("attention", "list", "--kind", "hunger") == REFUSED
+    assert reclaim("attention", "list") == DONE
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import string
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reclaim.common.errors import Permanent
-from reclaim.common.security import Forged, Sealer, Signer
+from reclaim.common.security import Forged, Notary, Sealer, Signer, kept_key, new_seed
 
 OLD, NEW = "o" * 32, "n" * 32
 LINK = {"case": "case-1", "epoch": 3, "allowed": ["keep", "revoke"], "expires": "2026-11-16T09:00:00Z"}
@@ -119,3 +121,39 @@ def test_sealed_secrets_cannot_be_altered() -> None:
     for at in range(len(sealed.rstrip("=")) - 1):
         with pytest.raises(Permanent):
             sealer.open(sealed[:at] + ("A" if sealed[at] != "A" else "B") + sealed[at + 1 :])
+
+
+def test_what_a_notary_signed_is_verified_with_any_key_of_the_list() -> None:
+    old, new = new_seed(), new_seed()
+    before, during, after = Notary([old]), Notary([new, old]), Notary([new])
+    signature = before.sign(b"text")
+    assert during.verify(before.key_id, b"text", signature)
+    assert during.key_id == after.key_id, "the newest signs"
+    assert not after.knows(before.key_id)
+    assert not after.verify(before.key_id, b"text", signature)
+    assert not during.verify(during.key_id, b"text", signature), "each signature belongs to its key"
+    assert list(during.public_keys()) == [after.key_id, before.key_id]
+
+
+@pytest.mark.parametrize("signature", ["", "é", "AAAA", "not base64!", "=" * 88])
+def test_a_notary_takes_nothing_that_is_no_signature(signature: str) -> None:
+    notary = Notary([new_seed()])
+    assert not notary.verify(notary.key_id, b"text", signature)
+    assert not notary.verify(notary.key_id, b"other", notary.sign(b"text"))
+
+
+@pytest.mark.parametrize("key", ["", "short", "A" * 43, "é" * 44, "A" * 44 + "===="])
+def test_a_notary_needs_seeds(key: str) -> None:
+    with pytest.raises(ValueError, match=r".+") as refused:
+        Notary([key])
+    assert key not in str(refused.value) or not key
+
+
+def test_a_kept_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "audit.key"
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: kept_key(path), range(8)))
+    assert len(keys) == 1, "whoever comes at the same time gets the same"
+    assert kept_key(path) in keys
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in path.parent.iterdir()] == ["audit.key"]

@@ -11,6 +11,7 @@ from cryptography.fernet import Fernet
 from pydantic import ValidationError
 
 from reclaim.common.contracts import SERVICES
+from reclaim.common.security import Notary, new_seed
 from reclaim.common.settings import Settings
 
 
@@ -40,6 +41,23 @@ def test_a_sealing_key_that_is_none_is_named_without_being_shown() -> None:
     with pytest.raises(ValidationError, match="RECLAIM_SEALING_KEYS") as error:
         Settings(_env_file=None, **KEYS | {"sealing_keys": [*KEYS["sealing_keys"], "a-password-of-mine"]})
     assert "a-password-of-mine" not in str(error.value)
+
+
+def test_an_audit_key_that_is_none_is_named_without_being_shown() -> None:
+    for wrong in ("a-password-of-mine", "c2hvcnQ=", "s" * 44):
+        with pytest.raises(ValidationError, match="RECLAIM_AUDIT_KEYS") as error:
+            Settings(_env_file=None, **KEYS, audit_keys=[new_seed(), wrong])
+        assert wrong not in str(error.value)
+
+
+def test_without_audit_keys_one_is_kept_beside_the_data(tmp_path: Path) -> None:
+    key = new_seed()
+    given = Settings(_env_file=None, **KEYS, audit_keys=[key], data_dir=tmp_path)
+    assert given.notary().key_id == Notary([key]).key_id
+    assert list(tmp_path.iterdir()) == []
+    own = Settings(_env_file=None, **KEYS, data_dir=tmp_path)
+    assert own.notary().key_id == own.notary().key_id != given.notary().key_id
+    assert key not in repr(given)
 
 
 def test_keys_do_not_show_in_what_settings_look_like() -> None:

@@ -223,7 +223,9 @@ async def test_the_kill_switch_on_its_page(site: Site) -> None:
     page = await site("GET", address, role="admin")
     assert "&lt;b&gt;wrong" in page
     assert "Kill switch: Idle" in await site("GET", "/lifecycle/brakes")
-    assert "Freeze waits" in await site("GET", "/lifecycle/cases/case-000")
+    page = await site("GET", "/lifecycle/cases/case-000")
+    assert "Freeze the account" in page
+    assert "It waits:" in page
     switch = (await site("GET", SWITCH))["engaged"][0]["id"]
     assert "An administrator can release it" in await site("GET", f"{address}/{switch}")
     assert "older than 15 minutes" in await site("GET", f"{address}/{switch}", role="admin")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
@@ -89,6 +90,19 @@ class Client:
     def get(self, path: str, **params: Any) -> Any:
         """GET, leaving out parameters that are None."""
         return self.call("GET", path, params={name: value for name, value in params.items() if value is not None})
+
+    @contextmanager
+    def download(self, path: str, **params: Any) -> Iterator[Iterator[bytes]]:
+        """GET what may be of any size, as parts that are never held together."""
+        query = {name: value for name, value in params.items() if value is not None}
+        try:
+            with self._http.stream("GET", path, params=query) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise ApiError(answer.status_code, _detail(answer))
+                yield answer.iter_bytes()
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{self.url} does not answer, or stopped half-way ({type(error).__name__}).") from error
 
     def post(self, path: str, json: Any = None, **params: Any) -> Any:
         """POST a JSON document."""

@@ -121,6 +121,7 @@ def _settings(folder: Path, clock: FileClock, url: str, password: str, sandbox: 
         log_level="WARNING",
         secret_keys=keys["RECLAIM_SECRET_KEYS"],
         sealing_keys=keys["RECLAIM_SEALING_KEYS"],
+        audit_keys=keys["RECLAIM_AUDIT_KEYS"],
         operators=keys["RECLAIM_OPERATORS"],
     )
 

@@ -23,6 +23,7 @@ from reclaim.cli.options import connected as _client
 from reclaim.cli.options import fail as _fail
 from reclaim.cli.options import named as _named
 from reclaim.cli.output import Output, listing, progress_console, show
+from reclaim.cli.trail import attention_app, audit_app
 from reclaim.common import host
 from reclaim.common.clock import SystemClock
 from reclaim.common.errors import ReclaimError
@@ -40,7 +41,6 @@ connection_app = typer.Typer(no_args_is_help=True, help="Integration profiles: w
 rule_app = typer.Typer(no_args_is_help=True, help="Reclamation rules: who is flagged, who is asked, what happens.")
 scan_app = typer.Typer(no_args_is_help=True, help="Look for unused seats now.")
 case_app = typer.Typer(no_args_is_help=True, help="Flagged seats on their way.")
-audit_app = typer.Typer(no_args_is_help=True, help="The audit trail.")
 savings_app = typer.Typer(no_args_is_help=True, help="What was saved.")
 parked_app = typer.Typer(no_args_is_help=True, help="Messages that wait for an operator.")
 token_app = typer.Typer(no_args_is_help=True, help="Tokens for programs.")
@@ -51,6 +51,7 @@ for name, group in (
     ("case", case_app),
     ("kill", kill_app),
     ("audit", audit_app),
+    ("attention", attention_app),
     ("savings", savings_app),
     ("parked", parked_app),
     ("token", token_app),
@@ -354,14 +355,37 @@ def _progress() -> Progress:
 @case_app.command("list")
 def case_list(
     state: Annotated[list[str] | None, typer.Option(help="repeat for several")] = None,
-    holder: Annotated[str | None, typer.Option(help="part of the holder's name")] = None,
+    find: Annotated[str | None, typer.Option("--find", "--holder", help="part of name or e-mail, or a case id")] = None,
+    rule: Annotated[str | None, typer.Option(help="name or id")] = None,
+    connection: Annotated[str | None, typer.Option(help="name or id")] = None,
+    product: Annotated[str | None, typer.Option(help="licence key")] = None,
+    dry_run: Annotated[bool | None, typer.Option("--dry-run/--live", help="only the one or the other")] = None,
+    attention: Annotated[str | None, typer.Option(help="kind of attention; see `attention list`")] = None,
+    since: Annotated[str | None, typer.Option(help="flagged from this date on")] = None,
+    until: Annotated[str | None, typer.Option(help="flagged until this date, included")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    after: Annotated[str | None, typer.Option(help="`next` of the page before")] = None,
     url: UrlOption = DEFAULT_URL,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List cases, the latest first."""
     with _client(url) as client:
-        result = client.get("/lifecycle/api/cases", state=state, holder=holder, limit=limit)
+        query = {
+            "state": state,
+            "q": find,
+            "rule": _rule(client, rule)["id"] if rule else None,
+            "connection": (
+                _named(client.get("/scanner/api/connections"), connection, "connection")["id"] if connection else None
+            ),
+            "product": product,
+            "dry_run": None if dry_run is None else str(dry_run).lower(),
+            "attention": attention,
+            "from": since,
+            "to": until,
+            "limit": limit,
+            "after": after,
+        }
+        result = client.get("/lifecycle/api/cases", **query)
     columns = {
         "id": "Id",
         "seat.holder.name": "Holder",
@@ -418,17 +442,7 @@ def case_reactivate(
         show(output, client.post(f"/lifecycle/api/cases/{case}/reactivate", {"reason": reason}))
 
 
-# Audit and savings.
-
-
-@audit_app.command("verify")
-def audit_verify(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
-    """Read the whole audit trail. Exit code 1 if it is not what was written."""
-    with _client(url) as client:
-        result = client.get("/lifecycle/api/audit/verify")
-    show(output, result)
-    if not result["verified"]:
-        raise typer.Exit(ANSWER_IS_NO)
+# Savings.
 
 
 @savings_app.command("report")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet
 
+from reclaim.common.security import new_seed
 from reclaim.web.operators import hash_password
 
 
@@ -16,6 +17,7 @@ def generate(operator: str, password: str) -> dict[str, str]:
     return {
         "RECLAIM_SECRET_KEYS": json.dumps([secrets.token_urlsafe(32)]),
         "RECLAIM_SEALING_KEYS": json.dumps([Fernet.generate_key().decode()]),
+        "RECLAIM_AUDIT_KEYS": json.dumps([new_seed()]),
         "RECLAIM_OPERATORS": json.dumps({operator: f"admin:{hash_password(password)}"}),
     }
 

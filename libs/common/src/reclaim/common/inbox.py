@@ -308,6 +308,12 @@ class Inbox:
                 for row in rows
             ]
 
+    async def count_parked(self) -> int:
+        """Return how many messages wait for an operator."""
+        async with self._database.reading() as db:
+            parked = sa.select(sa.func.count()).select_from(SET_ASIDE).where(SET_ASIDE.c.due.is_(None))
+            return int((await db.execute(parked)).scalar_one())
+
     async def redrive(self, event_id: str) -> None:
         """Try a parked event again now.
 

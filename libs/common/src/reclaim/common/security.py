@@ -1,18 +1,24 @@
-"""Keys: signing what leaves the house, sealing what is stored.
+"""Keys: signing what leaves the house, sealing what is stored, and vouching for what was stored.
 
-Both take a list of keys, newest first: the first signs or seals, all verify or open. To rotate, put a new key in
+All take a list of keys, newest first: the first signs or seals, all verify or open. To rotate, put a new key in
 front, let what the old one made expire (or seal it again), then drop the old one.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from itsdangerous import BadData, URLSafeSerializer
 from itsdangerous.encoding import base64_decode, base64_encode
 
@@ -90,6 +96,90 @@ class Sealer:
         """
         with _unopened_is_permanent():
             return self._fernet.rotate(sealed.encode()).decode()
+
+
+SEED_BYTES: Final = 32
+
+
+class Notary:
+    """Signs what others must be able to verify without being able to sign (Ed25519, RFC 8032)."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """Take seeds of 32 bytes in URL-safe base64, newest first.
+
+        Raises:
+            ValueError: a key is something else, or there is none.
+        """
+        if not keys:
+            raise ValueError("no key to sign with")
+        private = [Ed25519PrivateKey.from_private_bytes(_seed(key)) for key in keys]
+        self._private = private[0]
+        self._public = {_key_id(key.public_key().public_bytes_raw()): key.public_key() for key in private}
+
+    @property
+    def key_id(self) -> str:
+        """The id of the key that signs: the start of its public key's SHA-256."""
+        return next(iter(self._public))
+
+    def sign(self, message: bytes) -> str:
+        """Return the newest key's signature, in URL-safe base64."""
+        return base64.urlsafe_b64encode(self._private.sign(message)).decode()
+
+    def verify(self, key_id: str, message: bytes, signature: str) -> bool:
+        """Tell whether the key of that id, which must still be in the list, signed the message."""
+        public = self._public.get(key_id)
+        if public is None:
+            return False
+        try:
+            public.verify(base64.b64decode(signature, altchars=b"-_", validate=True), message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+    def knows(self, key_id: str) -> bool:
+        """Tell whether the key of that id is in the list."""
+        return key_id in self._public
+
+    def public_keys(self) -> dict[str, str]:
+        """Return the public keys by id, newest first, each 32 bytes in URL-safe base64."""
+        return {
+            key_id: base64.urlsafe_b64encode(public.public_bytes_raw()).decode()
+            for key_id, public in self._public.items()
+        }
+
+
+def new_seed() -> str:
+    """Return a fresh key for a `Notary`."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(SEED_BYTES)).decode()
+
+
+def kept_key(path: Path) -> str:
+    """Return the key that a file holds; the first call makes it, readable by its owner only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written whole under another name first: whoever comes at the same time finds all of it or nothing.
+    fresh = path.with_suffix(f".{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    if not path.exists():
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(new_seed())
+            with suppress(FileExistsError):
+                # Unlike a rename, a link never replaces a key that somebody else has made meanwhile.
+                os.link(fresh, path)
+        finally:
+            fresh.unlink()
+    return path.read_text().strip()
+
+
+def _seed(key: str) -> bytes:
+    seed = base64.b64decode(key, altchars=b"-_", validate=True)
+    if len(seed) != SEED_BYTES:
+        raise ValueError(f"a key has {SEED_BYTES} bytes")
+    return seed
+
+
+def _key_id(public: bytes) -> str:
+    return hashlib.sha256(public).hexdigest()[:16]
 
 
 @contextmanager

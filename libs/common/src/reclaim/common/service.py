@@ -15,6 +15,7 @@ from typing import Final, cast
 
 import sqlalchemy as sa
 from fastapi import APIRouter
+from opentelemetry import metrics
 
 from reclaim.common.bus import Bus
 from reclaim.common.clock import Clock
@@ -27,6 +28,13 @@ from reclaim.common.security import Sealer, Signer
 from reclaim.common.settings import Settings
 
 GROUP: Final = "reclaim.services"
+
+MEASURED_EVERY: Final = 15.0
+"""Seconds between two readings of what waits; about as often as it is scraped."""
+
+_meter = metrics.get_meter("reclaim.service")
+_outbox_depth = _meter.create_gauge("reclaim_outbox_depth", description="Events not yet confirmed by every consumer")
+_parked = _meter.create_gauge("reclaim_parked_messages", description="Messages that wait for an operator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +154,14 @@ class Running:
             Job("relay", relay, every=1.0),
             Job("retry", self.inbox.retry, every=0.2),
             Job("forget", self.inbox.forget, every=3600),
+            Job("measure", self._measure, every=MEASURED_EVERY),
         ]
+
+    async def _measure(self) -> bool:
+        service = {"service": self.service.name}
+        _outbox_depth.set(await self.outbox.depth(self.database), service)
+        _parked.set(await self.inbox.count_parked(), service)
+        return False
 
     async def close(self) -> None:
         """Give everything back."""

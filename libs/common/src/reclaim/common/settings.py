@@ -13,6 +13,8 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from reclaim.common.security import Notary, kept_key
+
 
 class Settings(BaseSettings):
     """What the host, the bus and the databases need to know.
@@ -20,6 +22,7 @@ class Settings(BaseSettings):
     `database_url` may hold `{service}`, which becomes the service's name with underscores: one database a service.
     `secret_keys` sign links, sessions and tokens, and `sealing_keys` encrypt stored credentials; the first of each
     is used for new ones and all for old ones, so a key is rotated by putting a new one in front.
+    `audit_keys` sign the checkpoints of the audit trail, in the same manner; without any, a key is made in `data_dir`.
     `forwarded_allow_ips` are the addresses (or `*`) of the proxies that may say, by X-Forwarded-For, who a client is;
     without any the header is not believed.
     `operators` maps a local operator's name to `role:argon2-hash`.
@@ -35,6 +38,7 @@ class Settings(BaseSettings):
     clock_url: str = "system:"
     secret_keys: list[SecretStr] = []
     sealing_keys: list[SecretStr] = []
+    audit_keys: list[SecretStr] = []
     operators: dict[str, str] = {}
     public_url: str = "http://127.0.0.1:8080"
     host: str = "127.0.0.1"
@@ -67,6 +71,17 @@ class Settings(BaseSettings):
                 ) from error
         return self
 
+    @model_validator(mode="after")
+    def _audit_keys_are_seeds(self) -> Self:
+        for key in self.audit_keys:
+            try:
+                Notary([key.get_secret_value()])
+            except ValueError as error:
+                raise ValueError(
+                    "RECLAIM_AUDIT_KEYS: each key is 32 bytes in URL-safe base64; `reclaim init` makes one"
+                ) from error
+        return self
+
     def database_for(self, service: str) -> str:
         """Return the database URL of one service."""
         return self.database_url.format(service=service.replace("-", "_"), data_dir=self.data_dir)
@@ -74,3 +89,12 @@ class Settings(BaseSettings):
     def signing_keys(self) -> list[str]:
         """Return the keys that sign, newest first."""
         return [key.get_secret_value() for key in self.secret_keys]
+
+    def notary(self) -> Notary:
+        """Return what signs and verifies checkpoints of the audit trail.
+
+        Without `audit_keys` the key lies in `data_dir`, made on the first call: enough for one process on one machine.
+        Processes that share a database must share the setting.
+        """
+        keys = [key.get_secret_value() for key in self.audit_keys]
+        return Notary(keys or [kept_key(self.data_dir / "audit.key")])

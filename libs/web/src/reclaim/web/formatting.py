@@ -64,6 +64,12 @@ def words(name: str) -> str:
     return name.replace("_", " ").replace("-", " ").strip().capitalize()
 
 
+def sentence(text: str) -> str:
+    """Write a reason as a sentence of its own; an address at its beginning stays as it is written."""
+    begun = text if "@" in text.split(" ")[0] else text[:1].upper() + text[1:]
+    return begun if begun.endswith((".", "!", "?")) else f"{begun}."
+
+
 def _format_amount(value: Money | None, whole: bool) -> str:
     if value is None:
         return "no price"

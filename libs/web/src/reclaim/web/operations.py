@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Form
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.requests import Request
 
-from reclaim.web.auth import require
+from reclaim.common.contracts import SERVICES
+from reclaim.common.inbox import Inbox, Parked
+from reclaim.web.auth import local_path, require
 from reclaim.web.pages import Pages
 
 if TYPE_CHECKING:
@@ -38,11 +40,21 @@ def parked_routes(running: Running) -> APIRouter:
 
     @router.get("/parked", dependencies=[Depends(require("viewer"))], include_in_schema=False)
     async def parked_page(request: Request) -> HTMLResponse:
-        return pages.render(request, "parked.html", service=name, parked=await inbox.parked())
+        parked = await inbox.parked()
+        return pages.render(request, "parked.html", service=name, services=SERVICES, parked=parked)
 
     @router.post("/parked/{event_id}/redrive", dependencies=[Depends(require("operator"))], include_in_schema=False)
-    async def redrive_form(event_id: str) -> RedirectResponse:
+    async def redrive_form(event_id: str, back: Annotated[str, Form(max_length=200)] = "") -> RedirectResponse:
         await inbox.redrive(event_id)
-        return RedirectResponse(f"/{name}/parked", status_code=303)
+        return RedirectResponse(local_path(back) if back else f"/{name}/parked", status_code=303)
 
     return router
+
+
+async def parked_here(request: Request) -> dict[str, list[Parked]]:
+    """Return the parked messages of every service that runs in this process, by service.
+
+    Each is asked through its own inbox. What other processes run is theirs to show, at `/{service}/parked`.
+    """
+    inboxes: dict[str, Inbox] = request.app.state.inboxes
+    return {name: await inbox.parked() for name, inbox in inboxes.items()}

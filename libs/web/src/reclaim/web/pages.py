@@ -1,8 +1,8 @@
 """Rendering: one Jinja2 environment for a service's own templates on top of the shared layout and components.
 
 A template finds, without importing anything: `ui` (the macros of `components.html`), `operator` (or None),
-`form_nonce_field()`, `asset(path)`, and the filters `money`, `number`, `instant`, `day`, `relative` and `words`.
-Everything is escaped, and a name that does not exist is an error.
+`form_nonce_field()`, `asset(path)`, and the filters `money`, `number`, `instant`, `day`, `relative`, `words` and
+`sentence`. Everything is escaped, and a name that does not exist is an error.
 """
 
 from __future__ import annotations
@@ -51,13 +51,20 @@ class NavLink:
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """One step of a history. `tone` is one of `neutral, good, notice, bad`."""
+    """One step of a history. `tone` is one of `neutral, good, notice, bad`.
+
+    `change` names the state before and the one after; `quiet` is what came to nothing; `private` is for those only
+    who may see it, which whoever makes the entry looks after.
+    """
 
     at: datetime
     title: str
     actor: str | None = None
     detail: str | None = None
     tone: str = "neutral"
+    change: tuple[str, str] | None = None
+    quiet: bool = False
+    private: str | None = None
 
 
 def page_environment(*package_names: str) -> Environment:
@@ -80,6 +87,7 @@ def page_environment(*package_names: str) -> Environment:
         day=formatting.format_day,
         relative=_relative,
         words=formatting.words,
+        sentence=formatting.sentence,
         tone=tone_of,
     )
     environment.globals.update(

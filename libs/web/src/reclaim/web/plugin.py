@@ -33,6 +33,7 @@ NAVIGATION: Final = (
     NavItem("Service desk", "/itsm-gateway/", 70),
     NavItem("Savings", "/savings/", 80),
     NavItem("Audit", "/lifecycle/audit", 90),
+    NavItem("Messages", "/lifecycle/parked", 95),
 )
 """The console is one, whichever process serves a page: every page links to those of all services."""
 
@@ -51,6 +52,7 @@ def plug_in(app: FastAPI, host: Host) -> None:
     )
     for running in host.running:
         app.include_router(parked_routes(running))
+    app.state.inboxes = {running.service.name: running.inbox for running in host.running}
 
     @app.get("/", include_in_schema=False, dependencies=[Depends(public())])
     async def home() -> RedirectResponse:

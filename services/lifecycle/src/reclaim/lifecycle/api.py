@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, NotFound
-from reclaim.lifecycle import queries, store
-from reclaim.lifecycle.domain import Case, Command, Decide, Reactivate, Rejected, Retry, State
+from reclaim.lifecycle import console_store, queries, store
+from reclaim.lifecycle.console import FilterIn, filters
+from reclaim.lifecycle.domain import Case, Command, Decide, Reactivate, Rejected, Retry
 from reclaim.lifecycle.submit import Submission, submit
 from reclaim.web.auth import require
 from reclaim.web.operators import Operator
@@ -65,21 +66,15 @@ def router(database: Database) -> APIRouter:
 
     @api.get("/cases", dependencies=[Depends(require("viewer"))])
     async def list_cases(
-        state: Annotated[list[State] | None, Query()] = None,
-        holder: Annotated[str, Query(max_length=200)] = "",
+        given: Annotated[FilterIn, Depends(filters)],
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        after: Annotated[str | None, Query(description="the id of the last case of the page before")] = None,
+        after: Annotated[str | None, Query(description="`next` of the page before")] = None,
     ) -> dict[str, Any]:
+        wanted = given.wanted()
         async with database.reading() as db:
-            last = await store.find(db, after) if after else None
-            cases = await store.search(
-                db,
-                states=[one.value for one in state or ()],
-                text=holder,
-                limit=limit,
-                before=(last.flagged_at, last.id) if last is not None else None,
-            )
-        return {"cases": [shown(case) for case in cases], "next": cases[-1].id if len(cases) == limit else None}
+            cases, following = await console_store.page(db, wanted, limit=limit, after=after)
+            counts = await console_store.count_by_state(db, wanted)
+        return {"cases": [shown(case) for case in cases], "next": following, "counts": counts}
 
     @api.get("/cases/{case_id}", dependencies=[Depends(require("viewer"))])
     async def show_case(case_id: str) -> dict[str, Any]:
@@ -115,11 +110,5 @@ def router(database: Database) -> APIRouter:
     async def summary() -> dict[str, Any]:
         async with database.reading() as db:
             return await queries.summary(db)
-
-    @api.get("/audit/verify", dependencies=[Depends(require("viewer"))])
-    async def verify() -> dict[str, Any]:
-        async with database.reading() as db:
-            found = await queries.verify(db)
-        return {"entries": found.entries, "verified": found.verified, "head": found.head, "fault": found.fault}
 
     return api

@@ -24,7 +24,8 @@ _encoder = msgspec.json.Encoder(order="sorted")
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One thing that happened to a case. `before` and `after` are states; equal when a command was refused.
 
-    `actor` is a person's address or name, a rule, or the service itself; `personal` the digest of personal data.
+    `actor` is a person's address or name, a rule, or the service itself; `personal` the digest of personal data. What
+    is about no case has an empty `case_id` and no version.
     """
 
     case_id: str
@@ -128,7 +129,7 @@ class Verifier:
             self.fault = f"entry {link.position} does not follow the entry before it"
         elif link.hash != link_hash(link.position, link.previous, link.entry):
             self.fault = f"entry {link.position} was changed after it was written"
-        elif link.entry.accepted:
+        elif link.entry.accepted and link.entry.case_id:
             known = self._versions.get(link.entry.case_id, 0)
             if link.entry.version != known + 1:
                 self.fault = (

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from fastapi import APIRouter
 
 from reclaim.common.inbox import bind
-from reclaim.common.service import Job, Runtime, Service
+from reclaim.common.service import MEASURED_EVERY, Job, Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
-from reclaim.lifecycle import api, brake_api, brake_pages, handlers, jobs, pages, store
+from reclaim.lifecycle import (
+    api,
+    attention,
+    audit_api,
+    brake_api,
+    brake_pages,
+    bulk,
+    checkpoints,
+    console,
+    handlers,
+    jobs,
+    pages,
+    store,
+)
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.settings import LifecycleSettings
 
@@ -25,6 +38,11 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
     router.include_router(api.router(runtime.database))
     router.include_router(brake_api.router(runtime.database, limits))
     router.include_router(brake_pages.router(runtime.database, limits))
+    # Asked for when it is needed: it may have to be made, and building a service writes nothing.
+    notary = cache(runtime.settings.notary)
+    router.include_router(audit_api.router(runtime.database, notary))
+    router.include_router(attention.router(runtime.database))
+    router.include_router(console.router(runtime.database))
     router.include_router(pages.router(runtime.database, runtime.clock))
     return Service(
         name="lifecycle",
@@ -35,6 +53,13 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
             Job("act", actions.run, every=1.0),
             Job("timers", partial(jobs.fire_timers, runtime.database), every=1.0),
             Job("erase", partial(jobs.erase_personal, runtime.database, settings.personal_days), every=3600),
+            Job(
+                "checkpoint",
+                partial(checkpoints.take_when_due, runtime.database, notary, settings.checkpoint_entries),
+                every=60,
+            ),
+            Job("batches", partial(bulk.forget, runtime.database), every=3600),
+            Job("attention", partial(attention.measure, runtime.database), every=MEASURED_EVERY),
         ),
         router=router,
         close=actions.close,

@@ -35,16 +35,25 @@ CASE: Final = sa.Table(
     sa.Column("product", sa.Text, nullable=False),
     sa.Column("holder_id", sa.Text, nullable=False),
     sa.Column("holder_name", sa.Text, nullable=False),
+    sa.Column("holder_email", sa.Text),
     sa.Column("rule_id", sa.Text, nullable=False),
     sa.Column("dry_run", sa.Boolean, nullable=False),
     sa.Column("records_transferred", sa.Integer, nullable=False),
     sa.Column("flagged_at", UtcDateTime, nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
     sa.Column("document", sa.LargeBinary, nullable=False),
+    # The state that a case in attention goes on from.
+    sa.Column("attention", sa.Text),
     sa.Index("case_flagged", "flagged_at", "id"),
+    sa.Index(
+        "case_attention",
+        "attention",
+        sqlite_where=sa.text("attention IS NOT NULL"),
+        postgresql_where=sa.text("attention IS NOT NULL"),
+    ),
 )
-"""No index names a column that changes as a case moves on, and on PostgreSQL half of each page is left free: a new
-version of a row then goes beside the old one, without an entry in any index.
+"""No index names a column that changes as a case moves on, save into and out of attention, and on PostgreSQL half of
+each page is left free: a new version of a row then goes beside the old one, without an entry in any index.
 """
 
 OPEN_SEAT: Final = sa.Table(
@@ -155,6 +164,8 @@ def _row(case: Case, now: datetime) -> dict[str, Any]:
         "product": case.seat.product,
         "holder_id": case.seat.holder.id,
         "holder_name": case.seat.holder.name,
+        "holder_email": case.seat.holder.email,
+        "attention": case.attention.resume.value if case.attention is not None else None,
         "rule_id": case.policy.rule_id,
         "dry_run": case.policy.dry_run,
         "records_transferred": case.records_transferred,
@@ -220,6 +231,7 @@ async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> N
             {
                 "id": case.id,
                 "state": case.state.value,
+                "attention": case.attention.resume.value if case.attention is not None else None,
                 "records_transferred": case.records_transferred,
                 "document": _encode(case),
             }
@@ -495,7 +507,8 @@ async def append_audit(
     await db.execute(sa.update(AUDIT_HEAD).values(position=links[-1].position, hash=links[-1].hash))
 
 
-def _link(row: Any) -> audit.Link:
+def link_of(row: Any) -> audit.Link:
+    """Return an entry in its place from a row of its table."""
     entry = audit.Entry(
         case_id=row.case_id,
         version=row.version,
@@ -526,7 +539,7 @@ async def audit_pages(db: AsyncConnection, *, size: int = 5_000) -> AsyncIterato
         rows = await db.execute(
             sa.select(AUDIT).where(AUDIT.c.position > position).order_by(AUDIT.c.position).limit(size)
         )
-        page = [_link(row) for row in rows]
+        page = [link_of(row) for row in rows]
         if not page:
             return
         yield page
@@ -550,7 +563,7 @@ async def history(db: AsyncConnection, case_id: str) -> list[Moment]:
         .where(AUDIT.c.case_id == case_id)
         .order_by(AUDIT.c.position)
     )
-    return [Moment(_link(row), row.ip, row.user_agent) for row in rows]
+    return [Moment(link_of(row), row.ip, row.user_agent) for row in rows]
 
 
 async def erase_personal(db: AsyncConnection, before: datetime) -> int:

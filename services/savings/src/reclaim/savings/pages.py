@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import fields
-from datetime import date, datetime
+from datetime import date
 from typing import Annotated, Final
 
 from babel.dates import format_date
@@ -23,6 +21,7 @@ from reclaim.web.charts import Bar
 from reclaim.web.formatting import LOCALE, format_money
 from reclaim.web.operators import Operator
 from reclaim.web.pages import Pages
+from reclaim.web.spreadsheets import BYTE_ORDER_MARK, csv_line
 
 RECENT: Final = 10
 AT_A_TIME: Final = 2_000
@@ -42,11 +41,6 @@ BREAKDOWNS: Final[dict[Breakdown, str]] = {
 }
 AMOUNTS: Final = frozenset({"annualized_run_rate", "year_to_date", "potential_annualized"})
 TABLES: Final = ("savings_daily", "seat_saving")
-
-_FORMULA: Final = tuple(
-    "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
-)
-"""How a text begins that a spreadsheet would run, white space aside: OWASP, *CSV Injection*."""
 
 
 def router(deps: Deps) -> APIRouter:
@@ -135,24 +129,11 @@ def _price(entry: Entry) -> Money | None:
 async def _csv_of_the_log(deps: Deps) -> AsyncIterator[str]:
     """Give the whole log as CSV text, some lines at a time; with a byte order mark, so that Excel reads it as UTF-8."""
     columns = [field.name for field in fields(Entry)]
-    yield "\ufeff" + _csv_line(["position", *columns])
+    yield BYTE_ORDER_MARK + csv_line(["position", *columns])
     async with deps.database.reading() as db:
         position = 0
         while page := await store.entries_after(db, position, AT_A_TIME):
             position = page[-1].position
             yield "".join(
-                _csv_line([logged.position, *(getattr(logged.entry, column) for column in columns)]) for logged in page
+                csv_line([logged.position, *(getattr(logged.entry, column) for column in columns)]) for logged in page
             )
-
-
-def _csv_line(values: Sequence[object]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow([_cell(value) for value in values])
-    return line.getvalue()
-
-
-def _cell(value: object) -> object:
-    """Return a value as it may stand in a spreadsheet: text that begins like a formula is kept from being one."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(_FORMULA) else value

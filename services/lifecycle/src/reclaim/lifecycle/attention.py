@@ -1,0 +1,206 @@
+"""What waits for a person: cases and parked messages in one list, the longest waiting first, each with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import HTMLResponse
+from opentelemetry import metrics
+
+from reclaim.common.contracts import SERVICES
+from reclaim.common.db import Database
+from reclaim.common.errors import Invalid
+from reclaim.common.inbox import Parked
+from reclaim.lifecycle import console_store
+from reclaim.lifecycle.domain import Accepted, Case, Command, Decide, Reactivate, Retry, State, decide
+from reclaim.web.auth import require
+from reclaim.web.operations import parked_here
+from reclaim.web.pages import Pages
+
+SHOWN: Final = 500
+"""Cases in the list. The oldest come first, and the counts say how many there are."""
+
+_NAMED: Final[dict[str, tuple[str, tuple[State, ...]]]] = {
+    "question": ("Nobody could be asked", (State.FLAGGED,)),
+    "answer": ("Nobody answered", (State.AWAITING_DECISION,)),
+    "freeze": ("Freeze", (State.CHECKING_BEFORE_FREEZE, State.FREEZING)),
+    "restore": ("Restore", (State.RESTORING,)),
+    "reclaim": ("Reclaim", (State.CHECKING_BEFORE_RECLAIM, State.HANDING_OVER, State.RECLAIMING)),
+    "reactivation": ("Reactivation", (State.REACTIVATING,)),
+}
+
+KINDS: Final[dict[str, tuple[str, tuple[State, ...]]]] = {
+    **_NAMED,
+    "other": ("Something else", tuple(set(State) - {state for _, states in _NAMED.values() for state in states})),
+}
+"""Kinds of reasons by what a case was about to do: name → (label, the states it goes on from)."""
+
+PARKED: Final = "message"
+"""The kind of a parked message."""
+
+LABELS: Final[dict[str, str]] = {kind: label for kind, (label, _states) in KINDS.items()} | {PARKED: "Parked message"}
+
+_KIND_OF: Final[Mapping[str, str]] = {state.value: kind for kind, (_, states) in KINDS.items() for state in states}
+
+_waiting = metrics.get_meter("reclaim.lifecycle").create_gauge(
+    "reclaim_cases_in_attention", description="Cases that only a person can move on"
+)
+
+
+def kind_of(case: Case) -> str | None:
+    """Return the kind of the reason why a case waits for a person; None if it does not."""
+    return None if case.attention is None else _KIND_OF[case.attention.resume.value]
+
+
+def resumes_of(kind: str) -> tuple[str, ...]:
+    """Return the states that cases of a kind of attention go on from; none for an empty kind, which means any.
+
+    Raises:
+        Invalid: there is no such kind.
+    """
+    if not kind:
+        return ()
+    if kind not in KINDS:
+        raise Invalid(f"There is no kind of attention {kind!r}. There are: {', '.join(KINDS)}.", field="attention")
+    return tuple(state.value for state in KINDS[kind][1])
+
+
+def offers(case: Case, now: datetime) -> frozenset[str]:
+    """Return which of *keep*, *revoke*, *retry* and *reactivate* the case would take from an operator now."""
+    commands: dict[str, Command] = {
+        "keep": Decide("keep", "", "console", "", now),
+        "revoke": Decide("revoke", "", "console", "", now),
+        "retry": Retry(""),
+        "reactivate": Reactivate("", ""),
+    }
+    return frozenset(name for name, command in commands.items() if isinstance(decide(case, command, now), Accepted))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that waits: a case, or a parked message of a service."""
+
+    kind: str
+    since: datetime
+    reason: str
+    remedy: str
+    case: Case | None = None
+    service: str = ""
+    message: Parked | None = None
+    offers: frozenset[str] = frozenset()
+
+    def document(self) -> dict[str, Any]:
+        """Return the item as the API shows it."""
+        shown: dict[str, Any] = {
+            "kind": self.kind,
+            "since": self.since,
+            "reason": self.reason,
+            "remedy": self.remedy,
+            "service": self.service,
+        }
+        if self.case is not None:
+            seat = self.case.seat
+            return shown | {
+                "case_id": self.case.id,
+                "holder": seat.holder.name,
+                "product": seat.product_name,
+                "offers": sorted(self.offers),
+            }
+        assert self.message is not None
+        return shown | {"event_id": self.message.event_id, "event": self.message.wire}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What waits, the longest waiting first; `counts` are by kind, and `elsewhere` the services not asked."""
+
+    items: list[Item]
+    counts: dict[str, int]
+    elsewhere: list[str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+async def listing(database: Database, parked: Mapping[str, Sequence[Parked]], kind: str = "") -> Listing:
+    """Return what waits; with a `kind`, only what waits for that reason.
+
+    Raises:
+        Invalid: there is no such kind.
+    """
+    now = database.clock.now()
+    resumes = resumes_of(kind) if kind != PARKED else ()
+    async with database.reading() as db:
+        by_resume = await console_store.count_waiting(db)
+        cases = [] if kind == PARKED else await console_store.waiting(db, resumes, limit=SHOWN)
+    counts = dict.fromkeys(LABELS, 0)
+    for resume, count in by_resume.items():
+        counts[_KIND_OF.get(resume, "other")] += count
+    counts[PARKED] = sum(len(messages) for messages in parked.values())
+    items = [_of_case(waiting.case, waiting.since, now) for waiting in cases]
+    if kind in {"", PARKED}:
+        items += [_of_message(name, message) for name, messages in parked.items() for message in messages]
+    items.sort(key=lambda item: item.since)
+    return Listing(items, counts, [name for name in SERVICES if name not in parked])
+
+
+def _of_case(case: Case, since: datetime, now: datetime) -> Item:
+    assert case.attention is not None
+    kind = _KIND_OF[case.attention.resume.value]
+    return Item(kind, since, case.attention.reason, case.attention.remedy, case, "lifecycle", offers=offers(case, now))
+
+
+def _of_message(service: str, message: Parked) -> Item:
+    remedy = "Remove the reason, then try the message again."
+    return Item(PARKED, message.since, message.reason, remedy, service=service, message=message)
+
+
+async def measure(database: Database) -> bool:
+    """Set the metric of cases in attention."""
+    async with database.reading() as db:
+        by_resume = await console_store.count_waiting(db)
+    counts = dict.fromkeys(KINDS, 0)
+    for resume, count in by_resume.items():
+        counts[_KIND_OF.get(resume, "other")] += count
+    for kind, count in counts.items():
+        _waiting.set(count, {"kind": kind})
+    return False
+
+
+def router(database: Database) -> APIRouter:
+    """Return the page and its API."""
+    routes = APIRouter()
+    templates = Pages("reclaim.lifecycle")
+
+    @routes.get("/api/attention", dependencies=[Depends(require("viewer"))], tags=["lifecycle"])
+    async def list_attention(request: Request, kind: Annotated[str, Query(max_length=40)] = "") -> dict[str, Any]:
+        found = await listing(database, await parked_here(request), kind)
+        return {
+            "total": found.total,
+            "counts": found.counts,
+            "items": [item.document() for item in found.items],
+            "elsewhere": found.elsewhere,
+        }
+
+    @routes.get(
+        "/attention",
+        dependencies=[Depends(require("viewer"))],
+        include_in_schema=False,
+        response_class=HTMLResponse,
+    )
+    async def attention_page(request: Request, kind: Annotated[str, Query(max_length=40)] = "") -> HTMLResponse:
+        found = await listing(database, await parked_here(request), kind)
+        return templates.render(
+            request, "lifecycle/attention.html", found=found, kind=kind, labels=LABELS, here=_address(kind)
+        )
+
+    return routes
+
+
+def _address(kind: str) -> str:
+    return f"/lifecycle/attention?kind={kind}" if kind else "/lifecycle/attention"
