@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -68,6 +69,15 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 cwd=self._log.parent,
             )
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
+    def ended(self) -> int | None:
+        """The status that it ended with, negative for a signal; None while it lives or was never started."""
+        return None if self._process is None else self._process.poll()
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + BOOT
@@ -226,6 +236,9 @@ class Embedded(World):
 class Distributed(World):
     """A process a service, on RabbitMQ and a PostgreSQL database each, behind one origin."""
 
+    command: tuple[str, ...] = ("-m", "reclaim.cli", "run")
+    """What Python runs a service with; the service's name follows."""
+
     def __init__(self, folder: Path, *, bus: tuple[str, str], databases: Mapping[str, str], **options: Any) -> None:
         self._router = Router({name: free_port() for name in SERVICES})
         super().__init__(folder, **options)
@@ -243,13 +256,17 @@ class Distributed(World):
 
     def _build(self) -> None:
         for name, port in self._router.ports.items():
-            self.process(
-                name,
-                ["-m", "reclaim.cli", "run", name],
-                f"http://127.0.0.1:{port}/health/ready",
-                RECLAIM_PORT=str(port),
-                RECLAIM_DATABASE_URL=self._databases[name],
-            )
+            self._service(name, name, port)
+
+    def _service(self, process: str, name: str, port: int) -> None:
+        """Add a process that runs a service."""
+        self.process(
+            process,
+            [*self.command, name],
+            f"http://127.0.0.1:{port}/health/ready",
+            RECLAIM_PORT=str(port),
+            RECLAIM_DATABASE_URL=self._databases[name],
+        )
 
     def __enter__(self) -> Self:
         self._router.start()
@@ -318,6 +335,36 @@ class Router:
             if key not in {"content-length", "content-encoding", "transfer-encoding", "connection"}
         }
         await Response(answer.content, status_code=answer.status_code, headers=kept)(scope, receive, send)
+
+
+class Killer(threading.Thread):
+    """Kills a service at a random moment and starts it again, over and over, until told to stop."""
+
+    def __init__(self, world: World, chance: random.Random) -> None:
+        super().__init__(name="killer")
+        self._victims = [process for name, process in world.processes.items() if name != "sandbox"]
+        self._chance = chance
+        self._enough = threading.Event()
+        self.killed: list[str] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._enough.is_set():
+                victim = self._victims[self._chance.randrange(len(self._victims))]
+                time.sleep(self._chance.uniform(0.0, 0.8))
+                victim.kill()
+                self.killed.append(victim.name)
+                victim.start()
+                victim.wait_until_ready()
+        except BaseException as error:
+            self.error = error
+
+    def stop(self) -> None:
+        self._enough.set()
+        self.join()
+        if self.error is not None:
+            raise self.error
 
 
 def final_state(story: Story) -> dict[str, Any]:

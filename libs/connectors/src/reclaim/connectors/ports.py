@@ -191,12 +191,12 @@ class Transfer:
 @dataclass(frozen=True, slots=True)
 class HandedOver:
     """How many of a transfer's records belong to the successor now, by object type, whichever attempt moved them,
-    and those that could not be moved (record id → the system's words). A record that was closed, deleted or given
+    and those that could not be moved (record id → why not). A record that was closed, deleted or given
     to somebody else meanwhile is neither.
     """
 
     moved: Mapping[str, int]
-    failed: Mapping[str, str]
+    failed: Mapping[str, Refused]
 
 
 class SeatActor(Protocol):

@@ -473,11 +473,12 @@ def _handed_over(result: HandedOver | Refused | TryLater | None, plan: Mapping[s
             evidence = msgspec.json.encode({"moved": moved, "plan": plan}).decode()
             return Answer(RecordsHandedOver(count), evidence)
         case HandedOver(moved, failed):
-            some = "; ".join(f"{record}: {why}" for record, why in sorted(failed.items())[:5])
+            some = "; ".join(f"{record}: {why.code}: {why.message}" for record, why in sorted(failed.items())[:5])
+            remedies = dict.fromkeys(why.remedy for _record, why in sorted(failed.items()))
             return Answer(
                 ActionFailed(
                     f"{len(failed)} open records could not be handed over: {some}",
-                    "Mend these records in the connected system (or give them to somebody there), then retry.",
+                    " ".join([*remedies, "Or give these records to somebody in the connected system, then retry."]),
                     moved=sum(moved.values()),
                 ),
                 msgspec.json.encode({"moved": moved, "failed": failed, "plan": plan}).decode(),
