@@ -600,13 +600,14 @@ async def test_a_lost_answer_to_a_hand_over_is_read_up_and_never_sent_again(worl
     assert world.writes() == 3
 
 
-async def test_what_is_locked_waits(world: World) -> None:
+async def test_what_is_locked_waits_and_what_moved_by_then_is_counted(world: World) -> None:
     holder, boss = world.add(), world.add()
     fine, stuck = world.give(holder, "Case"), world.give(holder, "Case")
     world.lock(stuck)
     transfer = Transfer(holder, boss, {"Case": [fine, stuck]})
     result = (await world.actor.hand_over([transfer]))[holder]
     assert isinstance(result, TryLater)
+    assert result.moved == 1
     assert (world.owner(fine), world.owner(stuck)) == (boss, holder)
     world.recover()
     assert (await world.actor.hand_over([transfer]))[holder] == HandedOver(moved={"Case": 2}, failed={})

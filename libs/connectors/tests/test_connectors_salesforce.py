@@ -810,6 +810,36 @@ async def test_a_record_that_cannot_move_is_named(site: Site) -> None:
     assert "another successor" in result.failed[deal].remedy
 
 
+async def test_what_moved_is_counted_when_the_rest_cannot(site: Site) -> None:
+    """The org takes the right to write away in the middle: what had moved by then stays counted."""
+    holder, boss = site.users(2)
+    deal = site.org.insert("Opportunity", Name="Deal", StageName="Prospecting", CloseDate=NOW.date(), OwnerId=holder)
+    [case] = site.cases(holder, 1)
+    transfer = Transfer(holder, boss, {"Opportunity": [deal], "Case": [case]})
+    session = site.session(WriteSession)
+    update = session.update
+
+    async def opportunities_only(sobject: str, *more: Any) -> Any:
+        if sobject == "Case":
+            raise NotReadable("INSUFFICIENT_ACCESS", "Salesforce answered 403 INSUFFICIENT_ACCESS: no")
+        return await update(sobject, *more)
+
+    session.update = opportunities_only
+    result = (await SalesforceActor(session).hand_over([transfer]))[holder]
+    assert isinstance(result, HandedOver)
+    assert result.moved == {"Opportunity": 1}
+    assert result.failed[case].code == "INSUFFICIENT_ACCESS"
+
+
+async def test_what_moved_is_counted_while_the_rest_waits(site: Site) -> None:
+    holder, boss = site.users(2)
+    stuck, fine = site.cases(holder, 2)
+    site.fault("row_lock", method="PATCH", params={"ids": [stuck]}, times=None)
+    result = (await site.actor().hand_over([Transfer(holder, boss, {"Case": [stuck, fine]})]))[holder]
+    assert isinstance(result, TryLater)
+    assert result.moved == 1
+
+
 async def test_a_change_that_somebody_undoes_at_once_is_not_forced(site: Site) -> None:
     """A person unfreezes between our write and our read back: we do not write again."""
     [holder] = site.users(1)

@@ -171,9 +171,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class TryLater:
-    """Not finished, and the same call may succeed later; what it did by then, the next one finds done."""
+    """Not finished, and the same call may succeed later; what it did by then, the next one finds done.
+
+    `moved` counts the records of a hand-over that belong to the successor by now, for when there is no next call.
+    """
 
     reason: str
+    moved: int = 0
 
 
 ActionResult = Done | Refused | TryLater

@@ -137,7 +137,7 @@ class SalesforceActor:
             return {each.holder: _failure(error) for each in fit} | results
         for holder, tally in tallies.items():
             if tally.later is not None:
-                results[holder] = TryLater(tally.later)
+                results[holder] = TryLater(tally.later, moved=tally.moved.total())
             else:
                 results[holder] = HandedOver(moved=dict(tally.moved), failed=tally.failed)
         return results
@@ -299,6 +299,11 @@ class SalesforceActor:
         except (_Unfinished, Transient) as error:
             for move in pending.values():
                 tallies[move.holder].later = str(error)
+        except Permanent as error:
+            # What has moved by now, of this object or another, has moved and is counted.
+            refusal = _refusal(error)
+            for record_id, move in pending.items():
+                tallies[move.holder].failed[record_id] = refusal
 
 
 def _by_object(transfers: Sequence[Transfer], tallies: Mapping[str, _Tally]) -> dict[str, dict[str, _Move]]:
