@@ -18,11 +18,11 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx
 import uvicorn
@@ -48,6 +48,34 @@ def free_port() -> int:
         return port
 
 
+class Handle(Protocol):
+    """What holds a process that was started; `subprocess.Popen` is one."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def spawn(arguments: list[str], environment: Mapping[str, str], log: Path) -> Handle:
+    """Start Python with arguments; its words go to a file."""
+    with log.open("ab") as words:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment,
+            stdout=words,
+            stderr=words,
+            stdin=subprocess.DEVNULL,
+            cwd=log.parent,
+        )
+
+
 class Process:
     """A program of the world, started anew as often as it is killed; its words go to a file."""
 
@@ -57,18 +85,11 @@ class Process:
         self._environment = {**os.environ, **environment}
         self._ready = ready
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Handle | None = None
+        self.spawn: Callable[[list[str], Mapping[str, str], Path], Handle] = spawn
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *self._arguments],
-                env=self._environment,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                cwd=self._log.parent,
-            )
+        self._process = self.spawn(self._arguments, self._environment, self._log)
 
     @property
     def pid(self) -> int | None:
@@ -236,9 +257,6 @@ class Embedded(World):
 class Distributed(World):
     """A process a service, on RabbitMQ and a PostgreSQL database each, behind one origin."""
 
-    command: tuple[str, ...] = ("-m", "reclaim.cli", "run")
-    """What Python runs a service with; the service's name follows."""
-
     def __init__(self, folder: Path, *, bus: tuple[str, str], databases: Mapping[str, str], **options: Any) -> None:
         self._router = Router({name: free_port() for name in SERVICES})
         super().__init__(folder, **options)
@@ -262,7 +280,7 @@ class Distributed(World):
         """Add a process that runs a service."""
         self.process(
             process,
-            [*self.command, name],
+            ["-m", "reclaim.cli", "run", name],
             f"http://127.0.0.1:{port}/health/ready",
             RECLAIM_PORT=str(port),
             RECLAIM_DATABASE_URL=self._databases[name],
