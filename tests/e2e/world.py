@@ -356,19 +356,20 @@ class Router:
 
 
 class Killer(threading.Thread):
-    """Kills a service at a random moment and starts it again, over and over, until told to stop."""
+    """Kills a service at a random moment and starts it again, over and over, until told to stop or `most` times."""
 
-    def __init__(self, world: World, chance: random.Random) -> None:
+    def __init__(self, world: World, chance: random.Random, most: int | None = None) -> None:
         super().__init__(name="killer")
         self._victims = [process for name, process in world.processes.items() if name != "sandbox"]
         self._chance = chance
+        self._most = most
         self._enough = threading.Event()
         self.killed: list[str] = []
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            while not self._enough.is_set():
+            while not self._enough.is_set() and len(self.killed) != self._most:
                 victim = self._victims[self._chance.randrange(len(self._victims))]
                 time.sleep(self._chance.uniform(0.0, 0.8))
                 victim.kill()

@@ -33,6 +33,10 @@ IN_MANY = [
 """Points within collections of 200 rows."""
 
 
+IN_ONE_HISTORY = 15
+"""Most random kills in one history: it has to get somewhere between them."""
+
+
 class Unsound(AssertionError):
     """Something was lost, done twice or is stuck; the message has what is needed to understand it."""
 
@@ -71,11 +75,11 @@ class Course:
         self.reached.update((str(order), order.signal) for order in orders)
 
     def kills(self, number: int, chance: random.Random) -> None:
-        """Kill services at random moments, at least so many times, through as many histories as that takes."""
+        """Kill services at random moments, so many times, through as many histories as that takes."""
         before = self.killed.total()
         while self.killed.total() < before + number:
             history = self._begin(USERS)
-            killer = Killer(self.rig, chance)
+            killer = Killer(self.rig, chance, min(IN_ONE_HISTORY, before + number - self.killed.total()))
             try:
                 history.live(killer.start, owners=self._owners())
             except StoryStuck as stuck:
