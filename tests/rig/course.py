@@ -25,10 +25,10 @@ MANY = 1_800
 
 IN_MANY = [
     Order("lifecycle", "results.one_of_many", nth=150),
-    Order("lifecycle", "sent.freeze", nth=2),
-    Order("lifecycle", "sent.deactivate", nth=2),
-    Order("lifecycle", "sent.hand_over", nth=2),
-    Order("lifecycle", "results.before_commit", nth=6),
+    Order("lifecycle", "sent.freeze"),
+    Order("lifecycle", "sent.deactivate"),
+    Order("lifecycle", "sent.hand_over"),
+    Order("lifecycle", "results.before_commit", nth=3),
 ]
 """Points within collections of 200 rows."""
 
