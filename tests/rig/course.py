@@ -69,9 +69,7 @@ class Course:
         finally:
             missed = self.rig.take_back(orders)
             warden.stop()
-        self._end(history, orders)
-        if missed:
-            raise self._unsound(history, orders, [f"{each} was never reached" for each in missed])
+        self._end(history, orders, [f"{each} was never reached" for each in missed])
         self.reached.update((str(order), order.signal) for order in orders)
 
     def kills(self, number: int, chance: random.Random) -> None:
@@ -88,7 +86,7 @@ class Course:
                 if killer.ident is not None:
                     killer.stop()
             self.killed.update(killer.killed)
-            self._end(history, ())
+            self._end(history, (), [])
 
     def _owners(self) -> set[str]:
         return set(self.ledger.owners.values())
@@ -100,9 +98,9 @@ class Course:
         self.ledger.begin()
         return history
 
-    def _end(self, history: History, orders: Sequence[Order]) -> None:
+    def _end(self, history: History, orders: Sequence[Order], missed: Sequence[str]) -> None:
         self.rig.wait_until_ready()
-        wrong = self.ledger.judge(history)
+        wrong = [*self.ledger.judge(history), *missed]
         if wrong:
             raise self._unsound(history, orders, wrong)
         self.cases += len(history.ends)

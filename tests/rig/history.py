@@ -93,6 +93,11 @@ class History(Story):
     def _count(self, *states: str) -> int:
         return len(self.cases(*states))
 
+    def close(self) -> None:
+        """Give back sockets."""
+        super().close()
+        self.client.close()
+
     def parked(self) -> list[dict[str, Any]]:
         """Return what any service has given up on."""
         return [message for service in SERVICES for message in self.client.get(f"/{service}/api/parked")["parked"]]

@@ -159,7 +159,7 @@ _WRITTEN: Final = {
 
 def _lifecycle(orders: Orders) -> None:
     from reclaim.connectors.salesforce.actor import SalesforceActor
-    from reclaim.lifecycle import actions, jobs, store
+    from reclaim.lifecycle import actions, brake_gate, jobs, store
 
     def of_kind(point: str) -> Label:
         return lambda _self, claimed, *_: f"{point}.{claimed[0].kind.value}"
@@ -169,6 +169,7 @@ def _lifecycle(orders: Orders) -> None:
             f"{point}.{_WRITTEN.get((field, next(iter(values.values()))), 'hand_over')}"
         )
 
+    around(orders, brake_gate, "admit", after="permit.before_commit", on=bool)
     around(orders, actions.Actions, "_perform", before=of_kind("claimed"), after=of_kind("acted"))
     around(orders, SalesforceActor, "_send", before=writing("read"), after=writing("sent"))
     around(orders, SalesforceActor, "hand_over", before="plan.kept")

@@ -84,7 +84,7 @@ POINTS: Final = [
     *_orders("approvals", "appeal.before_commit", "appeal.committed"),
     *_orders("lifecycle", "claimed.check", "acted.check"),
     *(order for act in _ACTS for order in _orders("lifecycle", *(f"{at}.{act}" for at in _AROUND_A_WRITE))),
-    *_orders("lifecycle", "plan.kept"),
+    *_orders("lifecycle", "permit.before_commit", "plan.kept"),
     Order("lifecycle", "results.one_of_many", nth=3),
     *_orders("lifecycle", "results.before_saving", "results.before_commit", "results.committed"),
     *_orders("lifecycle", "timers.due", "timers.taken", "timers.committed"),
