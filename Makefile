@@ -57,6 +57,10 @@ check: ## Lint, types, boundaries, tests; says how long each took
 test: $(VENV)/.installed ## Run every test, with a real RabbitMQ and PostgreSQL (PYTEST_ARGS="-k name")
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: rig
+rig: $(VENV)/.installed ## Kill real services at every named point, three times, and at random (ARGS="--times 1 --kills 20")
+	@$(BIN)/python -m tests.support.servers $(BIN)/python -m tests.rig $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.installed ## Check style and formatting
 	@$(BIN)/ruff check $(SOURCES)

@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reclaim.common.contracts import SERVICES
 from tests.e2e.test_e2e_story import check
-from tests.e2e.world import Distributed, Embedded, World, final_state
+from tests.e2e.world import Distributed, Embedded, Killer, final_state
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
 KILLS = 20
 SEED = 20_260_302
-
-
-class Killer(threading.Thread):
-    """Kills a service at a random moment and starts it again, over and over, until told to stop."""
-
-    def __init__(self, world: World, chance: random.Random) -> None:
-        super().__init__(name="killer")
-        self._world = world
-        self._chance = chance
-        self._enough = threading.Event()
-        self.killed: list[str] = []
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            while not self._enough.is_set():
-                victim = self._world.processes[self._chance.choice(SERVICES)]
-                time.sleep(self._chance.uniform(0.0, 0.8))
-                victim.kill()
-                self.killed.append(victim.name)
-                victim.start()
-                victim.wait_until_ready()
-        except BaseException as error:
-            self.error = error
-
-    def stop(self) -> None:
-        self._enough.set()
-        self.join()
-        if self.error is not None:
-            raise self.error
 
 
 def test_killing_any_service_at_any_moment_changes_nothing(

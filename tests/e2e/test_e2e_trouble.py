@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from reclaim.cli.story import BUSY, Story
+from reclaim.sandbox.faults import REFUSALS
 from tests.e2e.world import Embedded
 
 pytestmark = pytest.mark.timeout(300)
@@ -105,6 +106,32 @@ def test_an_org_that_refuses_leaves_the_case_to_a_person_in_its_own_words(world:
         world.sandbox("PUT", "/settings", json={"default_case_owner": ""})
         story.client.post(f"/lifecycle/api/cases/{blocked['id']}/retry")
         story.wait_for("the last seat", lambda: len(story.cases("reclaimed")) == len(frozen))
+
+
+def test_each_refusal_stands_in_attention_in_the_orgs_words_with_what_to_do(world: Embedded) -> None:
+    """The org refuses seats and records, each for another reason, and the others are reclaimed."""
+    with world.story() as story:
+        scan = story.finish_scan(story.begin())
+        story.decide(story.wait_until_asked(scan["flagged"]), "revoke", "")
+        story.wait_for("the accounts to be frozen", lambda: not story.cases("awaiting_decision", *BUSY))
+        frozen = [case["seat"]["holder"]["id"] for case in story.cases("frozen")]
+        assert len(frozen) > len(REFUSALS)
+        named = dict(zip(frozen, REFUSALS, strict=False))
+        fault(world, "row_refused", match={"method": "PATCH", "object": "User"}, times=None, params={"refusals": named})
+        story.let_time_pass(31, "the grace period ends")
+        story.wait_for("the rest to be reclaimed", lambda: not story.cases("frozen", *BUSY))
+        waiting = in_attention(story)
+        for holder, name in named.items():
+            code, message = REFUSALS[name]
+            assert waiting[holder]["attention"]["reason"] == f"{code}: {message}"
+            assert waiting[holder]["attention"]["remedy"]
+        assert len(story.cases("reclaimed")) == len(frozen) - len(named)
+        world.sandbox("DELETE", "/faults")
+        for holder in named:
+            story.client.post(f"/lifecycle/api/cases/{waiting[holder]['id']}/retry")
+        story.wait_for("the others", lambda: len(story.cases("reclaimed")) == len(frozen))
+        ended = [each["id"] for each in story.writes() if each["field"] == "IsActive"]
+        assert sorted(ended) == sorted(frozen), "each seat was freed once"
 
 
 def story_counts(story: Story) -> dict[str, int]:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,11 +18,11 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx
 import uvicorn
@@ -47,6 +48,34 @@ def free_port() -> int:
         return port
 
 
+class Handle(Protocol):
+    """What holds a process that was started; `subprocess.Popen` is one."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def spawn(arguments: list[str], environment: Mapping[str, str], log: Path) -> Handle:
+    """Start Python with arguments; its words go to a file."""
+    with log.open("ab") as words:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment,
+            stdout=words,
+            stderr=words,
+            stdin=subprocess.DEVNULL,
+            cwd=log.parent,
+        )
+
+
 class Process:
     """A program of the world, started anew as often as it is killed; its words go to a file."""
 
@@ -56,18 +85,20 @@ class Process:
         self._environment = {**os.environ, **environment}
         self._ready = ready
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Handle | None = None
+        self.spawn: Callable[[list[str], Mapping[str, str], Path], Handle] = spawn
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *self._arguments],
-                env=self._environment,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                cwd=self._log.parent,
-            )
+        self._process = self.spawn(self._arguments, self._environment, self._log)
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
+    def ended(self) -> int | None:
+        """The status that it ended with, negative for a signal; None while it lives or was never started."""
+        return None if self._process is None else self._process.poll()
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + BOOT
@@ -243,13 +274,17 @@ class Distributed(World):
 
     def _build(self) -> None:
         for name, port in self._router.ports.items():
-            self.process(
-                name,
-                ["-m", "reclaim.cli", "run", name],
-                f"http://127.0.0.1:{port}/health/ready",
-                RECLAIM_PORT=str(port),
-                RECLAIM_DATABASE_URL=self._databases[name],
-            )
+            self._service(name, name, port)
+
+    def _service(self, process: str, name: str, port: int) -> None:
+        """Add a process that runs a service."""
+        self.process(
+            process,
+            ["-m", "reclaim.cli", "run", name],
+            f"http://127.0.0.1:{port}/health/ready",
+            RECLAIM_PORT=str(port),
+            RECLAIM_DATABASE_URL=self._databases[name],
+        )
 
     def __enter__(self) -> Self:
         self._router.start()
@@ -318,6 +353,37 @@ class Router:
             if key not in {"content-length", "content-encoding", "transfer-encoding", "connection"}
         }
         await Response(answer.content, status_code=answer.status_code, headers=kept)(scope, receive, send)
+
+
+class Killer(threading.Thread):
+    """Kills a service at a random moment and starts it again, over and over, until told to stop or `most` times."""
+
+    def __init__(self, world: World, chance: random.Random, most: int | None = None) -> None:
+        super().__init__(name="killer")
+        self._victims = [process for name, process in world.processes.items() if name != "sandbox"]
+        self._chance = chance
+        self._most = most
+        self._enough = threading.Event()
+        self.killed: list[str] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._enough.is_set() and len(self.killed) != self._most:
+                victim = self._victims[self._chance.randrange(len(self._victims))]
+                time.sleep(self._chance.uniform(0.0, 0.8))
+                victim.kill()
+                self.killed.append(victim.name)
+                victim.start()
+                victim.wait_until_ready()
+        except BaseException as error:
+            self.error = error
+
+    def stop(self) -> None:
+        self._enough.set()
+        self.join()
+        if self.error is not None:
+            raise self.error
 
 
 def final_state(story: Story) -> dict[str, Any]:

@@ -308,6 +308,20 @@ async def test_a_message_that_nobody_could_get_is_not_published(amqp: AmqpBus, f
 
 
 @pytest.mark.servers
+async def test_each_replica_hears_of_its_own_probe_whoever_it_went_to(amqp: AmqpBus, fresh_vhost: Topology) -> None:
+    """The broker shares a queue out among replicas: every other probe goes to the one that has not sent it."""
+    other = AmqpBus(fresh_vhost.url, prefix=fresh_vhost.prefix)
+    heard = Heard()
+    try:
+        async with consuming(amqp, heard), consuming(other, heard):
+            for replica in (amqp, other, other, amqp, amqp):
+                await replica.probe("lifecycle")
+    finally:
+        await other.close()
+    assert heard.messages == []
+
+
+@pytest.mark.servers
 async def test_without_the_exchange_publishing_fails_and_recovers(amqp: AmqpBus, fresh_vhost: Topology) -> None:
     async with operator(fresh_vhost) as channel:
         await channel.exchange_delete(f"{fresh_vhost.prefix}.events")

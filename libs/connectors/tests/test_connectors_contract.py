@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from reclaim.common.clock import FixedClock
-from reclaim.common.errors import NotFound
+from reclaim.common.errors import NotFound, Transient
 from reclaim.connectors.checks import CHECK_NAMES, evaluate, left_alone_by
-from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser
+from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser, Trouble
 from reclaim.connectors.ports import (
     ConnectionProfile,
     Done,
@@ -24,8 +24,9 @@ from reclaim.connectors.ports import (
     SeatReader,
     SeatRecord,
     Transfer,
+    TryLater,
 )
-from reclaim.connectors.registry import Registry
+from reclaim.connectors.salesforce import Tuning, open_actor, open_reader
 from reclaim.sandbox.app import Sandbox
 from reclaim.sandbox.demo_org import build_base
 from reclaim.sandbox.org import Org
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 SINCE = NOW - timedelta(days=90)
 DAY = timedelta(days=1)
+QUICK = Tuning(attempts=3, wait_initial=0.001, wait_max=0.01, wait_jitter=0.001, read_timeout=5, patience=20)
 
 
 class World(Protocol):
@@ -65,6 +67,21 @@ class World(Protocol):
         """Let something stand in the way of deactivating the holder."""
 
     def seats_bought(self, total: int) -> None: ...
+
+    def lock(self, *ids: str) -> None:
+        """Let somebody hold these accounts or records, until `recover`."""
+
+    def lose_the_next_answer(self, operation: str) -> None:
+        """Carry the next write of this operation out, and let its caller hear nothing."""
+
+    def use_up_the_calls(self) -> None:
+        """Let the org take no more calls today, until `recover`."""
+
+    def end_sessions(self) -> None:
+        """Let the org forget who is signed in; where there are no sessions nothing is to forget."""
+
+    def recover(self) -> None:
+        """Let everything be well again."""
 
 
 class Fake:
@@ -112,6 +129,26 @@ class Fake:
     def seats_bought(self, total: int) -> None:
         self.org.licences["SFDC"] = total
 
+    def lock(self, *ids: str) -> None:
+        self.org.trouble = lambda _operation, each: "before" if each in ids else "none"
+
+    def lose_the_next_answer(self, operation: str) -> None:
+        def trouble(asked: str, _id: str) -> Trouble:
+            # The fake asks for each row; an answer that is lost is lost for all of them.
+            return "after" if asked == operation else "none"
+
+        self.org.trouble = trouble
+
+    def use_up_the_calls(self) -> None:
+        self.org.down = Transient("the org takes no more calls today")
+
+    def end_sessions(self) -> None:
+        """The fake knows no sessions."""
+
+    def recover(self) -> None:
+        self.org.down = None
+        self.org.trouble = lambda _operation, _id: "none"
+
 
 class Simulated:
     product = "SFDC"
@@ -131,9 +168,9 @@ class Simulated:
             {"instance_url": self.sandbox.url, "client_id": self.sandbox.client_id},
             {"client_secret": self.sandbox.client_secret},
         )
-        registry = Registry(self.clock)
-        self.reader = registry.reader(profile)
-        self.actor = registry.actor(profile)
+        sandbox.world.faults.clear()
+        self.reader = open_reader(profile, self.clock, QUICK)
+        self.actor = open_actor(profile, self.clock, QUICK)
 
     def add(self, **traits: Any) -> str:
         number = next(self._numbers)
@@ -200,6 +237,22 @@ class Simulated:
 
     def seats_bought(self, total: int) -> None:
         self.org.amend("UserLicense", self.base.licences["Salesforce"], TotalLicenses=total)
+
+    def lock(self, *ids: str) -> None:
+        rows = [each for row in ids for each in (row, self._login(row) if row.startswith("005") else row)]
+        self.sandbox.world.faults.add("row_lock", method="PATCH", times=None, params={"ids": rows})
+
+    def lose_the_next_answer(self, operation: str) -> None:
+        self.sandbox.world.faults.add("timeout_after_commit", method="PATCH")
+
+    def use_up_the_calls(self) -> None:
+        self.sandbox.world.faults.add("request_limit", times=None)
+
+    def end_sessions(self) -> None:
+        self.sandbox.world.salesforce.authority.end_all()
+
+    def recover(self) -> None:
+        self.sandbox.world.faults.clear()
 
     def _login(self, holder: str) -> str:
         return str(self.org.tables["UserLogin"].where("UserId", holder)[0][0])
@@ -494,3 +547,92 @@ async def test_nobody_succeeds_himself(world: World) -> None:
     refusal = results[holder]
     assert isinstance(refusal, Refused)
     assert refusal.code == "SAME_OWNER"
+
+
+# Row by row, on the org's bad days. Whatever happens to a call, each row ends right, and nothing is written twice.
+
+
+async def test_in_a_call_of_200_each_row_ends_for_itself(world: World) -> None:
+    holders = [world.add() for _ in range(200)]
+    blocked, *locked = holders[17], holders[3], holders[150]
+    gone = "005000000000000AAA"
+    world.block(blocked)
+    world.lock(*locked)
+    asked = [*holders[:199], gone]
+    results = await world.actor.deactivate(asked)
+    kinds = {holder: type(result) for holder, result in results.items()}
+    assert kinds == {
+        **dict.fromkeys(asked, Done),
+        **dict.fromkeys((blocked, gone), Refused),
+        **dict.fromkeys(locked, TryLater),
+    }
+    assert world.writes() == 199 - 3
+    assert {holder for holder in asked[:-1] if world.state(holder)[0]} == {blocked, *locked}
+    world.recover()
+    again = await world.actor.deactivate(asked)
+    assert all(again[holder] == Done(changed=True, before={"IsActive": True}) for holder in locked)
+    assert isinstance(again[blocked], Refused)
+    assert world.writes() == 199 - 1
+    assert world.state(holders[199])[0], "who was not asked about is left alone"
+
+
+@pytest.mark.parametrize("operation", ["freeze", "unfreeze", "deactivate", "reactivate"])
+async def test_an_answer_that_is_lost_is_read_up_and_never_sent_again(world: World, operation: str) -> None:
+    traits = {"unfreeze": {"frozen": True}, "reactivate": {"active": False}}.get(operation, {})
+    holders = [world.add(**traits) for _ in range(3)]
+    world.lose_the_next_answer(operation)
+    results = await getattr(world.actor, operation)(holders)
+    assert all(isinstance(result, Done | TryLater) for result in results.values())
+    world.recover()
+    results = await getattr(world.actor, operation)(holders)
+    assert all(isinstance(result, Done) and not result.changed for result in results.values())
+    assert world.writes() == 3
+
+
+async def test_a_lost_answer_to_a_hand_over_is_read_up_and_never_sent_again(world: World) -> None:
+    holder, boss = world.add(), world.add()
+    transfer = Transfer(holder, boss, {"Case": [world.give(holder, "Case") for _ in range(3)]})
+    world.lose_the_next_answer("hand_over")
+    first = (await world.actor.hand_over([transfer]))[holder]
+    assert isinstance(first, HandedOver | TryLater)
+    world.recover()
+    assert (await world.actor.hand_over([transfer]))[holder] == HandedOver(moved={"Case": 3}, failed={})
+    assert world.writes() == 3
+
+
+async def test_what_is_locked_waits_and_what_moved_by_then_is_counted(world: World) -> None:
+    holder, boss = world.add(), world.add()
+    fine, stuck = world.give(holder, "Case"), world.give(holder, "Case")
+    world.lock(stuck)
+    transfer = Transfer(holder, boss, {"Case": [fine, stuck]})
+    result = (await world.actor.hand_over([transfer]))[holder]
+    assert isinstance(result, TryLater)
+    assert result.moved == 1
+    assert (world.owner(fine), world.owner(stuck)) == (boss, holder)
+    world.recover()
+    assert (await world.actor.hand_over([transfer]))[holder] == HandedOver(moved={"Case": 2}, failed={})
+    assert world.writes() == 2
+
+
+async def test_without_calls_left_everything_waits_and_nothing_is_written(world: World) -> None:
+    holder, boss = world.add(), world.add()
+    transfer = Transfer(holder, boss, {"Case": [world.give(holder, "Case")]})
+    world.use_up_the_calls()
+    for act in (world.actor.freeze, world.actor.deactivate):
+        assert isinstance((await act([holder]))[holder], TryLater)
+    assert isinstance((await world.actor.hand_over([transfer]))[holder], TryLater)
+    assert world.writes() == 0
+    world.recover()
+    assert (await world.actor.freeze([holder]))[holder] == Done(changed=True, before={"IsFrozen": False})
+    assert world.writes() == 1
+
+
+async def test_a_session_that_expired_is_nobodys_failure(world: World) -> None:
+    first, second = world.add(), world.add()
+    await world.actor.freeze([first])
+    world.end_sessions()
+    assert (await world.actor.freeze([first, second])) == {
+        first: Done(changed=False, before={"IsFrozen": True}),
+        second: Done(changed=True, before={"IsFrozen": False}),
+    }
+    assert world.writes() == 2

@@ -33,10 +33,12 @@ from reclaim.connectors.ports import (
 from reclaim.connectors.salesforce import SalesforceActor, SalesforceReader, Tuning, open_actor, open_reader
 from reclaim.connectors.salesforce.errors import ApiLimit, Busy, NotReadable, SignInRefused, Unreachable
 from reclaim.connectors.salesforce.profile import read_profile
+from reclaim.connectors.salesforce.refusals import UNKNOWN
 from reclaim.connectors.salesforce.session import ReadSession, WriteForbidden, WriteSession, _Client
 from reclaim.connectors.salesforce.soql import Query
 from reclaim.sandbox.app import Sandbox
 from reclaim.sandbox.demo_org import Base, build_base, build_demo_org
+from reclaim.sandbox.faults import REFUSALS
 from reclaim.sandbox.org import Org
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -800,11 +802,42 @@ async def test_a_record_that_cannot_move_is_named(site: Site) -> None:
     result = (await site.actor().hand_over([Transfer(holder, boss, records)]))[holder]
     assert isinstance(result, HandedOver)
     assert result.moved == {"Case": 1}
-    assert result.failed == {
-        deal: "Opportunity: OP_WITH_INVALID_USER_TYPE_EXCEPTION: Operation not valid for this user type",
-        "a00000000000001AAA": "Invoice__c: Reclaim hands over no such record",
-        "no id": "Lead: Reclaim hands over no such record",
+    assert {record: (why.code, why.message) for record, why in result.failed.items()} == {
+        deal: ("OP_WITH_INVALID_USER_TYPE_EXCEPTION", "Operation not valid for this user type"),
+        "a00000000000001AAA": ("NO_SUCH_RECORD", "Reclaim hands over no such record"),
+        "no id": ("NO_SUCH_RECORD", "Reclaim hands over no such record"),
     }
+    assert "another successor" in result.failed[deal].remedy
+
+
+async def test_what_moved_is_counted_when_the_rest_cannot(site: Site) -> None:
+    """The org takes the right to write away in the middle: what had moved by then stays counted."""
+    holder, boss = site.users(2)
+    deal = site.org.insert("Opportunity", Name="Deal", StageName="Prospecting", CloseDate=NOW.date(), OwnerId=holder)
+    [case] = site.cases(holder, 1)
+    transfer = Transfer(holder, boss, {"Opportunity": [deal], "Case": [case]})
+    session = site.session(WriteSession)
+    update = session.update
+
+    async def opportunities_only(sobject: str, *more: Any) -> Any:
+        if sobject == "Case":
+            raise NotReadable("INSUFFICIENT_ACCESS", "Salesforce answered 403 INSUFFICIENT_ACCESS: no")
+        return await update(sobject, *more)
+
+    session.update = opportunities_only
+    result = (await SalesforceActor(session).hand_over([transfer]))[holder]
+    assert isinstance(result, HandedOver)
+    assert result.moved == {"Opportunity": 1}
+    assert result.failed[case].code == "INSUFFICIENT_ACCESS"
+
+
+async def test_what_moved_is_counted_while_the_rest_waits(site: Site) -> None:
+    holder, boss = site.users(2)
+    stuck, fine = site.cases(holder, 2)
+    site.fault("row_lock", method="PATCH", params={"ids": [stuck]}, times=None)
+    result = (await site.actor().hand_over([Transfer(holder, boss, {"Case": [stuck, fine]})]))[holder]
+    assert isinstance(result, TryLater)
+    assert result.moved == 1
 
 
 async def test_a_change_that_somebody_undoes_at_once_is_not_forced(site: Site) -> None:
@@ -857,6 +890,21 @@ async def test_what_blocks_a_deactivation_is_said_with_its_remedy(
     assert said in refusal.message
     assert advice in refusal.remedy
     assert results[other] == Done(changed=True, before={"IsActive": True})
+
+
+async def test_every_refusal_comes_in_the_orgs_words_and_with_a_remedy(site: Site) -> None:
+    """One call, a different refusal for each of its rows; the row that nothing is wrong with is done."""
+    *holders, fine = site.users(len(REFUSALS) + 1)
+    named = dict(zip(holders, REFUSALS, strict=True))
+    site.fault("row_refused", method="PATCH", params={"refusals": named})
+    results = await site.actor().deactivate([*holders, fine])
+    assert results[fine] == Done(changed=True, before={"IsActive": True})
+    assert site.calls("PATCH") == 1
+    for holder, name in named.items():
+        refusal = results[holder]
+        assert isinstance(refusal, Refused)
+        assert (refusal.code, refusal.message) == REFUSALS[name]
+        assert (refusal.remedy == UNKNOWN) is (name == "new")
 
 
 async def test_setup_and_business_never_share_a_call(site: Site) -> None:

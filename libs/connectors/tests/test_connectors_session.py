@@ -21,9 +21,9 @@ from reclaim.connectors.salesforce.errors import (
     NotReadable,
     SignInRefused,
     from_answer,
-    refused,
 )
 from reclaim.connectors.salesforce.profile import read_profile
+from reclaim.connectors.salesforce.refusals import refused
 from reclaim.connectors.salesforce.session import ReadSession, Tuning, WriteSession, may_write
 from reclaim.connectors.salesforce.soql import Query
 
@@ -242,6 +242,8 @@ def test_what_each_answer_means(status: int, code: str, message: str, kind: type
         ("CANNOT_DISABLE_LAST_ADMIN", "whatever", "another user that role"),
         ("LICENSE_LIMIT_EXCEEDED", "License Limit Exceeded", "buy one or free one"),
         ("FIELD_CUSTOM_VALIDATION_EXCEPTION", "Only HR may", "validation rule"),
+        ("FIELD_CUSTOM_VALIDATION_EXCEPTION", "Ask the approver", "validation rule"),
+        ("FIELD_INTEGRITY_EXCEPTION", "You can only assign profiles that are compatible", "give the user one that"),
         ("FIELD_INTEGRITY_EXCEPTION", "user is part of an Assignment Rule", "assignment rule"),
         ("FIELD_INTEGRITY_EXCEPTION", "the delegated approver of users", "delegated approver"),
         ("INSUFFICIENT_ACCESS_OR_READONLY", "no", "permission to edit"),

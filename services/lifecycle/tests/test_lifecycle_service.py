@@ -447,6 +447,25 @@ async def test_a_deactivation_that_got_no_answer_is_booked_or_undone(
         assert ("SeatReclaimed" in await it.said()) is not active
 
 
+async def test_records_that_moved_before_a_hand_over_was_given_up_are_counted(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        give(it.org, "005A", "Case", 3)
+        await it.frozen()
+        it.clock.advance(7 * DAY)
+        it.org.trouble = lambda _operation, each: "before" if each == "Case-2" else "none"
+        await it.once("timers")
+        await it.once("act")
+        await it.sql("UPDATE effect SET attempts = 39, due = 0")
+        await it.once("act")
+        case = await it.case()
+        assert (case.state, case.records_transferred) == (State.ATTENTION, 2)
+        it.org.trouble = lambda _operation, _each: "none"
+        await it.order(Retry("op"))
+        await it.act()
+        case = await it.case()
+        assert (case.state, case.records_transferred) == (State.RECLAIMED, 3)
+
+
 async def test_who_has_another_product_after_grace_is_not_left_frozen(tmp_path: Path) -> None:
     async with world(None, tmp_path) as it:
         await it.frozen()

@@ -82,6 +82,7 @@ class Story:
         clock: Movable,
         *,
         connection: Mapping[str, Any],
+        rule_name: str = "Idle Salesforce seats",
         note: Callable[[str], None] = lambda _: None,
         progress: Callable[[int, int], None] = lambda _done, _of: None,
         dry_run: bool = False,
@@ -91,6 +92,7 @@ class Story:
         self.client = client
         self.clock = clock
         self.connection = connection
+        self.rule_name = rule_name
         self.dry_run = dry_run
         self._note = note
         self._progress = progress
@@ -170,7 +172,7 @@ class Story:
         rule = self.client.post(
             "/scanner/api/rules",
             {
-                "name": "Idle Salesforce seats",
+                "name": self.rule_name,
                 "connection_id": connection,
                 "products": ["SFDC"],
                 "inactive_days": INACTIVE_DAYS,

@@ -278,7 +278,7 @@ class FakeActor:
                     self._log(record_id, "owner", record.owner, transfer.successor)
                     record.owner = transfer.successor
                 if trouble != "none":
-                    return TryLater("the org did not answer")
+                    return TryLater("the org did not answer", moved=moved.total() + (trouble == "after"))
             if record.owner == transfer.successor:
                 moved[record.kind] += 1
         return HandedOver(dict(moved), {})

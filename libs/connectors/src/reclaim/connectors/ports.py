@@ -171,9 +171,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class TryLater:
-    """Not finished, and the same call may succeed later; what it did by then, the next one finds done."""
+    """Not finished, and the same call may succeed later; what it did by then, the next one finds done.
+
+    `moved` counts the records of a hand-over that belong to the successor by now, for when there is no next call.
+    """
 
     reason: str
+    moved: int = 0
 
 
 ActionResult = Done | Refused | TryLater
@@ -191,12 +195,12 @@ class Transfer:
 @dataclass(frozen=True, slots=True)
 class HandedOver:
     """How many of a transfer's records belong to the successor now, by object type, whichever attempt moved them,
-    and those that could not be moved (record id → the system's words). A record that was closed, deleted or given
+    and those that could not be moved (record id → why not). A record that was closed, deleted or given
     to somebody else meanwhile is neither.
     """
 
     moved: Mapping[str, int]
-    failed: Mapping[str, str]
+    failed: Mapping[str, Refused]
 
 
 class SeatActor(Protocol):

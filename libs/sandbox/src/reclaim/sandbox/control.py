@@ -257,6 +257,7 @@ def _user(world: World, user_id: str) -> dict[str, Any]:
     last_login = org.get("User", user_id, "LastLoginDate")
     return {
         "id": user_id,
+        "login_id": login[0],
         "name": org.get("User", user_id, "Name"),
         "username": org.get("User", user_id, "Username"),
         "email": org.get("User", user_id, "Email"),

@@ -38,6 +38,11 @@ KINDS: dict[str, FaultKind] = {
     "connection_lost": FaultKind("instead", _ANY, "the connection is closed before any work is done"),
     "slow": FaultKind("within", _ANY, "the answer comes after params.seconds (1)"),
     "row_lock": FaultKind("within", _WRITE, "UNABLE_TO_LOCK_ROW on the first params.rows (1) rows, or on params.ids"),
+    "row_refused": FaultKind(
+        "within",
+        _WRITE,
+        "a row is refused with what params.refusals names for its id, one of REFUSALS",
+    ),
     "truncated_page": FaultKind("within", _QUERY, "a page ends after params.keep rows (half) and says it is the last"),
     "empty_scan": FaultKind("within", _QUERY, "a query answers with no rows at all"),
     "bulk_failed": FaultKind("within", r"/jobs/query/[^/]+$", "a Bulk job ends as Failed"),
@@ -45,6 +50,48 @@ KINDS: dict[str, FaultKind] = {
         "after", _ANY, "the work is done, and no answer comes: params.mode `close` (default) or `hang`"
     ),
 }
+
+
+REFUSALS: dict[str, tuple[str, str]] = {
+    "default_lead_owner": (
+        "FIELD_INTEGRITY_EXCEPTION",
+        "You cannot deactivate this user. You cannot deactivate a user who is the default owner of leads",
+    ),
+    "default_case_owner": (
+        "FIELD_INTEGRITY_EXCEPTION",
+        "You cannot deactivate this user. You cannot deactivate a user who is the default owner of cases",
+    ),
+    "automated_case_user": (
+        "FIELD_INTEGRITY_EXCEPTION",
+        "You cannot deactivate this user. You cannot deactivate the Automated Case User",
+    ),
+    "default_workflow_user": (
+        "FIELD_INTEGRITY_EXCEPTION",
+        "You cannot deactivate this user. You cannot deactivate the Default Workflow User",
+    ),
+    "hierarchy_field": (
+        "FIELD_INTEGRITY_EXCEPTION",
+        "Cannot inactivate user that is the value of a hierarchy field: Backup Approver",
+    ),
+    "approver": (
+        "FIELD_INTEGRITY_EXCEPTION",
+        "You cannot deactivate this user. The user is an approver in one or more approval processes",
+    ),
+    "last_admin": (
+        "CANNOT_DISABLE_LAST_ADMIN",
+        "You cannot deactivate or change the profile of the last active administrator of the organization.",
+    ),
+    "incompatible_profile": (
+        "FIELD_INTEGRITY_EXCEPTION",
+        "You can only assign profiles that are compatible with the user's license and its permission sets.",
+    ),
+    "no_licence": ("LICENSE_LIMIT_EXCEEDED", "License Limit Exceeded: Salesforce"),
+    "validation_rule": ("FIELD_CUSTOM_VALIDATION_EXCEPTION", "Ask the approver in HR before you change this user."),
+    "permission": ("INSUFFICIENT_ACCESS_OR_READONLY", "insufficient access rights on object id"),
+    "owner_of_another_licence": ("OP_WITH_INVALID_USER_TYPE_EXCEPTION", "Operation not valid for this user type"),
+    "new": ("SOMETHING_NEW", "A rule that came with the last release forbids this."),
+}
+"""What an org says when it refuses a row, by name: (code, message)."""
 
 
 @dataclass(slots=True)
@@ -120,6 +167,10 @@ class Faults:
         """
         if kind not in KINDS:
             raise ValueError(f"{kind!r} is not a kind of fault: use one of {', '.join(KINDS)}")
+        if kind == "row_refused":
+            named = (params or {}).get("refusals")
+            if not isinstance(named, dict) or not named or not set(named.values()) <= set(REFUSALS):
+                raise ValueError(f"row_refused needs params.refusals, id to one of {', '.join(REFUSALS)}")
         try:
             path = re.compile(path_regex) if path_regex else None
         except re.error as error:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from .auth import Session
 from .errors import SalesforceError
-from .faults import Fault
+from .faults import REFUSALS, Fault
 from .ids import make_id, normalise_id
 from .org import Org, Row, Transaction
 from .query import Result, json_value, run_query
@@ -343,7 +343,7 @@ class Rest:
         all_or_none = call.all_or_none or call.body.get("allOrNone", False) is True
         kinds = [_type_named(each) for each in records]
         _within_limits(kinds)
-        locked = self._locked_rows(call, records)
+        struck = self._struck_rows(call, records)
 
         def write(place: int, transaction: Transaction) -> str:
             record, kind = records[place], kinds[place]
@@ -358,8 +358,8 @@ class Rest:
                 return transaction.create(kind.name, values)
             if not isinstance(record_id, str):
                 raise SalesforceError("MISSING_ARGUMENT", "Id not specified in an update call")
-            if place in locked:
-                raise _locked(record_id)
+            if place in struck:
+                raise struck[place]
             transaction.update(kind.name, record_id, values)
             return normalise_id(record_id) or record_id
 
@@ -400,20 +400,23 @@ class Rest:
         call.records = sum(1 for each in results if each["success"])
         return Reply(200, results)
 
-    def _locked_rows(self, call: Call, records: list[dict[str, Any]]) -> set[int]:
-        """Return the places of the rows that a row-lock fault strikes."""
-        fault = call.struck("row_lock")
+    def _struck_rows(self, call: Call, records: list[dict[str, Any]]) -> dict[int, SalesforceError]:
+        """Return what strikes single rows, a lock or a refusal, by their places."""
+        fault = call.struck("row_lock") or call.struck("row_refused")
         if fault is None:
-            return set()
-        places = [
-            place
+            return {}
+        places = {
+            place: normalise_id(str(record.get("id", "")))
             for place, record in enumerate(records)
             if fault.object is None or _type_name(record).lower() == fault.object.lower()
-        ]
+        }
+        if fault.kind == "row_refused":
+            said = {normalise_id(each): REFUSALS[name] for each, name in fault.params["refusals"].items()}
+            return {place: SalesforceError(*said[row]) for place, row in places.items() if row in said}
         if ids := fault.params.get("ids"):
             named = {normalise_id(str(each)) for each in ids}
-            return {place for place in places if normalise_id(str(records[place].get("id", ""))) in named}
-        return set(places[: int(fault.params.get("rows", 1))])
+            return {place: _locked(records[place]["id"]) for place, row in places.items() if row in named}
+        return {place: _locked(records[place].get("id")) for place in [*places][: int(fault.params.get("rows", 1))]}
 
     def _read_collection(self, call: Call, match: re.Match[str]) -> Reply:
         kind = _kind(match[1])

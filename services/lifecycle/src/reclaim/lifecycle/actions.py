@@ -90,9 +90,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Nothing is known to have happened; the effect is to be tried again."""
+    """It is not known to have happened, or not to its end; the effect is to be tried again.
+
+    `moved` counts records that were handed over by then, for when it is not.
+    """
 
     reason: str
+    moved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,7 @@ class Actions:
             ActionFailed(
                 f"{effect.kind.value} did not succeed in {effect.attempts} attempts: {outcome.reason}",
                 "Find out why the connected system does not answer (test the connection), then retry.",
+                moved=outcome.moved,
                 unsure=effect.kind in UNSURE,
             ),
             outcome.reason,
@@ -473,18 +478,19 @@ def _handed_over(result: HandedOver | Refused | TryLater | None, plan: Mapping[s
             evidence = msgspec.json.encode({"moved": moved, "plan": plan}).decode()
             return Answer(RecordsHandedOver(count), evidence)
         case HandedOver(moved, failed):
-            some = "; ".join(f"{record}: {why}" for record, why in sorted(failed.items())[:5])
+            some = "; ".join(f"{record}: {why.code}: {why.message}" for record, why in sorted(failed.items())[:5])
+            remedies = dict.fromkeys(why.remedy for _record, why in sorted(failed.items()))
             return Answer(
                 ActionFailed(
                     f"{len(failed)} open records could not be handed over: {some}",
-                    "Mend these records in the connected system (or give them to somebody there), then retry.",
+                    " ".join([*remedies, "Or give these records to somebody in the connected system, then retry."]),
                     moved=sum(moved.values()),
                 ),
                 msgspec.json.encode({"moved": moved, "failed": failed, "plan": plan}).decode(),
             )
         case Refused(code, message, remedy):
             return Answer(ActionFailed(f"{code}: {message}", remedy), message)
-        case TryLater(reason):
-            return Later(reason)
+        case TryLater(reason, moved):
+            return Later(reason, moved)
         case None:
             return Later("the connector gave no result for this holder")

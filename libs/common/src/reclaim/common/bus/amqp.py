@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import aio_pika
@@ -30,6 +30,8 @@ HALF: Final = PREFETCH // 2
 """Most messages handled together: the other half is here already when they are done."""
 
 PROBE: Final = "probe"
+REPLIES: Final = "amq.rabbitmq.reply-to"
+"""What RabbitMQ calls the way back to the channel that a message came from."""
 
 _BROKEN = (AMQPError, ProtocolError, ConnectionError, TimeoutError, asyncio.InvalidStateError, RuntimeError)
 """What aio-pika raises when the connection or the channel has gone."""
@@ -45,7 +47,6 @@ class AmqpBus:
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._exchange: AbstractExchange | None = None
-        self._probes: dict[str, asyncio.Event] = {}
 
     def queue_name(self, service: str, queue: str) -> str:
         """Return the broker's name of a service's queue."""
@@ -150,20 +151,34 @@ class AmqpBus:
                         except Exception as error:  # raised below: it is not the broker's
                             failure = error
                             continue
-                    if len(bodies) < len(messages) and service in self._probes:
-                        self._probes[service].set()
+                    for message in messages:
+                        if message.type == PROBE and message.reply_to:
+                            await self._answer(message.reply_to)
                     await messages[-1].ack(multiple=True)
         raise failure
 
     async def probe(self, service: str) -> None:
-        returned = self._probes[service] = asyncio.Event()
+        answers: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
         with _as_transient("carry a message to its consumer and back"):
-            channel, _exchange = await self._open_publisher()
-            async with asyncio.timeout(5):
+            await self._open_publisher()
+            assert self._connection is not None
+            async with asyncio.timeout(5), self._connection.channel(on_return_raises=True) as channel:
+                # The broker sends an answer straight to the channel that asked, whichever replica the probe went to.
+                replies = await channel.get_queue(REPLIES, ensure=False)
+                await replies.consume(answers.put, no_ack=True)
                 await channel.default_exchange.publish(
-                    aio_pika.Message(b"", type=PROBE, expiration=30), self.queue_name(service, EVENTS), mandatory=True
+                    aio_pika.Message(b"", type=PROBE, expiration=30, reply_to=REPLIES),
+                    self.queue_name(service, EVENTS),
+                    mandatory=True,
                 )
-                await returned.wait()
+                await answers.get()
+
+    async def _answer(self, asker: str) -> None:
+        """Tell who sent a probe that it arrived. Who does not hear of it sends another."""
+        with suppress(*_BROKEN):
+            async with asyncio.timeout(2):
+                channel, _exchange = await self._open_publisher()
+                await channel.default_exchange.publish(aio_pika.Message(b""), asker, mandatory=False)
 
     async def close(self) -> None:
         await self._drop_publisher()

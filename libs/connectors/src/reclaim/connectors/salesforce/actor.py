@@ -17,8 +17,9 @@ from typing import Final, TypeVar
 from reclaim.common.errors import Permanent, Transient
 from reclaim.connectors.ports import ActionResult, Done, HandedOver, Refused, Transfer, TryLater
 from reclaim.connectors.salesforce import soql
-from reclaim.connectors.salesforce.errors import LOCKED, Busy, NotReadable, SignInRefused, first_error, refused
+from reclaim.connectors.salesforce.errors import LOCKED, Busy, NotReadable, SignInRefused, first_error
 from reclaim.connectors.salesforce.reader import BUSINESS
+from reclaim.connectors.salesforce.refusals import refused
 from reclaim.connectors.salesforce.session import ROWS_PER_WRITE, Row, WriteSession
 from reclaim.connectors.salesforce.soql import Query
 
@@ -76,7 +77,7 @@ class _Tally:
     """What became of one holder's records."""
 
     moved: Counter[str] = field(default_factory=Counter)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Refused] = field(default_factory=dict)
     later: str | None = None
 
 
@@ -136,7 +137,7 @@ class SalesforceActor:
             return {each.holder: _failure(error) for each in fit} | results
         for holder, tally in tallies.items():
             if tally.later is not None:
-                results[holder] = TryLater(tally.later)
+                results[holder] = TryLater(tally.later, moved=tally.moved.total())
             else:
                 results[holder] = HandedOver(moved=dict(tally.moved), failed=tally.failed)
         return results
@@ -276,7 +277,7 @@ class SalesforceActor:
                     tally.moved[sobject] += 1
                 elif row is not None and _same(row["OwnerId"], move.holder) and not row[done]:
                     if record_id in sent.refused:
-                        tally.failed[record_id] = ": ".join((sobject, *first_error(sent.refused[record_id])))
+                        tally.failed[record_id] = refused(sent.refused[record_id])
                     elif record_id in sent.accepted:
                         tally.later = _UNDONE
                     else:
@@ -298,6 +299,11 @@ class SalesforceActor:
         except (_Unfinished, Transient) as error:
             for move in pending.values():
                 tallies[move.holder].later = str(error)
+        except Permanent as error:
+            # What has moved by now, of this object or another, has moved and is counted.
+            refusal = _refusal(error)
+            for record_id, move in pending.items():
+                tallies[move.holder].failed[record_id] = refusal
 
 
 def _by_object(transfers: Sequence[Transfer], tallies: Mapping[str, _Tally]) -> dict[str, dict[str, _Move]]:
@@ -309,17 +315,21 @@ def _by_object(transfers: Sequence[Transfer], tallies: Mapping[str, _Tally]) -> 
                 if sobject in BUSINESS and soql.is_id(record_id):
                     moves[sobject][record_id] = _Move(transfer.holder, transfer.successor)
                 else:
-                    tallies[transfer.holder].failed[record_id] = f"{sobject}: Reclaim hands over no such record"
+                    tallies[transfer.holder].failed[record_id] = Refused("NO_SUCH_RECORD", _NOT_OURS, _BY_HAND)
     return moves
 
 
 _UNDONE: Final = "Salesforce accepted the change, but it reads back as before: somebody may have undone it just now."
+_NOT_OURS: Final = "Reclaim hands over no such record"
+_BY_HAND: Final = "Give the record to somebody in the org, then retry."
 _READ_AGAIN: Final = "The account is gone or was never there: scan again."
 
 
 def _failure(error: Transient | Permanent) -> Refused | TryLater:
-    if isinstance(error, Transient):
-        return TryLater(str(error))
+    return TryLater(str(error)) if isinstance(error, Transient) else _refusal(error)
+
+
+def _refusal(error: Permanent) -> Refused:
     if isinstance(error, SignInRefused):
         return Refused("SIGN_IN_REFUSED", str(error), "Correct the connection's credentials, test it, then retry.")
     if isinstance(error, NotReadable):

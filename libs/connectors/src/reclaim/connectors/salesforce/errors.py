@@ -1,4 +1,7 @@
-"""Salesforce's answers as errors: what each means, whether the same call can succeed later, and what to do."""
+"""Salesforce's answers as errors: what each means, whether the same call can succeed later, and what to do.
+
+What it answers about single rows is in `refusals`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from reclaim.common.errors import Permanent, Transient
-from reclaim.connectors.ports import Refused
 
 
 class Busy(Transient):
@@ -48,7 +50,7 @@ class NotReadable(Permanent):
         self.code = code
 
 
-_PERMISSION: Final = frozenset(
+PERMISSION: Final = frozenset(
     {
         "INSUFFICIENT_ACCESS",
         "INSUFFICIENT_ACCESS_OR_READONLY",
@@ -92,7 +94,7 @@ def from_answer(status: int, content: object) -> Transient | Permanent:
     if status >= 500 or code in _BUSY:
         # Behind a gateway's 502 or 504 the org may well have carried the call out.
         return Busy(f"{said}. The org is overloaded or under maintenance; try again later.", unsure=status >= 500)
-    if code in _PERMISSION or status == 403:
+    if code in PERMISSION or status == 403:
         return NotReadable(code, f"{said}. Give the user that Reclaim runs as the permission, and test again.")
     if code in ("INVALID_TYPE", "INVALID_FIELD"):
         return NotReadable(
@@ -101,60 +103,3 @@ def from_answer(status: int, content: object) -> Transient | Permanent:
     if 300 <= status < 400:
         return Permanent(f"Salesforce answered {status}, a redirect: set instance_url to the org's present address.")
     return NotReadable(code, said)
-
-
-_LAST_ADMIN: Final = "This is the last user who can administer the org: give another user that role first."
-_NO_SEAT: Final = "No seat of this licence is free: buy one or free one, then retry."
-_LEADS: Final = "Choose another user in Setup, Lead Settings and Web-to-Lead, then retry."
-_CASES: Final = "Choose another user in Setup, Support Settings, then retry."
-_REMEDIES: Final[tuple[tuple[str, str], ...]] = (
-    ("hierarchy field", "Empty the field that the message names on the users that point at this one, then retry."),
-    ("default lead owner", _LEADS),
-    ("default owner of leads", _LEADS),
-    ("web to lead", _LEADS),
-    ("web-to-lead", _LEADS),
-    ("default case owner", _CASES),
-    ("default owner of cases", _CASES),
-    ("automated case user", _CASES),
-    ("default workflow user", "Choose another user in Setup, Process Automation Settings, then retry."),
-    ("assignment rule", "Take the user out of the assignment rule that the message names, then retry."),
-    ("auto-response", "Take the user out of the auto-response rule that the message names, then retry."),
-    ("escalation rule", "Take the user out of the escalation rule that the message names, then retry."),
-    ("delegated approver", "Choose another delegated approver for the users that name this one, then retry."),
-    ("approver", "Take the user out of the approval processes in Setup, Approval Processes, then retry."),
-    ("dashboard", "Choose another running user for the dashboards that the message names, then retry."),
-    ("not enough licen", _NO_SEAT),
-    ("license limit", _NO_SEAT),
-    ("compatible", "Take away what the new licence does not allow, then retry."),
-)
-_BY_CODE: Final = {
-    "CANNOT_DISABLE_LAST_ADMIN": _LAST_ADMIN,
-    "LICENSE_LIMIT_EXCEEDED": _NO_SEAT,
-    "OP_WITH_INVALID_USER_TYPE_EXCEPTION": "The successor's licence cannot own such records: choose another successor.",
-    "FIELD_CUSTOM_VALIDATION_EXCEPTION": "A validation rule of the org forbids it: meet it or change it, then retry.",
-    "INACTIVE_OWNER_OR_USER": "The new owner is inactive: choose another successor.",
-    "MIXED_DML_OPERATION": "Salesforce was changing setup and business records at once; retry.",
-    "ENTITY_IS_DELETED": "The record is deleted; nothing is left to do.",
-    "INVALID_CROSS_REFERENCE_KEY": "The record no longer exists, or Reclaim's user may not see it.",
-    "CANNOT_UPDATE_CONVERTED_LEAD": "The lead was converted in the meantime; nothing is left to do.",
-    LOCKED: "Somebody else holds the record; retry later.",
-}
-
-
-def refused(errors: object) -> Refused:
-    """Return a row's refusal in Salesforce's own words, with what a person can do about it."""
-    code, message = first_error(errors)
-    return Refused(code=code or "UNKNOWN", message=message or "Salesforce gave no reason", remedy=remedy(code, message))
-
-
-def remedy(code: str, message: str) -> str:
-    """Return what a person can do about a refusal; known by its code, or else by its message."""
-    if code in _BY_CODE:
-        return _BY_CODE[code]
-    lower = message.lower()
-    for words, advice in _REMEDIES:
-        if words in lower:
-            return advice
-    if code in _PERMISSION:
-        return "Give the user that Reclaim runs as the permission to edit this record, then retry."
-    return "Look up Salesforce's message, mend its cause in the org, then retry."
