@@ -215,6 +215,13 @@ def rule_add(
     hand_over: Annotated[bool, typer.Option(help="give open records to the manager")] = True,
     schedule: Annotated[str | None, typer.Option(help="cron expression, in --time-zone")] = None,
     time_zone: Annotated[str, typer.Option()] = "UTC",
+    grace_calendar: Annotated[str, typer.Option(help="calendar: grace counts all days; business: working days")] = (
+        "calendar"
+    ),
+    day_off: Annotated[list[str] | None, typer.Option(help="a holiday, such as 2026-12-25; repeat for several")] = None,
+    no_reclaim_before_days_off: Annotated[
+        bool, typer.Option("--no-reclaim-before-days-off", help="free no seat on a day off or right before one")
+    ] = False,
     url: UrlOption = DEFAULT_URL,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -234,6 +241,9 @@ def rule_add(
             "dry_run": not live,
             "schedule": schedule,
             "time_zone": time_zone,
+            "grace_calendar": grace_calendar,
+            "days_off": day_off or [],
+            "no_reclaim_before_days_off": no_reclaim_before_days_off,
         }
         show(output, client.post("/scanner/api/rules", document))
 

@@ -9,7 +9,7 @@ Instants are timezone-aware UTC. Money is a decimal with its currency, never a f
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import ClassVar, Final, Literal
 
@@ -52,6 +52,7 @@ Decision = Literal["keep", "revoke", "downgrade"]
 Channel = Literal["email", "itsm", "console"]
 Route = Literal["email", "itsm", "both"]
 TimeoutAction = Literal["freeze", "keep", "escalate"]
+GraceCalendar = Literal["calendar", "business"]
 Outcome = Literal["kept", "cancelled", "skipped", "restored", "reclaimed"]
 
 
@@ -61,6 +62,9 @@ class Policy(Value, frozen=True):
     `inactive_days` is the rule's condition (last used before that many days ago). `decision_days` count from the
     moment the notice was delivered, `grace_days` from the freeze. An account is new for `young_days`. `warn_only` names
     the safety checks that warn instead of skipping.
+
+    `grace_calendar` says whether `grace_days` are any days or working days; with `no_reclaim_before_days_off` no seat
+    is freed on a day off or on the day before one. Days off are Saturday, Sunday and `days_off`, in `time_zone`.
     """
 
     rule_id: str
@@ -75,6 +79,10 @@ class Policy(Value, frozen=True):
     dry_run: bool
     young_days: int = 30
     warn_only: tuple[str, ...] = ()
+    grace_calendar: GraceCalendar = "calendar"
+    no_reclaim_before_days_off: bool = False
+    days_off: tuple[date, ...] = ()
+    time_zone: str = "UTC"
 
 
 class CheckFinding(Value, frozen=True):

@@ -47,6 +47,12 @@ def days(number: int) -> str:
     return f"{number} day" if number == 1 else f"{number} days"
 
 
+def grace(request: Request) -> str:
+    """Write how long a freeze can be undone."""
+    policy = request.policy
+    return days(policy.grace_days).replace("day", "working day" if policy.grace_calendar == "business" else "day")
+
+
 def last_use(request: Request) -> str:
     """Write when the seat was last used."""
     return format_day(request.last_used_at) if request.last_used_at else "never, as far as is known"
@@ -58,7 +64,7 @@ def after_revoke(request: Request) -> str:
     handed = " Open records go to you." if policy.hand_over else ""
     return (
         f"The account is checked once more and then frozen: {clean(request.holder.name)} can no longer sign in. For "
-        f"{days(policy.grace_days)} you or the holder can undo it with one click. After that the seat is freed."
+        f"{grace(request)} you or the holder can undo it with one click. After that the seat is freed."
         f"{handed}"
     )
 
@@ -74,7 +80,7 @@ def after_silence(request: Request) -> str:
         case "freeze":
             return (
                 "The account is frozen, as if it had been revoked, and for "
-                f"{days(request.policy.grace_days)} that can be undone."
+                f"{grace(request)} that can be undone."
             )
         case "keep":
             return "The seat is kept."

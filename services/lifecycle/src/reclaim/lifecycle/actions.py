@@ -42,12 +42,13 @@ from reclaim.connectors.ports import (
     Transfer,
     TryLater,
 )
-from reclaim.lifecycle import brake_gate, brake_store, store
+from reclaim.lifecycle import brake_gate, brake_store, calendar, store
 from reclaim.lifecycle.brakes import STEP_OF, Limits, stopping
 from reclaim.lifecycle.domain import (
     ActionFailed,
     Case,
     Command,
+    DayOff,
     Effect,
     RecordsHandedOver,
     SeatChecked,
@@ -75,6 +76,9 @@ CHECK_HOLDS: Final = timedelta(minutes=15)
 
 CHECKED: Final = frozenset(STEP_OF)
 """The effects that take something away."""
+
+RECLAIMS: Final = frozenset({Effect.HAND_OVER, Effect.DEACTIVATE})
+"""The effects that a rule may forbid on some days."""
 
 UNSURE: Final = frozenset({Effect.FREEZE, Effect.DEACTIVATE})
 """The effects that are known to have happened or not only when they were answered."""
@@ -255,9 +259,10 @@ class Actions:
         reader = self._reader(connection)
         if kind is Effect.CHECK:
             return await self._check(claimed, reader)
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, Outcome] = self._days_off(claimed)
+        claimed = [effect for effect in claimed if effect.id not in outcomes]
         if kind in CHECKED:
-            outcomes = await self._check_again(claimed, reader)
+            outcomes |= await self._check_again(claimed, reader)
             claimed = [effect for effect in claimed if effect.id not in outcomes]
         # A dry run never gets further than this line with anything that could write.
         actor = None if not claimed or claimed[0].case.policy.dry_run else self._actor(connection)
@@ -295,6 +300,17 @@ class Actions:
                 case None:
                     outcomes[effect.id] = Later("the connector gave no result for this holder")
         return outcomes
+
+    def _days_off(self, claimed: Sequence[Claimed]) -> dict[str, Outcome]:
+        """Return the steps that waited into a day on which their rule frees no seat; records half moved go on."""
+        now = self._clock.now()
+        return {
+            effect.id: Answer(DayOff(tried=effect.kind in UNSURE and effect.attempts > 1), "")
+            for effect in claimed
+            if effect.kind in RECLAIMS
+            and effect.plan is None
+            and not calendar.may_reclaim(effect.case.policy, now)
+        }
 
     # Checking again.
 

@@ -42,6 +42,7 @@ from reclaim.common.contracts import (
     UserFrozen,
     UserRestored,
 )
+from reclaim.lifecycle import calendar
 
 
 class State(StrEnum):
@@ -174,6 +175,12 @@ class SeatChecked(msgspec.Struct, frozen=True):
     tried: bool = False
 
 
+class DayOff(msgspec.Struct, frozen=True):
+    """The step was not taken, as the rule frees no seat today. `tried`: an earlier attempt may have happened."""
+
+    tried: bool = False
+
+
 class SeatFrozen(msgspec.Struct, frozen=True):
     """The holder cannot sign in any more."""
 
@@ -239,6 +246,7 @@ Command = (
     | DeadlinePassed
     | GraceOver
     | SeatChecked
+    | DayOff
     | SeatFrozen
     | SeatUnfrozen
     | RecordsHandedOver
@@ -519,6 +527,8 @@ def _checked_before_reclaim(case: Case, command: SeatChecked, now: datetime) -> 
     match command.found:
         case "clear":
             checked = replace(case, checked_at=now)
+            if not calendar.may_reclaim(case.policy, now):
+                return _wait_for_working_days(checked, now)
             return _go(checked, State.HANDING_OVER if case.policy.hand_over else State.RECLAIMING, command.evidence)
         case "active" | "exempt":
             return _go(case, State.RESTORING, command.evidence)
@@ -553,7 +563,7 @@ def _not_clear_any_more(check: Callable[..., Verdict]) -> Callable[..., Verdict]
 
 def _frozen(case: Case, command: SeatFrozen, now: datetime) -> Verdict:  # noqa: ARG001
     assert case.decision in {"revoke", "downgrade", "timeout"}
-    grace_ends_at = now + timedelta(days=case.policy.grace_days)
+    grace_ends_at = calendar.grace_end(case.policy, now)
     frozen = replace(case, frozen_at=now, grace_ends_at=grace_ends_at, unsure=False)
     said = UserFrozen(
         case_id=case.id,
@@ -572,7 +582,24 @@ def _grace_over(case: Case, command: GraceOver, now: datetime) -> Verdict:  # no
     assert case.grace_ends_at is not None
     if now < case.grace_ends_at:
         return Rejected(f"grace ends {case.grace_ends_at.isoformat()}")
+    if not calendar.may_reclaim(case.policy, now):
+        return _wait_for_working_days(case, now)
     return _go(case, State.CHECKING_BEFORE_RECLAIM, "grace is over and nobody appealed")
+
+
+def _wait_for_working_days(case: Case, now: datetime) -> Accepted:
+    """Go back into grace, with its appeals, until the rule lets a seat be freed."""
+    until = calendar.next_reclaim(case.policy, now)
+    waiting = replace(case, grace_ends_at=until)
+    note = f"no seat is freed on a day off or right before one: grace lasts until {until.isoformat()}"
+    return _go(waiting, State.FROZEN, note, timer=Timer("grace", until))
+
+
+def _day_off(case: Case, command: DayOff, now: datetime) -> Verdict:
+    waiting = replace(case, unsure=case.unsure or command.tried)
+    if case.appealed_by is not None:
+        return _go(waiting, State.RESTORING, "not freed on a day off, and restored: an appeal came meanwhile")
+    return _wait_for_working_days(waiting, now)
 
 
 def _unfrozen(case: Case, command: SeatUnfrozen, now: datetime) -> Verdict:  # noqa: ARG001
@@ -594,6 +621,8 @@ def _handed_over(case: Case, command: RecordsHandedOver, now: datetime) -> Verdi
     note = f"{command.moved} open records handed over"
     if case.appealed_by is not None:
         return _go(moved, State.RESTORING, f"{note}; restored now: an appeal came meanwhile")
+    if not calendar.may_reclaim(case.policy, now):
+        return _wait_for_working_days(moved, now)
     return _go(moved, State.RECLAIMING, note)
 
 
@@ -701,11 +730,13 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.CHECKING_BEFORE_RECLAIM, Decide): _appealed,
     (State.CHECKING_BEFORE_RECLAIM, ActionFailed): _failed,
     (State.HANDING_OVER, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
+    (State.HANDING_OVER, DayOff): _day_off,
     (State.HANDING_OVER, RecordsHandedOver): _handed_over,
     (State.HANDING_OVER, Decide): _appealed_while_acting,
     (State.HANDING_OVER, ActionFailed): _failed_before_reclaim,
     (State.HANDING_OVER, BrakeTripped): _braked,
     (State.RECLAIMING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
+    (State.RECLAIMING, DayOff): _day_off,
     (State.RECLAIMING, SeatDeactivated): _deactivated,
     (State.RECLAIMING, Decide): _kept_while_reclaiming,
     (State.RECLAIMING, ActionFailed): _failed_before_reclaim,

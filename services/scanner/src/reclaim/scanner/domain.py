@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, get_args
 from zoneinfo import ZoneInfo
@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from reclaim.common.contracts import CheckFinding, Money, Person, Policy, Route, Seat, TimeoutAction
+from reclaim.common.contracts import CheckFinding, GraceCalendar, Money, Person, Policy, Route, Seat, TimeoutAction
 from reclaim.common.errors import Conflict, Invalid, Permanent
 from reclaim.connectors.checks import CHECK_NAMES, WARNABLE, evaluate, is_unused, left_alone_by
 from reclaim.connectors.ports import Known, Licence, Reading, SeatRecord, Survey, Unknown
@@ -191,7 +191,10 @@ def price_of(prices: Mapping[str, Money], product: str, product_name: str) -> Mo
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rule says, in one version of it. `schedule` is cron text of five fields in `time_zone`."""
+    """What a rule says, in one version of it. `schedule` is cron text of five fields in `time_zone`.
+
+    `days_off` are the dates, besides Saturdays and Sundays, that are no working days in `time_zone`.
+    """
 
     name: str
     products: tuple[str, ...]
@@ -207,6 +210,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     young_days: int = 30
     schedule: str | None = None
     time_zone: str = "UTC"
+    grace_calendar: GraceCalendar = "calendar"
+    no_reclaim_before_days_off: bool = False
+    days_off: tuple[date, ...] = ()
 
     def policy(self, rule_id: str, version: int, *, dry_run: bool) -> Policy:
         """Return the snapshot that a case is opened with."""
@@ -223,6 +229,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             dry_run=dry_run,
             young_days=self.young_days,
             warn_only=self.warn_only,
+            grace_calendar=self.grace_calendar,
+            no_reclaim_before_days_off=self.no_reclaim_before_days_off,
+            days_off=self.days_off,
+            time_zone=self.time_zone,
         )
 
 
@@ -230,6 +240,8 @@ TERMS: Final = frozenset(Terms.__struct_fields__)
 
 _ROUTES: Final[tuple[Route, ...]] = get_args(Route)
 _TIMEOUTS: Final[tuple[TimeoutAction, ...]] = get_args(TimeoutAction)
+_CALENDARS: Final[tuple[GraceCalendar, ...]] = get_args(GraceCalendar)
+MOST_DAYS_OFF: Final = 400
 
 
 class _Input:
@@ -253,8 +265,8 @@ class _Input:
         )
         return low
 
-    def choice(self, name: str, among: Sequence[str], *, of: str, why: str = "") -> Any:
-        text = str(self._raw.get(name) or "").strip()
+    def choice(self, name: str, among: Sequence[str], *, of: str, why: str = "", default: str = "") -> Any:
+        text = str(self._raw.get(name) or default).strip()
         if text not in among:
             self.problems[name] = f"{of} must be chosen: {', '.join(among)}{why}."
         return text
@@ -276,6 +288,19 @@ class _Input:
             return ()
         parts = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
         return tuple(dict.fromkeys(text for part in parts if (text := str(part).strip())))
+
+    def dates(self, name: str, *, of: str) -> tuple[date, ...]:
+        """Return dates, in order; as text they are apart by spaces, commas or lines."""
+        words = " ".join(self.texts(name)).replace(",", " ").split()
+        found: set[date] = set()
+        for word in words:
+            try:
+                found.add(date.fromisoformat(word))
+            except ValueError:
+                self.problems[name] = f"{of} must be dates such as 2026-12-25, not {word[:20]}."
+        if len(found) > MOST_DAYS_OFF:
+            self.problems[name] = f"{of} must be at most {MOST_DAYS_OFF} dates, not {len(found)}."
+        return tuple(sorted(found))
 
 
 def read_terms(raw: Mapping[str, object]) -> Terms:
@@ -324,6 +349,11 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         young_days=given.whole("young_days", 0, 365, of="Leave new accounts alone for", default=30),
         schedule=schedule,
         time_zone=zone,
+        grace_calendar=given.choice(
+            "grace_calendar", _CALENDARS, of="How grace days are counted", default="calendar"
+        ),
+        no_reclaim_before_days_off=given.flag("no_reclaim_before_days_off", default=False),
+        days_off=given.dates("days_off", of="Days off"),
     )
     if given.problems:
         raise Rejected(given.problems)

@@ -487,6 +487,8 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "young_days",
         "schedule",
         "time_zone",
+        "grace_calendar",
+        "days_off",
     )
     return {
         **{name: _text(form, name) for name in names},
@@ -494,6 +496,7 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "warn_only": _texts(form, "warn_only"),
         "dry_run": "dry_run" in form,
         "hand_over": "hand_over" in form,
+        "no_reclaim_before_days_off": "no_reclaim_before_days_off" in form,
     }
 
 
