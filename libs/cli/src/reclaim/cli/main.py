@@ -219,6 +219,9 @@ def rule_add(
         "calendar"
     ),
     day_off: Annotated[list[str] | None, typer.Option(help="a holiday, such as 2026-12-25; repeat for several")] = None,
+    reclaim_by: Annotated[str, typer.Option(help="deactivate, downgrade, or task (a person does it)")] = "deactivate",
+    downgrade_product: Annotated[str, typer.Option(help="key of the cheaper licence to downgrade to")] = "",
+    downgrade_profile: Annotated[str, typer.Option(help="its profile, if it has several")] = "",
     no_reclaim_before_days_off: Annotated[
         bool, typer.Option("--no-reclaim-before-days-off", help="free no seat on a day off or right before one")
     ] = False,
@@ -243,6 +246,9 @@ def rule_add(
             "time_zone": time_zone,
             "grace_calendar": grace_calendar,
             "days_off": day_off or [],
+            "reclaim_by": reclaim_by,
+            "downgrade_product": downgrade_product,
+            "downgrade_profile": downgrade_profile,
             "no_reclaim_before_days_off": no_reclaim_before_days_off,
         }
         show(output, client.post("/scanner/api/rules", document))

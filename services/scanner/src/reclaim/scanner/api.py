@@ -82,6 +82,10 @@ class TermsIn(_In):
         None, description="Free no seat on a Friday, a weekend, a day off or the day before one"
     )
     days_off: list[str] | None = Field(None, description="Holidays as dates, besides Saturdays and Sundays")
+    reclaim_by: str | None = Field(None, description="deactivate, downgrade, or task (a person frees the seat)")
+    downgrade_product: str | None = Field(None, description="Key of the cheaper licence; needed to downgrade")
+    downgrade_name: str | None = None
+    downgrade_profile: str | None = Field(None, description="Its profile; not needed if the licence has just one")
 
 
 class RuleIn(TermsIn):
@@ -162,6 +166,10 @@ class RuleOut(_Out):
     grace_calendar: str
     no_reclaim_before_days_off: bool
     days_off: list[date]
+    reclaim_by: str
+    downgrade_product: str
+    downgrade_name: str
+    downgrade_profile: str
 
 
 class VersionOut(_Out):

@@ -489,6 +489,10 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "time_zone",
         "grace_calendar",
         "days_off",
+        "reclaim_by",
+        "downgrade_product",
+        "downgrade_name",
+        "downgrade_profile",
     )
     return {
         **{name: _text(form, name) for name in names},
