@@ -649,7 +649,8 @@ async def test_only_the_org_itself_is_spoken_to(site: Site) -> None:
     [
         ("User", "IsActive", "false"),
         ("User", "IsActive", None),
-        ("User", "ProfileId", "00e000000000000AAA"),
+        ("User", "ProfileId", "005000000000000AAA"),
+        ("User", "ProfileId", True),
         ("User", "Email", "me@example.com"),
         ("UserLogin", "IsPasswordLocked", True),
         ("UserLogin", "IsFrozen", 1),
@@ -684,10 +685,31 @@ async def test_the_writer_can_send_only_collections(site: Site) -> None:
         lambda: client.restful("sobjects/User/005000000000000AAA", method="PATCH", data='{"IsActive": false}'),
         lambda: client.restful("composite/sobjects", method="POST", data="{}"),
         lambda: client.restful("composite/sobjects", params={"ids": "005000000000000AAA"}, method="DELETE"),
+        lambda: client.restful("composite/sobjects", {"ids": "0Pa000000000000AAA,006000000000000AAA"}, method="DELETE"),
+        lambda: client.restful("composite/sobjects", method="DELETE"),
+        lambda: client.restful(
+            "composite/sobjects", method="POST", data='{"records": [{"attributes": {"type": "User"}}]}'
+        ),
         lambda: client.restful("composite", method="PATCH", data="{}"),
     ):
         with pytest.raises(WriteForbidden):
             await asyncio.to_thread(attempt)
+
+
+async def test_only_assignments_are_created_or_deleted(site: Site) -> None:
+    session = site.session(WriteSession)
+    user, pset = "005000000000000AAA", "0PS000000000000AAA"
+    with pytest.raises(WriteForbidden, match="may not create"):
+        await session.assign("Account", [(user, pset)])
+    with pytest.raises(WriteForbidden, match="may not create"):
+        await session.assign("PermissionSetAssignment", [(user, "00e000000000000AAA")])
+    with pytest.raises(WriteForbidden, match="may not create"):
+        await session.assign("PermissionSetAssignment", [("00G000000000000AAA", pset)])
+    for ids in (["005000000000000AAA"], ["0Pa000000000000AAA", "006000000000000AAA"], ["0Pa' OR"]):
+        with pytest.raises(WriteForbidden, match="may not delete"):
+            await session.unassign(ids)
+    with pytest.raises(WriteForbidden, match="may not delete these 201"):
+        await session.unassign(["0Pa000000000000AAA"] * 201)
 
 
 async def test_calls_are_counted_by_two_hundred(site: Site) -> None:

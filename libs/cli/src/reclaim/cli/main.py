@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from reclaim.cli import setup, waiting
+from reclaim.cli import seats, setup, waiting
 from reclaim.cli.client import ApiError, Client, Unreachable
 from reclaim.cli.kill import kill_app
 from reclaim.cli.options import DEFAULT_URL, REFUSED, OutputOption, UrlOption
@@ -56,6 +56,7 @@ for name, group in (
     ("token", token_app),
 ):
     app.add_typer(group, name=name)
+seats.add_to(app, case_app)
 
 
 class TokenRole(StrEnum):

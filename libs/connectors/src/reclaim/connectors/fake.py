@@ -319,7 +319,7 @@ class FakeActor:
 
     def _in_turn(self, holder: str, *wanted: tuple[str, Any]) -> ActionResult:
         """Set fields of a user one after the other; what fails leaves those before it done."""
-        changed, image = False, {}
+        changed, image = False, dict[str, object]()
         for name, value in wanted:
             result = self._set_one("upgrade" if name == "active" else "downgrade", holder, name, value=value)
             if not isinstance(result, Done):

@@ -78,10 +78,7 @@ def after_silence(request: Request) -> str:
     """Write what happens when nobody answers in time."""
     match request.policy.on_timeout:
         case "freeze":
-            return (
-                "The account is frozen, as if it had been revoked, and for "
-                f"{grace(request)} that can be undone."
-            )
+            return f"The account is frozen, as if it had been revoked, and for {grace(request)} that can be undone."
         case "keep":
             return "The seat is kept."
         case "escalate":

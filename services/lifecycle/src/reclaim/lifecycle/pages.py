@@ -48,6 +48,8 @@ KEEPABLE: Final = frozenset(
         State.FROZEN,
         State.CHECKING_BEFORE_RECLAIM,
         State.HANDING_OVER,
+        State.IN_GRACE,
+        State.AWAITING_FULFILMENT,
         State.ATTENTION,
     }
 )
@@ -146,8 +148,8 @@ def router(database: Database, clock: Clock) -> APIRouter:
 
 
 def _keepable(case: Case) -> bool:
-    given_back = case.attention is not None and case.attention.resume is State.REACTIVATING
-    return case.state in KEEPABLE and not given_back
+    freed = case.attention is not None and case.reclaimed_at is not None
+    return case.state in KEEPABLE and not freed
 
 
 def _back(case_id: str) -> RedirectResponse:

@@ -11,8 +11,9 @@ from reclaim.common.inbox import bind
 from reclaim.common.service import Job, Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
-from reclaim.lifecycle import api, brake_api, brake_pages, handlers, jobs, pages, store
+from reclaim.lifecycle import api, brake_api, brake_pages, drift_pages, fulfilment, handlers, jobs, pages, store
 from reclaim.lifecycle.actions import Actions
+from reclaim.lifecycle.drift import Comparison
 from reclaim.lifecycle.settings import LifecycleSettings
 
 
@@ -20,11 +21,15 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
     """Return the service on the given runtime; `connectors` replaces the real ones in tests."""
     settings = LifecycleSettings()
     limits = settings.limits()
-    actions = Actions(runtime.database, connectors or Registry(runtime.clock), runtime.sealer, runtime.clock, limits)
+    reached = connectors or Registry(runtime.clock)
+    actions = Actions(runtime.database, reached, runtime.sealer, runtime.clock, limits)
+    comparison = Comparison(runtime.database, reached, runtime.sealer, runtime.clock)
     router = APIRouter()
     router.include_router(api.router(runtime.database))
     router.include_router(brake_api.router(runtime.database, limits))
     router.include_router(brake_pages.router(runtime.database, limits))
+    for more in (fulfilment.api_routes, fulfilment.page_routes, drift_pages.api_routes, drift_pages.page_routes):
+        router.include_router(more(runtime.database))
     router.include_router(pages.router(runtime.database, runtime.clock))
     return Service(
         name="lifecycle",
@@ -34,6 +39,7 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
         jobs=(
             Job("act", actions.run, every=1.0),
             Job("timers", partial(jobs.fire_timers, runtime.database), every=1.0),
+            Job("drift", comparison.run, every=600.0),
             Job("erase", partial(jobs.erase_personal, runtime.database, settings.personal_days), every=3600),
         ),
         router=router,

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import msgspec
@@ -60,6 +60,15 @@ _RESTARTS: Final = 3
 _USAGE: Final = re.compile(r"(?:^|[\s;,])api-usage=(\d+)/(\d+)")
 _LOCATOR: Final = re.compile(r"/services/data/v[\d.]+/query/([\w-]+)")
 _USER_ID: Final = re.compile(r"005[A-Za-z0-9]{12}(?:[A-Za-z0-9]{3})?")
+
+
+ASSIGNED: Final[Mapping[str, str]] = {
+    "PermissionSetAssignment": "PermissionSetId",
+    "PermissionSetLicenseAssign": "PermissionSetLicenseId",
+}
+"""The assignments that a downgrade takes away and a reactivation puts back, and the field of what is assigned."""
+
+_ASSIGNMENT_PREFIXES: Final = frozenset({"0Pa", "2La"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +127,30 @@ class _Adapter(requests.adapters.HTTPAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         method, url = request.method or "", (request.url or "").partition("?")[0]
-        if not any(method == verb and _covers(target, url) for verb, target in self._allowed):
+        listed = any(method == verb and _covers(target, url) for verb, target in self._allowed)
+        if not listed or not _only_assignments(request):
             raise WriteForbidden(f"This connection may not send {method} {urlsplit(url).path}.")
         return super().send(request, stream, timeout or self._timeout, verify, cert, proxies)
+
+
+def _only_assignments(request: requests.PreparedRequest) -> bool:
+    """Tell whether what a request creates or deletes through the collections is nothing but assignments.
+
+    The last guard before the network: whatever code came to it, no account and no business record goes through.
+    """
+    target = urlsplit(request.url or "")
+    if not target.path.endswith("/composite/sobjects"):
+        return True
+    if request.method == "DELETE":
+        ids = parse_qs(target.query).get("ids", [""])[0].split(",")
+        return all(each[:3] in _ASSIGNMENT_PREFIXES for each in ids)
+    if request.method == "POST":
+        try:
+            records = msgspec.json.decode(request.body or b"")["records"]
+            return all(record["attributes"]["type"] in ASSIGNED for record in records)
+        except (msgspec.DecodeError, KeyError, TypeError):
+            return False
+    return True
 
 
 def _covers(target: str, url: str) -> bool:
@@ -477,15 +507,6 @@ def _results(answer: object, count: int) -> list[Row]:
     if not isinstance(answer, list) or len(answer) != count:
         raise Busy("Salesforce did not give a result for every record.", unsure=True)
     return answer
-
-
-ASSIGNED: Final[Mapping[str, str]] = {
-    "PermissionSetAssignment": "PermissionSetId",
-    "PermissionSetLicenseAssign": "PermissionSetLicenseId",
-}
-"""The assignments that a downgrade takes away and a reactivation puts back, and the field of what is assigned."""
-
-_ASSIGNMENT_PREFIXES: Final = frozenset({"0Pa", "2La"})
 
 
 def _may_assign(pair: tuple[str, str]) -> bool:
