@@ -319,7 +319,7 @@ async def test_the_summary_counts_what_happened(tmp_path: Path) -> None:
         await it.act()
         async with it.running.database.reading() as db:
             found = await queries.summary(db)
-        assert found["decided"] == {"keep": 0, "revoke": 0, "downgrade": 0, "timeout": 1}
+        assert found["decided"] == {"keep": 0, "revoke": 0, "timeout": 1}
         assert (found["frozen"], found["appealed"], found["restored"]) == (1, 1, 1)
         assert found["cases"] == {"restored": 1}
 

@@ -9,7 +9,9 @@ TONES: Final[dict[str, tuple[str, ...]]] = {
         "active", "approved", "connected", "delivered", "healthy", "kept", "ok", "pass", "reclaimed", "restored",
         "succeeded", "verified",
     ),
-    "notice": ("appealed", "awaiting_decision", "awaiting_fulfilment", "draft", "flagged", "needs_review", "paused", "warn"),
+    "notice": (
+        "appealed", "awaiting_decision", "awaiting_fulfilment", "draft", "flagged", "needs_review", "paused", "warn",
+    ),
     "bad": ("attention", "bounced", "error", "failed", "parked", "revoke", "stopped", "unreachable"),
     "busy": (
         "deactivating", "downgrading", "freezing", "frozen", "in_grace", "pending", "queued", "reclaiming", "restoring",

@@ -46,7 +46,6 @@ async def summary(db: AsyncConnection) -> dict[str, Any]:
         "decided": {
             "keep": count("decide_keep", before=_UNDECIDED, after={State.KEPT.value}),
             "revoke": count("decide_revoke"),
-            "downgrade": count("decide_downgrade", after={State.CHECKING_BEFORE_FREEZE.value}),
             "timeout": count("deadline_passed", after=timed_out),
         },
         "frozen": count("seat_frozen"),
@@ -58,6 +57,7 @@ async def summary(db: AsyncConnection) -> dict[str, Any]:
             and not (was == State.ATTENTION.value and _became == State.KEPT.value)
         ),
         "restored": count("seat_unfrozen"),
+        "downgraded": count("seat_downgraded"),
         "reclaimed": sum(map(count, _FREED)) + count("seat_checked", after={State.RECLAIMED.value}),
         "reactivated": count("seat_given_back") + count("reactivate", after={State.REACTIVATED.value}),
         "records_transferred": await store.sum_records(db),
