@@ -62,6 +62,17 @@ def after_revoke(request: Request) -> str:
     """Write what happens when the manager revokes."""
     policy = request.policy
     handed = " Open records go to you." if policy.hand_over else ""
+    if policy.reclaim_by == "task":
+        return (
+            f"Nothing changes for {clean(request.holder.name)} yet: for {grace(request)} the seat can still be kept. "
+            "After that the account is checked once more, and somebody takes the seat back by hand."
+        )
+    if policy.reclaim_by == "downgrade" and policy.downgrade_to is not None:
+        return (
+            f"The account is checked once more and then frozen: {clean(request.holder.name)} can no longer sign in. "
+            f"For {grace(request)} you or the holder can undo it with one click. After that the holder is moved to "
+            f"{clean(policy.downgrade_to.product_name)} and can sign in again.{handed}"
+        )
     return (
         f"The account is checked once more and then frozen: {clean(request.holder.name)} can no longer sign in. For "
         f"{grace(request)} you or the holder can undo it with one click. After that the seat is freed."
@@ -77,6 +88,8 @@ def after_keep(request: Request) -> str:
 def after_silence(request: Request) -> str:
     """Write what happens when nobody answers in time."""
     match request.policy.on_timeout:
+        case "freeze" if request.policy.reclaim_by == "task":
+            return f"The seat is taken back by hand, as if it had been revoked; for {grace(request)} it can be kept."
         case "freeze":
             return f"The account is frozen, as if it had been revoked, and for {grace(request)} that can be undone."
         case "keep":

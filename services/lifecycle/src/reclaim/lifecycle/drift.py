@@ -193,19 +193,17 @@ class Comparison:
                 self._sealer.open(connection.credentials),
             )
         )
-        compared, after = Compared(), ""
+        compared = Compared()
         try:
-            while True:
+            async with self._database.reading() as db:
+                ids = await drift_store.cases_to_compare(db, connection.id, self._clock.now())
+            for start in range(0, len(ids), PAGE):
                 async with self._database.reading() as db:
-                    cases = await drift_store.cases_to_compare(
-                        db, connection.id, after=after, now=self._clock.now(), most=PAGE
-                    )
-                if not cases:
-                    return compared
+                    cases = await drift_store.read_cases(db, ids[start : start + PAGE])
                 await self._compare_page(cases, reader, compared)
-                after = cases[-1].id
         finally:
             await reader.close()
+        return compared
 
     async def _compare_page(self, cases: Sequence[Case], reader: SeatReader, compared: Compared) -> None:
         records = await reader.seats_of([case.seat.holder.id for case in cases])

@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from reclaim.common.db import UtcDateTime, insert_many
+from reclaim.common.db import UtcDateTime, insert_many, listed
 from reclaim.lifecycle.domain import Case, State
 from reclaim.lifecycle.store import CASE, CONNECTION, metadata
 
@@ -115,30 +115,36 @@ async def ask(db: AsyncConnection, now: datetime) -> None:
     await db.execute(sa.update(DRIFT_RUN).values(due_at=now))
 
 
-async def cases_to_compare(
-    db: AsyncConnection, connection_id: str, *, after: str, now: datetime, most: int
-) -> list[Case]:
-    """Return a page of a connection's live cases that are compared, by id: of every seat only its newest case."""
-    newer = CASE.alias("newer")
-    same_seat = sa.exists().where(
-        newer.c.connection_id == CASE.c.connection_id,
-        newer.c.holder_id == CASE.c.holder_id,
-        newer.c.product == CASE.c.product,
-        newer.c.flagged_at > CASE.c.flagged_at,
+async def cases_to_compare(db: AsyncConnection, connection_id: str, now: datetime) -> list[str]:
+    """Return the ids of a connection's cases that are compared: of every seat only its newest case."""
+    place = sa.func.row_number().over(
+        partition_by=(CASE.c.holder_id, CASE.c.product), order_by=(CASE.c.flagged_at.desc(), CASE.c.id.desc())
+    )
+    newest = (
+        sa.select(CASE.c.id, CASE.c.state, CASE.c.changed_at, place.label("place"))
+        .where(CASE.c.connection_id == connection_id)
+        .subquery()
     )
     rows = await db.execute(
-        sa.select(CASE.c.document)
+        sa.select(newest.c.id)
         .where(
-            CASE.c.connection_id == connection_id,
-            CASE.c.id > after,
-            CASE.c.state.in_([state.value for state in WATCHED]),
-            sa.or_(CASE.c.state != State.REACTIVATED.value, CASE.c.changed_at > now - WATCH_REACTIVATED),
-            sa.not_(same_seat),
+            newest.c.place == 1,
+            newest.c.state.in_([state.value for state in WATCHED]),
+            sa.or_(newest.c.state != State.REACTIVATED.value, newest.c.changed_at > now - WATCH_REACTIVATED),
         )
-        .order_by(CASE.c.id)
-        .limit(most)
+        .order_by(newest.c.id)
     )
-    return [_decode(bytes(document)) for document in rows.scalars()]
+    return list(rows.scalars())
+
+
+async def read_cases(db: AsyncConnection, ids: Sequence[str]) -> list[Case]:
+    """Return those of these cases that still stand where they are compared, without locking them."""
+    rows = await db.execute(
+        sa.text(f"SELECT document FROM reclaim_case WHERE id IN (SELECT value FROM {listed(db, 'ids')})"),
+        {"ids": msgspec.json.encode(ids).decode()},
+    )
+    cases = [_decode(bytes(document)) for document in rows.scalars()]
+    return [case for case in cases if case.state in WATCHED]
 
 
 async def save(db: AsyncConnection, connection_id: str, found: Sequence[Drift], now: datetime) -> int:

@@ -6,7 +6,7 @@ from alembic import op
 from reclaim.common.db import UtcDateTime
 
 revision = "lifecycle_0004"
-down_revision = "lifecycle_0001"
+down_revision = "lifecycle_0002"
 
 
 def upgrade() -> None:
