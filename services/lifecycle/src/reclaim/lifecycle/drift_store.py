@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from reclaim.common.db import UtcDateTime, insert_many, listed
+from reclaim.common.db import UtcDateTime, insert_many
 from reclaim.lifecycle.domain import Case, State
 from reclaim.lifecycle.store import CASE, CONNECTION, metadata
 
@@ -139,10 +139,7 @@ async def cases_to_compare(db: AsyncConnection, connection_id: str, now: datetim
 
 async def read_cases(db: AsyncConnection, ids: Sequence[str]) -> list[Case]:
     """Return those of these cases that still stand where they are compared, without locking them."""
-    rows = await db.execute(
-        sa.text(f"SELECT document FROM reclaim_case WHERE id IN (SELECT value FROM {listed(db, 'ids')})"),
-        {"ids": msgspec.json.encode(ids).decode()},
-    )
+    rows = await db.execute(sa.select(CASE.c.document).where(CASE.c.id.in_(ids)))
     cases = [_decode(bytes(document)) for document in rows.scalars()]
     return [case for case in cases if case.state in WATCHED]
 
