@@ -6,7 +6,7 @@ from alembic import op
 from reclaim.common.db import UtcDateTime
 
 revision = "lifecycle_0004"
-down_revision = "lifecycle_0002"
+down_revision = "lifecycle_0003"
 
 
 def upgrade() -> None:
