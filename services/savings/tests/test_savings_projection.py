@@ -338,6 +338,7 @@ def cheaper(price: Money | None) -> CheaperLicence:
         (Money(amount=Decimal(25), currency="USD"), Decimal("50.0000")),
         (Money(amount=Decimal(75), currency="USD"), Decimal("0.0000")),
         (Money(amount=Decimal(25), currency="EUR"), None),
+        (Money(amount=Decimal(76), currency="USD"), None),
         (None, None),
     ],
 )

@@ -222,6 +222,7 @@ def rule_add(
     day_off: Annotated[list[str] | None, typer.Option(help="a holiday, such as 2026-12-25; repeat for several")] = None,
     reclaim_by: Annotated[str, typer.Option(help="deactivate, downgrade, or task (a person does it)")] = "deactivate",
     downgrade_product: Annotated[str, typer.Option(help="key of the cheaper licence to downgrade to")] = "",
+    downgrade_name: Annotated[str, typer.Option(help="what people call it")] = "",
     downgrade_profile: Annotated[str, typer.Option(help="its profile, if it has several")] = "",
     no_reclaim_before_days_off: Annotated[
         bool, typer.Option("--no-reclaim-before-days-off", help="free no seat on a day off or right before one")
@@ -249,6 +250,7 @@ def rule_add(
             "days_off": day_off or [],
             "reclaim_by": reclaim_by,
             "downgrade_product": downgrade_product,
+            "downgrade_name": downgrade_name,
             "downgrade_profile": downgrade_profile,
             "no_reclaim_before_days_off": no_reclaim_before_days_off,
         }

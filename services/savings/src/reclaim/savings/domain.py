@@ -105,14 +105,18 @@ def entry(event_id: str, event: SavingsEvent) -> Entry:
 
 
 def _saved(event: SavingsEvent, seat: Seat) -> Money | None:
-    """Return what the seat no longer costs a month: its price, for a downgrade less that of what replaces it."""
+    """Return what the seat no longer costs a month: its price, for a downgrade less that of what replaces it.
+
+    None if that is not known; a "cheaper" licence that costs more than the seat makes no saving that could be booked.
+    """
     cheaper = event.downgrade_to
     if cheaper is None:
         unknown = isinstance(event, SeatReclaimed) and event.method == "downgrade"
         return None if unknown else seat.price
     if seat.price is None or cheaper.price is None or seat.price.currency != cheaper.price.currency:
         return None
-    return Money(amount=seat.price.amount - cheaper.price.amount, currency=seat.price.currency)
+    saved = seat.price.amount - cheaper.price.amount
+    return None if saved.is_finite() and saved < 0 else Money(amount=saved, currency=seat.price.currency)
 
 
 def _checked(case_id: str, price: Money | None) -> Money | None:
