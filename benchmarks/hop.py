@@ -16,7 +16,7 @@
 
 The cases come into being through `UserFlagged` and `NoticeDelivered`, and the decisions wait in the service's queue, in
 batches as their producer's relay sends them, before the service starts; the clock starts when it has taken the first
-few. The three consumers of `CaseClosed` are stand-ins in a process of their own, which send receipts as every inbox
+few. The consumers of `CaseClosed` are stand-ins in a process of their own, which send receipts as every inbox
 does and do nothing else.
 
 CPU is this process's own, so it leaves out both servers. Each round takes the sides in turn, and the medians over the

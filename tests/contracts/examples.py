@@ -15,10 +15,12 @@ from reclaim.common import envelope
 from reclaim.common.contracts import (
     AttentionRaised,
     CaseClosed,
+    CheaperLicence,
     CheckFinding,
     ConnectionChanged,
     DecisionReceived,
     Event,
+    FulfilmentRequested,
     Money,
     NoticeDelivered,
     NoticeFailed,
@@ -237,6 +239,45 @@ EXAMPLES: Final[Mapping[type[Event], tuple[Example, ...]]] = {
             time=at(11, 0, 2),
             event=UserRestored(
                 case_id=OTHER_CASE, seat=BARE_SEAT, actor="operator", reason="", restored_at=at(11), dry_run=True
+            ),
+        ),
+    ),
+    FulfilmentRequested: (
+        Example(
+            id="019a4471-600b-7000-8000-000000000001",
+            source="lifecycle",
+            time=at(11, 30, 1),
+            traceparent=TRACE,
+            event=FulfilmentRequested(
+                case_id=CASE,
+                seat=FULL_SEAT,
+                rule_id=FULL_POLICY.rule_id,
+                rule_name=FULL_POLICY.rule_name,
+                method="downgrade",
+                instructions="Move Zoë Müller-Ōtsuka from Sales Cloud Enterprise to Platform Login.",
+                requested_at=at(11, 30),
+                dry_run=False,
+                downgrade_to=CheaperLicence(
+                    product="platform-login",
+                    product_name="Platform Login",
+                    price=Money(amount=Decimal("175.00"), currency="EUR"),
+                    profile="Standard Platform User",
+                ),
+            ),
+        ),
+        Example(
+            id="019a4471-600b-7000-8000-000000000002",
+            source="lifecycle",
+            time=at(11, 30, 1),
+            event=FulfilmentRequested(
+                case_id=OTHER_CASE,
+                seat=BARE_SEAT,
+                rule_id=BARE_POLICY.rule_id,
+                rule_name=BARE_POLICY.rule_name,
+                method="deactivate",
+                instructions="Take the seat of Integration Probe in Platform Login back.",
+                requested_at=at(11, 30),
+                dry_run=True,
             ),
         ),
     ),

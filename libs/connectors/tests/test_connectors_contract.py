@@ -17,6 +17,8 @@ from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser, Trouble
 from reclaim.connectors.ports import (
     ConnectionProfile,
     Done,
+    Downgrade,
+    Grants,
     HandedOver,
     Known,
     Refused,
@@ -83,6 +85,12 @@ class World(Protocol):
     def recover(self) -> None:
         """Let everything be well again."""
 
+    def grant(self, holder: str) -> tuple[str, str, str]:
+        """Give a permission set that needs the licence, one that needs none, and an add-on; return their ids."""
+
+    def ungrantable(self, holder: str) -> None:
+        """Let something stand in the way of the cheaper licence."""
+
 
 class Fake:
     product = "SFDC"
@@ -93,6 +101,8 @@ class Fake:
         self._numbers = count(1)
         self.run_as = self.org.run_as = self.add()
         self.org.users[self.run_as].product = "other"
+        self.org.profiles = {"Standard User": "SFDC", "Standard Platform User": "AUL"}
+        self.org.needs = {"Forecasting": "SFDC"}
         self.reader: SeatReader = self.org.reader()
         self.actor: SeatActor = self.org.actor()
 
@@ -148,6 +158,17 @@ class Fake:
     def recover(self) -> None:
         self.org.down = None
         self.org.trouble = lambda _operation, _id: "none"
+
+    def grant(self, holder: str) -> tuple[str, str, str]:
+        self.org.licences["AUL"] = 25
+        user = self.org.users[holder]
+        user.profile = "Standard User"
+        user.permission_sets += ["Forecasting", "Other"]
+        user.permission_set_licences += ["Console"]
+        return "Forecasting", "Other", "Console"
+
+    def ungrantable(self, holder: str) -> None:
+        self.org.licences["AUL"] = 0
 
 
 class Simulated:
@@ -253,6 +274,17 @@ class Simulated:
 
     def recover(self) -> None:
         self.sandbox.world.faults.clear()
+
+    def grant(self, holder: str) -> tuple[str, str, str]:
+        sets = self.base.permission_sets["Forecasting"], self.org.insert("PermissionSet", Name="Other", Label="Other")
+        (add_on,) = self.org.tables["PermissionSetLicense"].rows
+        for set_id in sets:
+            self.org.insert("PermissionSetAssignment", AssigneeId=holder, PermissionSetId=set_id)
+        self.org.insert("PermissionSetLicenseAssign", AssigneeId=holder, PermissionSetLicenseId=add_on)
+        return *sets, add_on
+
+    def ungrantable(self, holder: str) -> None:
+        self.org.amend("UserLicense", self.base.licences["Salesforce Platform"], TotalLicenses=0)
 
     def _login(self, holder: str) -> str:
         return str(self.org.tables["UserLogin"].where("UserId", holder)[0][0])
@@ -636,3 +668,112 @@ async def test_a_session_that_expired_is_nobodys_failure(world: World) -> None:
         second: Done(changed=True, before={"IsFrozen": False}),
     }
     assert world.writes() == 2
+
+
+# To a cheaper licence and back.
+
+PLATFORM = "Standard Platform User"
+
+
+async def test_a_downgrade_takes_away_what_needs_the_licence_and_an_upgrade_puts_it_back(world: World) -> None:
+    holder, other = world.add(frozen=True), world.add()
+    needs, free, add_on = world.grant(holder)
+    before = (await world.reader.grants([holder, other]))[holder]
+    assert (set(before.permission_sets), before.permission_set_licences) == ({needs, free}, (add_on,))
+    assert before.product == "SFDC"
+
+    done = await world.actor.downgrade([Downgrade(holder, "AUL", PLATFORM)])
+    assert done.keys() == {holder}
+    assert isinstance(done[holder], Done)
+    assert done[holder].changed
+    after = (await world.reader.grants([holder]))[holder]
+    assert (after.product, after.permission_sets, after.permission_set_licences) == ("AUL", (free,), ())
+    assert after.profile != before.profile
+    assert world.state(holder) == (True, False), "who keeps an account can sign in to it"
+    assert (await world.reader.seats_of([holder]))[holder].product == "AUL"
+    assert (await world.reader.grants([other]))[other].product == "SFDC"
+
+    writes = world.writes()
+    again = (await world.actor.downgrade([Downgrade(holder, "AUL", PLATFORM)]))[holder]
+    assert isinstance(again, Done)
+    assert (again.changed, world.writes()) == (False, writes)
+
+    back = (await world.actor.upgrade({holder: before}))[holder]
+    assert isinstance(back, Done)
+    assert back.changed
+    assert (await world.reader.grants([holder]))[holder] == before
+    assert world.state(holder) == (True, False)
+    writes = world.writes()
+    assert (await world.actor.upgrade({holder: before}))[holder] == Done(changed=False, before=_any_before)
+    assert world.writes() == writes
+
+
+class _AnyBefore(dict[str, object]):
+    """Equal to any image: what one read shows is not what these tests are about."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, dict)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_any_before = _AnyBefore()
+
+
+async def test_a_downgrade_finds_the_only_profile_by_itself_and_refuses_to_guess(world: World) -> None:
+    holder = world.add()
+    world.grant(holder)
+    unknown = (await world.actor.downgrade([Downgrade(holder, "AUL", "No Such Profile")]))[holder]
+    assert isinstance(unknown, Refused)
+    assert unknown.code == "NO_PROFILE"
+    assert PLATFORM in unknown.message
+    assert (await world.reader.grants([holder]))[holder].product == "SFDC"
+    found = (await world.actor.downgrade([Downgrade(holder, "AUL")]))[holder]
+    assert isinstance(found, Done)
+    assert (await world.reader.grants([holder]))[holder].product == "AUL"
+
+
+async def test_a_downgrade_that_is_refused_can_be_put_back_whole(world: World) -> None:
+    holder = world.add(frozen=True)
+    world.grant(holder)
+    before = (await world.reader.grants([holder]))[holder]
+    world.ungrantable(holder)
+    refused = (await world.actor.downgrade([Downgrade(holder, "AUL", PLATFORM)]))[holder]
+    assert isinstance(refused, Refused)
+    assert refused.code == "LICENSE_LIMIT_EXCEEDED"
+    half = (await world.reader.grants([holder]))[holder]
+    assert half.product == "SFDC"
+    assert world.state(holder) == (True, True), "the holder stays frozen: nothing is decided anew"
+    assert isinstance((await world.actor.upgrade({holder: before}))[holder], Done)
+    assert (await world.reader.grants([holder]))[holder] == before
+
+
+async def test_an_upgrade_needs_a_free_seat(world: World) -> None:
+    holder = world.add()
+    world.grant(holder)
+    before = (await world.reader.grants([holder]))[holder]
+    await world.actor.downgrade([Downgrade(holder, "AUL", PLATFORM)])
+    world.seats_bought(0)
+    refused = (await world.actor.upgrade({holder: before}))[holder]
+    assert isinstance(refused, Refused)
+    assert refused.code == "LICENSE_LIMIT_EXCEEDED"
+    assert (await world.reader.grants([holder]))[holder].product == "AUL"
+
+
+async def test_neither_our_own_user_nor_an_inactive_one_is_downgraded(world: World) -> None:
+    idle = world.add(active=False)
+    world.grant(idle)
+    writes = world.writes()
+    wanted = [Downgrade(world.run_as, "AUL", PLATFORM), Downgrade(idle, "AUL", PLATFORM)]
+    results = await world.actor.downgrade(wanted)
+    codes = {holder: result.code for holder, result in results.items() if isinstance(result, Refused)}
+    assert codes == {world.run_as: "OWN_USER", idle: "INACTIVE_USER"}
+    assert world.writes() == writes
+
+
+async def test_grants_of_nobody_are_none(world: World) -> None:
+    assert await world.reader.grants([]) == {}
+    assert await world.actor.upgrade({}) == {}
+    assert await world.actor.downgrade([]) == {}
+    missing: Grants | None = (await world.reader.grants(["005000000000000AAA"])).get("005000000000000AAA")
+    assert missing is None

@@ -21,6 +21,7 @@ from reclaim.connectors.checks import CHECK_NAMES, evaluate, is_unused, left_alo
 from reclaim.connectors.ports import (
     ConnectionProfile,
     Done,
+    Downgrade,
     HandedOver,
     Incomplete,
     Known,
@@ -651,7 +652,8 @@ async def test_only_the_org_itself_is_spoken_to(site: Site) -> None:
     [
         ("User", "IsActive", "false"),
         ("User", "IsActive", None),
-        ("User", "ProfileId", "00e000000000000AAA"),
+        ("User", "ProfileId", "005000000000000AAA"),
+        ("User", "ProfileId", True),
         ("User", "Email", "me@example.com"),
         ("UserLogin", "IsPasswordLocked", True),
         ("UserLogin", "IsFrozen", 1),
@@ -686,10 +688,31 @@ async def test_the_writer_can_send_only_collections(site: Site) -> None:
         lambda: client.restful("sobjects/User/005000000000000AAA", method="PATCH", data='{"IsActive": false}'),
         lambda: client.restful("composite/sobjects", method="POST", data="{}"),
         lambda: client.restful("composite/sobjects", params={"ids": "005000000000000AAA"}, method="DELETE"),
+        lambda: client.restful("composite/sobjects", {"ids": "0Pa000000000000AAA,006000000000000AAA"}, method="DELETE"),
+        lambda: client.restful("composite/sobjects", method="DELETE"),
+        lambda: client.restful(
+            "composite/sobjects", method="POST", data='{"records": [{"attributes": {"type": "User"}}]}'
+        ),
         lambda: client.restful("composite", method="PATCH", data="{}"),
     ):
         with pytest.raises(WriteForbidden):
             await asyncio.to_thread(attempt)
+
+
+async def test_only_assignments_are_created_or_deleted(site: Site) -> None:
+    session = site.session(WriteSession)
+    user, pset = "005000000000000AAA", "0PS000000000000AAA"
+    with pytest.raises(WriteForbidden, match="may not create"):
+        await session.assign("Account", [(user, pset)])
+    with pytest.raises(WriteForbidden, match="may not create"):
+        await session.assign("PermissionSetAssignment", [(user, "00e000000000000AAA")])
+    with pytest.raises(WriteForbidden, match="may not create"):
+        await session.assign("PermissionSetAssignment", [("00G000000000000AAA", pset)])
+    for ids in (["005000000000000AAA"], ["0Pa000000000000AAA", "006000000000000AAA"], ["0Pa' OR"]):
+        with pytest.raises(WriteForbidden, match="may not delete"):
+            await session.unassign(ids)
+    with pytest.raises(WriteForbidden, match="may not delete these 201"):
+        await session.unassign(["0Pa000000000000AAA"] * 201)
 
 
 async def test_calls_are_counted_by_two_hundred(site: Site) -> None:
@@ -736,6 +759,49 @@ async def test_a_write_that_did_not_happen_is_sent_again_after_a_read(site: Site
     order = [each.method for each in site.org.request_log if "/services/data" in each.path]
     assert order == ["GET", "PATCH", "GET", "PATCH", "GET", "PATCH", "GET"]
     assert site.writes() == {("IsActive", False): 1}
+
+
+def licensed(site: Site, number: int) -> list[str]:
+    """Add users who hold a permission set that needs the full licence, and an add-on."""
+    holders = site.users(number)
+    (add_on,) = site.org.tables["PermissionSetLicense"].rows
+    for holder in holders:
+        forecasting = site.base.permission_sets["Forecasting"]
+        site.org.insert("PermissionSetAssignment", AssigneeId=holder, PermissionSetId=forecasting)
+        site.org.insert("PermissionSetLicenseAssign", AssigneeId=holder, PermissionSetLicenseId=add_on)
+    return holders
+
+
+@pytest.mark.parametrize("kind", ["timeout_after_commit", "connection_lost", "server_unavailable"])
+@pytest.mark.parametrize("method", ["DELETE", "PATCH"])
+async def test_a_downgrade_whose_answers_are_lost_is_finished_once(site: Site, kind: str, method: str) -> None:
+    holders = licensed(site, 3)
+    before = await site.reader().grants(holders)
+    site.fault(kind, method=method)
+    results = await site.actor().downgrade([Downgrade(each, "AUL", "Standard Platform User") for each in holders])
+    assert all(isinstance(result, Done) and result.changed for result in results.values()), results
+    after = await site.reader().grants(holders)
+    assert {(each.product, each.permission_sets, each.permission_set_licences) for each in after.values()} == {
+        ("AUL", (), ())
+    }
+    assert sum(number for (field, _), number in site.writes().items() if field == "ProfileId") == 3
+
+    site.fault(kind, method="POST", object_name=None)
+    back = await site.actor().upgrade(before)
+    assert all(isinstance(result, Done) for result in back.values()), back
+    assert await site.reader().grants(holders) == before
+
+
+async def test_of_many_downgrades_only_the_refused_one_is_not_done(site: Site) -> None:
+    holders = licensed(site, 30)
+    site.org.amend("UserLicense", site.base.licences["Salesforce Platform"], TotalLicenses=29)
+    results = await site.actor().downgrade([Downgrade(each, "AUL", "Standard Platform User") for each in holders])
+    refused = [holder for holder, result in results.items() if isinstance(result, Refused)]
+    assert len(refused) == 1
+    products = {holder: each.product for holder, each in (await site.reader().grants(holders)).items()}
+    assert [holder for holder in holders if products[holder] != "AUL"] == refused
+    # Two deletions and one change for all thirty, each read back; the refusal is no reason to send anything again.
+    assert (site.calls("DELETE"), site.calls("PATCH")) == (2, 1)
 
 
 async def test_a_write_that_never_succeeds_is_for_later(site: Site) -> None:

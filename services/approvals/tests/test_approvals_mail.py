@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from reclaim.approvals import domain, store
 from reclaim.approvals.ports import MailServerAway
 from reclaim.approvals.settings import ApprovalsSettings, SmtpServer
-from reclaim.common.contracts import NoticeDelivered, NoticeFailed
+from reclaim.common.contracts import CheaperLicence, NoticeDelivered, NoticeFailed
 from reclaim.common.timing import wall_milliseconds
 from services.approvals.tests.approvals_world import HOLDER, MANAGER, NOON, SEAT, Start, World, changed, flagged, frozen
 
@@ -469,3 +469,16 @@ def test_settings_say_what_is_wrong() -> None:
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECLAIM_APPROVALS_SMTP_URL", "")
     assert ApprovalsSettings(_env_file=None).smtp_url is None
+
+
+async def test_the_question_says_what_a_revoke_really_does(world: World) -> None:
+    platform = CheaperLicence(product="AUL", product_name="Salesforce Platform")
+    await world.receive(
+        flagged(reclaim_by="task", grace_calendar="business"),
+        flagged("c2", reclaim_by="downgrade", downgrade_to=platform),
+    )
+    by_hand, downgrade = [" ".join(mail.text.split()) for mail in await world.send_mails()]
+    assert "somebody takes the seat back by hand" in by_hand
+    assert "7 working days" in by_hand
+    assert "frozen" not in by_hand
+    assert "moved to Salesforce Platform and can sign in again" in downgrade

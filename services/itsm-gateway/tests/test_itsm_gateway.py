@@ -29,6 +29,7 @@ from reclaim.common.contracts import (
     CaseEvent,
     DecisionReceived,
     Event,
+    FulfilmentRequested,
     NoticeFailed,
     Person,
     Policy,
@@ -275,6 +276,28 @@ async def test_an_event_before_its_case_is_tried_again_and_one_of_a_mailed_case_
     assert await site.running.inbox.parked() == []
     async with site.running.database.reading() as db:
         assert set((await db.execute(sa.select(store.TICKET_STEP.c.case_id))).scalars()) == {"early"}
+
+
+async def test_a_task_for_a_person_is_kept_for_every_case(site: Site) -> None:
+    asked = [
+        FulfilmentRequested(
+            case_id=case_id,
+            seat=SEAT,
+            rule_id="r-1",
+            rule_name="Unused for 60 days",
+            method="deactivate",
+            instructions="Take the seat back.",
+            requested_at=NOW,
+            dry_run=case_id == "mailed",
+        )
+        for case_id in ("desk", "mailed")
+    ]
+    await site.tell(flagged("desk"), flagged("mailed", "email"), *asked)
+    async with site.running.database.reading() as db:
+        assert await store.timeline(db, "desk") == [(NOW, "Take the seat back.")]
+        assert await store.timeline(db, "mailed") == [(NOW, "Dry run, nothing to do: Take the seat back.")]
+    shown = await site.get("/itsm-gateway/api/requests/desk")
+    assert shown["state"] == "waiting", "a task does not move a request on"
 
 
 async def test_requests_are_paged(site: Site) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import product
 from typing import get_args
@@ -16,7 +16,9 @@ from msgspec.structs import replace
 from reclaim.common.contracts import (
     AttentionRaised,
     CaseClosed,
+    CheaperLicence,
     Event,
+    FulfilmentRequested,
     Money,
     Person,
     Policy,
@@ -27,6 +29,7 @@ from reclaim.common.contracts import (
     UserFrozen,
     UserRestored,
 )
+from reclaim.lifecycle import calendar
 from reclaim.lifecycle.domain import (
     EFFECT_OF,
     ENDED,
@@ -37,10 +40,13 @@ from reclaim.lifecycle.domain import (
     BrakeTripped,
     Case,
     Command,
+    DayOff,
     DeadlinePassed,
     Decide,
     Effect,
+    Fulfilled,
     GraceOver,
+    NotFulfilled,
     NoticeArrived,
     NoticeUndeliverable,
     Reactivate,
@@ -49,6 +55,7 @@ from reclaim.lifecycle.domain import (
     Retry,
     SeatChecked,
     SeatDeactivated,
+    SeatDowngraded,
     SeatFrozen,
     SeatGivenBack,
     SeatUnfrozen,
@@ -103,6 +110,17 @@ def revoke() -> Decide:
     return Decide("revoke", "max@example.com", "email", "", NOW)
 
 
+PLATFORM = CheaperLicence(
+    product="AUL",
+    product_name="Salesforce Platform",
+    price=Money(amount=Decimal(25), currency="USD"),
+    profile="Standard Platform User",
+)
+DOWNGRADE = {"reclaim_by": "downgrade", "downgrade_to": PLATFORM}
+BY_HAND = {"reclaim_by": "task"}
+WAYS: list[Mapping[str, object]] = [{}, {"downgrade_to": PLATFORM}, DOWNGRADE, BY_HAND, {**BY_HAND, "dry_run": True}]
+"""Rules that free a seat in different ways."""
+
 NOTICE = NoticeArrived("email", "max@example.com", NOW)
 CLEAR = SeatChecked("clear", "still unused")
 
@@ -138,22 +156,40 @@ PATHS: dict[State, Sequence[tuple[Command, timedelta]]] = {
         (RecordsHandedOver(3), 8 * DAY), (SeatDeactivated(), 8 * DAY), (Reactivate("op", "needed again"), 9 * DAY),
         (SeatGivenBack(), 9 * DAY),
     ],
+    State.DOWNGRADING: [
+        (revoke(), DAY), (CLEAR, DAY), (SeatFrozen(), DAY), (GraceOver(), 8 * DAY), (CLEAR, 8 * DAY),
+        (RecordsHandedOver(3), 8 * DAY),
+    ],
+    State.IN_GRACE: [(revoke(), DAY), (CLEAR, DAY)],
+    State.AWAITING_FULFILMENT: [(revoke(), DAY), (CLEAR, DAY), (GraceOver(), 8 * DAY), (CLEAR, 8 * DAY)],
     State.ATTENTION: [(NoticeUndeliverable("email", "no address", "add one"), 0 * DAY)],
 }  # fmt: skip
 """One way to reach every state, from a case that was just flagged."""
+
+RULES: dict[State, Mapping[str, object]] = {
+    State.DOWNGRADING: DOWNGRADE,
+    State.IN_GRACE: BY_HAND,
+    State.AWAITING_FULFILMENT: BY_HAND,
+}
+"""The rules under which states are reached that not every rule knows."""
 
 COMMANDS: list[Command] = [
     NOTICE,
     NoticeUndeliverable("email", "bounced", "mend the address"),
     keep(),
     revoke(),
+    Decide("downgrade", "max@example.com", "itsm", "", NOW),
     DeadlinePassed(),
     GraceOver(),
     *(SeatChecked(found, "evidence") for found in ("clear", "active", "exempt", "gone", "changed")),
+    DayOff(),
     SeatFrozen(),
     SeatUnfrozen(),
     RecordsHandedOver(2),
     SeatDeactivated(),
+    SeatDowngraded(),
+    Fulfilled("op", "done in the product"),
+    NotFulfilled("op", "no access"),
     Reactivate("op", "needed"),
     SeatGivenBack(),
     ActionFailed("FIELD_INTEGRITY: no", "mend it"),
@@ -172,6 +208,11 @@ def walk(path: Sequence[tuple[Command, timedelta]], **changes: object) -> tuple[
     return case, said
 
 
+def at(state: State, **changes: object) -> Case:
+    """Return a case in a state."""
+    return walk(PATHS[state], **{**RULES.get(state, {}), **changes})[0]
+
+
 def accept(case: Case, command: Command, now: datetime = NOW) -> Accepted:
     verdict = decide(case, command, now)
     assert isinstance(verdict, Accepted), verdict
@@ -180,12 +221,12 @@ def accept(case: Case, command: Command, now: datetime = NOW) -> Accepted:
 
 @pytest.mark.parametrize("state", State)
 def test_every_state_can_be_reached(state: State) -> None:
-    assert walk(PATHS[state])[0].state is state
+    assert at(state).state is state
 
 
 @pytest.mark.parametrize(("state", "command"), list(product(State, COMMANDS)), ids=str)
 def test_every_command_in_every_state_has_an_answer(state: State, command: Command) -> None:
-    case, _ = walk(PATHS[state])
+    case = at(state)
     verdict = decide(case, command, NOW + 100 * DAY)
     if (state, type(command)) not in TRANSITIONS:
         assert isinstance(verdict, Rejected)
@@ -198,6 +239,7 @@ def test_every_command_in_every_state_has_an_answer(state: State, command: Comma
         assert any(isinstance(event, CaseClosed) for event in verdict.events) == (
             after.state in ENDED and after.state is not State.REACTIVATED
         )
+        assert after.state not in {State.FREEZING, State.RESTORING} or after.method != "task"
     else:
         assert verdict.reason
 
@@ -388,7 +430,7 @@ def test_without_hand_over_the_seat_is_freed_at_once() -> None:
 
 @pytest.mark.parametrize("state", EFFECT_OF)
 def test_whatever_fails_calls_a_person_and_can_be_tried_again(state: State) -> None:
-    case, _ = walk(PATHS[state])
+    case = at(state)
     verdict = accept(case, ActionFailed("CANNOT_DISABLE_LAST_ADMIN: no", "name another administrator"))
     assert verdict.case.state is State.ATTENTION
     (raised,) = verdict.events
@@ -400,6 +442,7 @@ def test_whatever_fails_calls_a_person_and_can_be_tried_again(state: State) -> N
         State.FREEZING: State.CHECKING_BEFORE_FREEZE,
         State.HANDING_OVER: State.CHECKING_BEFORE_RECLAIM,
         State.RECLAIMING: State.CHECKING_BEFORE_RECLAIM,
+        State.DOWNGRADING: State.CHECKING_BEFORE_RECLAIM,
     }.get(state, state)
     assert again.case.state is expected
 
@@ -456,23 +499,211 @@ def test_asking_again_after_an_escalation_sets_a_new_deadline() -> None:
         (State.CHECKING_BEFORE_RECLAIM, State.RESTORING),
         (State.HANDING_OVER, State.RESTORING),
         (State.RECLAIMING, State.RESTORING),
+        (State.DOWNGRADING, State.RESTORING),
         (State.RESTORING, State.RESTORING),
     ],
 )
 def test_a_case_in_attention_can_still_be_kept(resume: State, state: State) -> None:
-    case = accept(walk(PATHS[resume])[0], ActionFailed("no", "mend")).case
+    case = accept(at(resume), ActionFailed("no", "mend")).case
     assert case.attention is not None
     assert isinstance(case.attention, Attention)
     assert accept(case, keep()).case.state is state
 
 
+# Grace in working days, and days on which nothing is freed.
+
+WEEKDAYS_ONLY: dict[str, object] = {"grace_calendar": "business", "no_reclaim_before_days_off": True}
+
+
+def test_grace_in_working_days_is_what_the_holder_is_told() -> None:
+    case, said = walk(PATHS[State.FROZEN], **WEEKDAYS_ONLY)
+    (frozen,) = (event for event in said if isinstance(event, UserFrozen))
+    # Frozen on Tuesday the 3rd; the seventh working day is Thursday the 12th.
+    assert frozen.grace_ends_at == case.grace_ends_at == datetime(2026, 11, 12, 9, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("state", "command", "waits"),
+    [
+        (State.FROZEN, GraceOver(), State.FROZEN),
+        (State.CHECKING_BEFORE_RECLAIM, CLEAR, State.FROZEN),
+        (State.HANDING_OVER, RecordsHandedOver(1), State.FROZEN),
+        (State.HANDING_OVER, DayOff(), State.FROZEN),
+        (State.RECLAIMING, DayOff(), State.FROZEN),
+        (State.DOWNGRADING, DayOff(), State.FROZEN),
+    ],
+)
+def test_on_a_friday_a_case_goes_back_into_grace(state: State, command: Command, waits: State) -> None:
+    friday, monday = datetime(2026, 11, 13, 9, 0, tzinfo=UTC), datetime(2026, 11, 16, 0, 0, tzinfo=UTC)
+    case = replace(at(state), policy=policy(no_reclaim_before_days_off=True, **RULES.get(state, {})))
+    verdict = accept(case, command, friday)
+    assert (verdict.case.state, verdict.case.grace_ends_at) == (waits, monday)
+    assert verdict.timer is not None
+    assert verdict.timer.at == monday
+    assert accept(verdict.case, keep(), friday).case.state is State.RESTORING
+    assert accept(verdict.case, GraceOver(), monday).case.state is State.CHECKING_BEFORE_RECLAIM
+
+
+def test_an_appeal_is_granted_when_the_step_finds_a_day_off() -> None:
+    case = accept(at(State.RECLAIMING), keep()).case
+    after = accept(case, DayOff(tried=True)).case
+    assert (after.state, after.unsure) == (State.RESTORING, True)
+
+
+# Downgrade.
+
+
+@pytest.mark.parametrize("decision", ["revoke", "downgrade"])
+def test_a_downgrade_frees_the_seat_for_the_difference(decision: str) -> None:
+    rule: Mapping[str, object] = DOWNGRADE if decision == "revoke" else {"downgrade_to": PLATFORM}
+    image = {"product": "SFDC", "profile": "p1", "permission_sets": ["s1"], "permission_set_licences": []}
+    path = [
+        (Decide(decision, "max@example.com", "itsm", "", NOW), DAY),  # type: ignore[arg-type]
+        (CLEAR, DAY), (SeatFrozen(), DAY), (GraceOver(), 8 * DAY),
+        (SeatChecked("clear", "still unused", before=image), 8 * DAY), (RecordsHandedOver(0), 8 * DAY),
+        (SeatDowngraded(), 8 * DAY),
+    ]  # fmt: skip
+    case, said = walk(path, **rule)
+    assert (case.state, case.before) == (State.RECLAIMED, image)
+    told = [event for event in said if isinstance(event, UserFrozen | SeatReclaimed)]
+    assert [event.downgrade_to for event in told] == [PLATFORM, PLATFORM]
+    assert isinstance(told[1], SeatReclaimed)
+    assert told[1].method == "downgrade"
+    back = accept(accept(case, Reactivate("op", "needed")).case, SeatGivenBack())
+    assert [event.downgrade_to for event in back.events if isinstance(event, SeatReactivated)] == [PLATFORM]
+
+
+def test_a_downgrade_to_nothing_takes_nothing_away() -> None:
+    verdict = accept(new_case(), Decide("downgrade", "desk", "itsm", "", NOW))
+    assert verdict.case.state is State.ATTENTION
+    assert verdict.case.decision is None
+    assert isinstance(decide(verdict.case, Retry("op"), NOW), Rejected)
+    assert accept(verdict.case, revoke()).case.method == "deactivate"
+    assert accept(verdict.case, keep()).case.state is State.KEPT
+
+
+def test_what_a_half_done_downgrade_took_is_not_forgotten() -> None:
+    first = {"product": "SFDC", "profile": "p1", "permission_sets": ["s1", "s2"], "permission_set_licences": ["a1"]}
+    now = {"product": "AUL", "profile": "p2", "permission_sets": ["s2", "s3"], "permission_set_licences": []}
+    case = at(State.CHECKING_BEFORE_RECLAIM, **DOWNGRADE)
+    case = accept(case, SeatChecked("clear", "", before=first)).case
+    case = accept(case, RecordsHandedOver(0)).case
+    case = accept(case, ActionFailed("FIELD_INTEGRITY: no", "mend", unsure=True)).case
+    case = accept(case, Retry("op")).case
+    assert accept(case, SeatChecked("clear", "", before=now)).case.before == {
+        "product": "SFDC", "profile": "p1", "permission_sets": ["s2", "s3", "s1"], "permission_set_licences": ["a1"],
+    }  # fmt: skip
+    untouched = replace(case, unsure=False)
+    assert accept(untouched, SeatChecked("clear", "", before=now)).case.before == now
+
+
+def test_a_downgrade_that_was_tried_is_undone_when_its_check_fails() -> None:
+    case = at(State.DOWNGRADING)
+    after = accept(case, SeatChecked("exempt", "on leave", tried=True)).case
+    assert (after.state, after.unsure) == (State.RESTORING, True)
+
+
+# A person frees the seat.
+
+
+def test_a_task_waits_for_grace_and_then_for_a_person() -> None:
+    case, said = walk(PATHS[State.AWAITING_FULFILMENT], **BY_HAND)
+    assert case.state is State.AWAITING_FULFILMENT
+    (asked,) = said
+    assert isinstance(asked, FulfilmentRequested)
+    assert (asked.method, asked.dry_run) == ("deactivate", False)
+    assert "Ada" in asked.instructions
+    done = accept(case, Fulfilled("op", "removed in the admin page"), NOW + 9 * DAY)
+    assert [type(event) for event in done.events] == [SeatReclaimed, CaseClosed]
+    assert isinstance(done.events[0], SeatReclaimed)
+    assert done.events[0].fulfilled_by == "op"
+    back = accept(done.case, Reactivate("op", "needed"), NOW + 10 * DAY)
+    assert (back.case.state, back.effect) == (State.REACTIVATED, None)
+
+
+def test_a_task_in_a_dry_run_asks_nobody_to_do_anything() -> None:
+    case, said = walk(PATHS[State.AWAITING_FULFILMENT], **BY_HAND, dry_run=True)
+    assert case.state is State.RECLAIMED
+    assert [type(event) for event in said] == [FulfilmentRequested, SeatReclaimed, CaseClosed]
+    assert all(event.dry_run for event in said if isinstance(event, FulfilmentRequested | SeatReclaimed))
+
+
+def test_a_task_that_cannot_be_done_is_attention_and_asked_for_anew() -> None:
+    failed = accept(at(State.AWAITING_FULFILMENT), NotFulfilled("op", "no access")).case
+    assert failed.state is State.ATTENTION
+    again = accept(failed, Retry("op")).case
+    assert again.state is State.CHECKING_BEFORE_RECLAIM
+    assert isinstance(accept(again, CLEAR).events[0], FulfilmentRequested)
+    assert accept(failed, keep()).case.state is State.KEPT
+
+
+@pytest.mark.parametrize(
+    ("found", "state"), [("active", State.CANCELLED), ("exempt", State.SKIPPED), ("gone", State.SKIPPED)]
+)
+def test_the_check_before_a_task_ends_the_case_untouched(found: str, state: State) -> None:
+    case = accept(at(State.IN_GRACE), GraceOver(), NOW + 20 * DAY).case
+    after = accept(case, SeatChecked(found, "evidence"))  # type: ignore[arg-type]
+    assert (after.case.state, after.effect) == (state, None)
+
+
+@pytest.mark.parametrize("state", [State.IN_GRACE, State.CHECKING_BEFORE_RECLAIM, State.AWAITING_FULFILMENT])
+def test_a_seat_that_a_person_would_free_is_kept_at_once(state: State) -> None:
+    case = at(State.AWAITING_FULFILMENT)
+    verdict = accept(replace(case, state=state), keep())
+    assert (verdict.case.state, verdict.effect) == (State.KEPT, None)
+
+
+def test_an_appeal_in_time_after_a_task_is_for_a_person() -> None:
+    case = accept(at(State.AWAITING_FULFILMENT), Fulfilled("op", "done"), NOW + 9 * DAY).case
+    late = accept(case, keep(), NOW + 10 * DAY).case
+    assert late.state is State.ATTENTION
+    assert accept(late, Reactivate("op", "given back"), NOW + 11 * DAY).case.state is State.REACTIVATED
+    assert accept(late, Retry("op")).case.state is State.RECLAIMED
+    assert isinstance(decide(at(State.ATTENTION), Reactivate("op", "x"), NOW), Rejected)
+
+
+# A seat that vanished.
+
+
+@pytest.mark.parametrize(
+    "state", [State.FLAGGED, State.AWAITING_DECISION, State.FROZEN, State.IN_GRACE, State.ATTENTION]
+)
+def test_a_seat_that_vanished_closes_its_case_without_savings(state: State) -> None:
+    case = at(state)
+    verdict = accept(case, SeatChecked("gone", "the account is inactive"))
+    assert verdict.case.state is State.SKIPPED
+    (closed,) = verdict.events
+    assert isinstance(closed, CaseClosed)
+    assert (closed.outcome, closed.frozen) == ("skipped", case.seat if case.frozen_at else None)
+    for other in ("clear", "active", "exempt", "changed"):
+        assert isinstance(decide(case, SeatChecked(other, ""), NOW), Rejected)  # type: ignore[arg-type]
+
+
+def test_what_we_may_have_done_ourselves_did_not_vanish() -> None:
+    unsure = accept(at(State.RECLAIMING), ActionFailed("no answer", "mend", unsure=True)).case
+    reclaimed = accept(accept(at(State.REACTIVATING), ActionFailed("no seat", "buy")).case, Retry("op")).case
+    by_hand = accept(at(State.AWAITING_FULFILMENT), NotFulfilled("op", "no access")).case
+    failed = accept(reclaimed, ActionFailed("no seat", "buy")).case
+    for case in (unsure, failed, by_hand):
+        assert isinstance(decide(case, SeatChecked("gone", "inactive"), NOW), Rejected)
+
+
 # Under any sequence of commands.
 
+RESTRICTED: dict[str, object] = {"no_reclaim_before_days_off": True, "days_off": (date(2026, 11, 11),)}
 
-@given(st.lists(st.tuples(st.sampled_from(COMMANDS), st.integers(0, 30)), max_size=40), st.booleans())
-@settings(max_examples=400, deadline=None)
-def test_the_laws_hold_under_any_sequence(steps: list[tuple[Command, int]], hand_over: bool) -> None:
-    case, now = new_case(hand_over=hand_over), NOW
+
+@given(
+    st.lists(st.tuples(st.sampled_from(COMMANDS), st.integers(0, 30)), max_size=40),
+    st.booleans(),
+    st.sampled_from(WAYS),
+    st.sampled_from([{}, RESTRICTED, {**RESTRICTED, "grace_calendar": "business"}]),
+)
+@settings(max_examples=600, deadline=None)
+def test_the_laws_hold_under_any_sequence(
+    steps: list[tuple[Command, int]], hand_over: bool, way: Mapping[str, object], days: Mapping[str, object]
+) -> None:
+    case, now = new_case(hand_over=hand_over, **way, **days), NOW
     said: list[Event] = []
     effects: list[tuple[Effect, Case, datetime]] = []
     for command, days in steps:
@@ -486,15 +717,20 @@ def test_the_laws_hold_under_any_sequence(steps: list[tuple[Command, int]], hand
         case = verdict.case
     for effect, at_that_time, when in effects:
         if effect is Effect.FREEZE:
-            assert at_that_time.decision in {"revoke", "timeout"}
+            assert at_that_time.decision in {"revoke", "downgrade", "timeout"}
+            assert at_that_time.method != "task"
             if at_that_time.decision == "timeout":
                 assert at_that_time.notified_at is not None
                 assert at_that_time.decided_at is not None
                 assert at_that_time.decided_at >= at_that_time.notified_at + 14 * DAY
-        if effect is Effect.DEACTIVATE:
+        if effect in {Effect.DEACTIVATE, Effect.DOWNGRADE}:
+            assert (effect is Effect.DOWNGRADE) == (at_that_time.method == "downgrade")
+            assert calendar.may_reclaim(at_that_time.policy, when)
             assert at_that_time.grace_ends_at is not None
             assert when >= at_that_time.grace_ends_at
             assert at_that_time.appealed_by is None
+    if case.method == "task":
+        assert {effect for effect, *_ in effects} <= {Effect.CHECK}
     kinds = [type(event) for event in said]
     assert kinds.count(SeatReclaimed) - kinds.count(SeatReactivated) in {0, 1}
     assert kinds.count(CaseClosed) <= 1
@@ -504,4 +740,4 @@ def test_the_laws_hold_under_any_sequence(steps: list[tuple[Command, int]], hand
 
 
 def _failed_after_end(case: Case) -> bool:
-    return case.attention is not None and case.attention.resume is State.REACTIVATING
+    return case.attention is not None and case.attention.resume in {State.REACTIVATING, State.RECLAIMED}

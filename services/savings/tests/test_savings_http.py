@@ -175,7 +175,7 @@ async def test_the_report_is_the_sum_done_by_hand(site: Site) -> None:
         },
     ]
     assert report["without_price"] == {"seats_freed": 1, "seats_pending": 0}
-    assert report["dry_run"] == {"frozen": 0, "freed": 1, "restored": 0, "reactivated": 0}
+    assert report["dry_run"] == {"frozen": 0, "freed": 1, "restored": 0, "reactivated": 0, "closed": 0}
     assert report["lines"] == []
 
 

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
@@ -21,7 +22,9 @@ from reclaim.common import envelope, migrate
 from reclaim.common.bus.inproc import InprocBus
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import (
+    CaseClosed,
     CaseEvent,
+    CheaperLicence,
     Money,
     Person,
     Seat,
@@ -94,6 +97,17 @@ def reactivated(
         actor="Ann",
         reason="",
         reactivated_at=at,
+        dry_run=dry_run,
+    )
+
+
+def closed(case_id: str, at: datetime = NOW, *, dry_run: bool = False, **of_seat: Any) -> CaseClosed:
+    return CaseClosed(
+        case_id=case_id,
+        outcome="skipped",
+        reason="the account is no longer active",
+        closed_at=at,
+        frozen=seat(case_id, **of_seat),
         dry_run=dry_run,
     )
 
@@ -181,6 +195,8 @@ def histories(draw: st.DrawFn) -> list[CaseEvent]:
             told.append(reclaimed(case_id, draw(hours), rule=rule, **terms))
         if draw(st.booleans()):
             told.append(reactivated(case_id, draw(hours), rule=rule, **terms))
+        if draw(st.booleans()):
+            told.append(closed(case_id, draw(hours), **terms))
     return told
 
 
@@ -201,9 +217,9 @@ def model(history: Sequence[CaseEvent]) -> tuple[dict[Any, list[Any]], dict[str,
     daily: dict[Any, list[Any]] = defaultdict(lambda: [0, 0, Decimal(0)])
     kinds: dict[str, set[str]] = defaultdict(set)
     for event in history:
-        assert isinstance(event, UserFrozen | UserRestored | SeatReclaimed | SeatReactivated)
+        assert isinstance(event, UserFrozen | UserRestored | SeatReclaimed | SeatReactivated | CaseClosed)
         kinds[event.case_id].add(type(event).__name__)
-        if event.dry_run or isinstance(event, UserFrozen | UserRestored):
+        if event.dry_run or isinstance(event, UserFrozen | UserRestored | CaseClosed):
             continue
         at = event.reclaimed_at if isinstance(event, SeatReclaimed) else event.reactivated_at
         price = event.seat.price
@@ -222,9 +238,10 @@ def model(history: Sequence[CaseEvent]) -> tuple[dict[Any, list[Any]], dict[str,
         ("SeatReactivated", "reactivated"),
         ("SeatReclaimed", "freed"),
         ("UserRestored", "restored"),
+        ("CaseClosed", "closed"),
         ("UserFrozen", "frozen"),
     )
-    prices = {event.case_id: event.seat.price for event in history}  # type: ignore[attr-defined]
+    prices = {event.case_id: (getattr(event, "seat", None) or event.frozen).price for event in history}  # type: ignore[attr-defined]
     seats = {
         case: (next(state for kind, state in order if kind in told), prices[case].amount if prices[case] else None)
         for case, told in kinds.items()
@@ -284,6 +301,64 @@ async def test_a_price_that_changed_in_between_still_nets_out(running: Running) 
     await tell(running, reactivated("c", rule="r-2", price=dearer, product="other", department=None))
     daily = (await tables(running))["savings_daily"]
     assert [row[1:] for row in daily] == [("USD", "org-1", "sfdc", "Sales", "r-1", 1, 1, Decimal("0.0000"))]
+
+
+async def pending(running: Running) -> list[tuple[int, Decimal]]:
+    async with running.database.reading() as db:
+        totals = await store.seat_totals(db, domain.Period.of(2026, NOW), None)
+    return [(row.pending, row.pending_monthly) for row in totals]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_a_case_that_closes_takes_what_it_might_have_saved_away(running: Running, backwards: bool) -> None:
+    story = [frozen("c"), closed("c")]
+    for event in reversed(story) if backwards else story:
+        await tell(running, event)
+    assert await pending(running) == [(0, Decimal("0.0000"))]
+    live = await tables(running)
+    assert [row[1] for row in live["seat_saving"]] == ["closed"]
+    assert live["savings_daily"] == []
+    await jobs.rebuild(running.database, requested_by="test")
+    assert await tables(running) == live
+    assert (await verified(running)).ok
+
+
+async def test_a_case_that_closes_without_a_freeze_is_none_of_ours(running: Running) -> None:
+    await tell(running, CaseClosed(case_id="c", outcome="kept", reason="kept", closed_at=NOW))
+    assert (await verified(running)).events == 0
+
+
+def cheaper(price: Money | None) -> CheaperLicence:
+    return CheaperLicence(product="aul", product_name="Platform", price=price)
+
+
+@pytest.mark.parametrize(
+    ("price", "saved"),
+    [
+        (Money(amount=Decimal(25), currency="USD"), Decimal("50.0000")),
+        (Money(amount=Decimal(75), currency="USD"), Decimal("0.0000")),
+        (Money(amount=Decimal(25), currency="EUR"), None),
+        (Money(amount=Decimal(76), currency="USD"), None),
+        (None, None),
+    ],
+)
+async def test_a_downgrade_saves_the_difference(running: Running, price: Money | None, saved: Decimal | None) -> None:
+    target = cheaper(price)
+    told = msgspec.structs.replace(reclaimed("c"), method="downgrade", downgrade_to=target)
+    await tell(running, msgspec.structs.replace(frozen("c"), downgrade_to=target))
+    assert await pending(running) == [(1, saved if saved is not None else Decimal("0.0000"))]
+    await tell(running, told)
+    content = await tables(running)
+    assert [(row[0], row[7]) for row in content["seat_saving"]] == [("c", saved)]
+    assert [row[8] for row in content["savings_daily"]] == [saved or Decimal("0.0000")]
+    await tell(running, msgspec.structs.replace(reactivated("c"), downgrade_to=target))
+    assert sum(row[8] for row in (await tables(running))["savings_daily"]) == 0
+    assert (await verified(running)).ok
+
+
+async def test_a_downgrade_to_nobody_knows_what_has_no_price(running: Running) -> None:
+    await tell(running, msgspec.structs.replace(reclaimed("c"), method="downgrade"))
+    assert [row[7] for row in (await tables(running))["seat_saving"]] == [None]
 
 
 async def test_the_same_fact_under_two_ids_is_booked_once(running: Running) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reclaim.common.contracts import Money, Person
+from reclaim.common.contracts import CheaperLicence, Money, Person
 from reclaim.common.errors import Conflict, Invalid
 from reclaim.connectors.checks import CHECK_NAMES
 from reclaim.connectors.ports import Known, Licence, Manager, SeatRecord, Survey, Unknown
@@ -237,7 +237,9 @@ def test_whatever_is_sent_is_read_or_refused_with_words(raw: dict[str, object]) 
 
 
 def test_the_policy_is_the_rule_as_it_stands() -> None:
-    policy = read_terms({**RAW, "warn_only": ["queue_member"], "young_days": 10}).policy("r1", 4, dry_run=True)
+    policy = read_terms({**RAW, "warn_only": ["queue_member"], "young_days": 10}).policy(
+        "r1", 4, dry_run=True, prices={}
+    )
     assert (policy.rule_id, policy.rule_version, policy.rule_name) == ("r1", 4, "Idle seats")
     assert (policy.inactive_days, policy.decision_days, policy.grace_days, policy.young_days) == (90, 7, 14, 10)
     assert (policy.on_timeout, policy.route, policy.dry_run, policy.warn_only) == (
@@ -246,6 +248,56 @@ def test_the_policy_is_the_rule_as_it_stands() -> None:
         True,
         ("queue_member",),
     )
+
+
+def test_days_off_and_the_way_a_seat_is_freed_travel_with_the_policy() -> None:
+    terms = read_terms(
+        {
+            **RAW,
+            "time_zone": "Europe/Berlin",
+            "grace_calendar": "business",
+            "no_reclaim_before_days_off": "true",
+            "days_off": "2026-12-26, 2026-12-25\n2026-12-25",
+            "reclaim_by": "downgrade",
+            "downgrade_product": "AUL",
+            "downgrade_profile": "Standard Platform User",
+        }
+    )
+    policy = terms.policy("r1", 1, dry_run=False, prices={"AUL": Money(amount=Decimal(25), currency="USD")})
+    assert (policy.grace_calendar, policy.no_reclaim_before_days_off) == ("business", True)
+    assert policy.days_off == (date(2026, 12, 25), date(2026, 12, 26))
+    assert policy.time_zone == "Europe/Berlin"
+    assert policy.reclaim_by == "downgrade"
+    assert policy.downgrade_to == CheaperLicence(
+        product="AUL",
+        product_name="AUL",
+        price=Money(amount=Decimal(25), currency="USD"),
+        profile="Standard Platform User",
+    )
+    usual = read_terms(RAW).policy("r1", 1, dry_run=False, prices={})
+    assert (usual.grace_calendar, usual.days_off, usual.reclaim_by, usual.downgrade_to) == (
+        "calendar",
+        (),
+        "deactivate",
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        ({"days_off": "Christmas"}, "days_off"),
+        ({"days_off": [(date(2026, 1, 1) + timedelta(days=n)).isoformat() for n in range(401)]}, "days_off"),
+        ({"grace_calendar": "lunar"}, "grace_calendar"),
+        ({"reclaim_by": "magic"}, "reclaim_by"),
+        ({"reclaim_by": "downgrade"}, "downgrade_product"),
+        ({"downgrade_product": RAW["products"][0]}, "downgrade_product"),
+    ],
+)
+def test_what_does_not_fit_a_calendar_or_a_downgrade_is_named(raw: dict[str, object], field: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        read_terms({**RAW, **raw})
+    assert list(caught.value.by_field) == [field]
 
 
 # ------------------------------------------------------------------------------------------------ status, schedule

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from reclaim.cli import setup, waiting
+from reclaim.cli import seats, setup, waiting
 from reclaim.cli.client import ApiError, Client, Unreachable
 from reclaim.cli.kill import kill_app
 from reclaim.cli.options import DEFAULT_URL, REFUSED, OutputOption, UrlOption
@@ -57,6 +57,7 @@ for name, group in (
     ("token", token_app),
 ):
     app.add_typer(group, name=name)
+seats.add_to(app, case_app)
 
 
 class TokenRole(StrEnum):
@@ -216,6 +217,17 @@ def rule_add(
     hand_over: Annotated[bool, typer.Option(help="give open records to the manager")] = True,
     schedule: Annotated[str | None, typer.Option(help="cron expression, in --time-zone")] = None,
     time_zone: Annotated[str, typer.Option()] = "UTC",
+    grace_calendar: Annotated[str, typer.Option(help="calendar: grace counts all days; business: working days")] = (
+        "calendar"
+    ),
+    day_off: Annotated[list[str] | None, typer.Option(help="a holiday, such as 2026-12-25; repeat for several")] = None,
+    reclaim_by: Annotated[str, typer.Option(help="deactivate, downgrade, or task (a person does it)")] = "deactivate",
+    downgrade_product: Annotated[str, typer.Option(help="key of the cheaper licence to downgrade to")] = "",
+    downgrade_name: Annotated[str, typer.Option(help="what people call it")] = "",
+    downgrade_profile: Annotated[str, typer.Option(help="its profile, if it has several")] = "",
+    no_reclaim_before_days_off: Annotated[
+        bool, typer.Option("--no-reclaim-before-days-off", help="free no seat on a day off or right before one")
+    ] = False,
     url: UrlOption = DEFAULT_URL,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -235,6 +247,13 @@ def rule_add(
             "dry_run": not live,
             "schedule": schedule,
             "time_zone": time_zone,
+            "grace_calendar": grace_calendar,
+            "days_off": day_off or [],
+            "reclaim_by": reclaim_by,
+            "downgrade_product": downgrade_product,
+            "downgrade_name": downgrade_name,
+            "downgrade_profile": downgrade_profile,
+            "no_reclaim_before_days_off": no_reclaim_before_days_off,
         }
         show(output, client.post("/scanner/api/rules", document))
 

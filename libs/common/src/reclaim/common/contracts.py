@@ -9,7 +9,7 @@ Instants are timezone-aware UTC. Money is a decimal with its currency, never a f
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import ClassVar, Final, Literal
 
@@ -52,7 +52,23 @@ Decision = Literal["keep", "revoke", "downgrade"]
 Channel = Literal["email", "itsm", "console"]
 Route = Literal["email", "itsm", "both"]
 TimeoutAction = Literal["freeze", "keep", "escalate"]
+GraceCalendar = Literal["calendar", "business"]
+ReclaimBy = Literal["deactivate", "downgrade", "task"]
+"""How a seat is freed: by us, by us with a cheaper licence in its place, or by a person who is given the task."""
+
 Outcome = Literal["kept", "cancelled", "skipped", "restored", "reclaimed"]
+
+
+class CheaperLicence(Value, frozen=True):
+    """What a holder is moved to instead of losing the account, with its price a month (None: not in the price book).
+
+    `profile` is what the connected system assigns it by (in Salesforce the name of a profile); empty: the only one.
+    """
+
+    product: str
+    product_name: str
+    price: Money | None = None
+    profile: str = ""
 
 
 class Policy(Value, frozen=True):
@@ -61,6 +77,10 @@ class Policy(Value, frozen=True):
     `inactive_days` is the rule's condition (last used before that many days ago). `decision_days` count from the
     moment the notice was delivered, `grace_days` from the freeze. An account is new for `young_days`. `warn_only` names
     the safety checks that warn instead of skipping.
+
+    `grace_calendar` says whether `grace_days` are any days or working days; with `no_reclaim_before_days_off` no seat
+    is freed on a day off or on the day before one. Days off are Saturday, Sunday and `days_off`, in `time_zone`.
+    A downgrade, whether the rule's way or a person's decision, needs `downgrade_to`.
     """
 
     rule_id: str
@@ -75,6 +95,12 @@ class Policy(Value, frozen=True):
     dry_run: bool
     young_days: int = 30
     warn_only: tuple[str, ...] = ()
+    grace_calendar: GraceCalendar = "calendar"
+    no_reclaim_before_days_off: bool = False
+    days_off: tuple[date, ...] = ()
+    time_zone: str = "UTC"
+    reclaim_by: ReclaimBy = "deactivate"
+    downgrade_to: CheaperLicence | None = None
 
 
 class CheckFinding(Value, frozen=True):
@@ -154,7 +180,10 @@ class DecisionReceived(CaseEvent, frozen=True):
 
 
 class UserFrozen(CaseEvent, frozen=True):
-    """The holder can no longer sign in; the seat is not free yet, and an appeal restores it until `grace_ends_at`."""
+    """The holder can no longer sign in; the seat is not free yet, and an appeal restores it until `grace_ends_at`.
+
+    `downgrade_to`, here and below, is what the holder gets in the seat's place: what is saved is the difference.
+    """
 
     wire = "reclaim.UserFrozen.v1"
 
@@ -163,6 +192,7 @@ class UserFrozen(CaseEvent, frozen=True):
     frozen_at: datetime
     grace_ends_at: datetime
     dry_run: bool
+    downgrade_to: CheaperLicence | None = None
 
 
 class UserRestored(CaseEvent, frozen=True):
@@ -175,10 +205,29 @@ class UserRestored(CaseEvent, frozen=True):
     reason: str
     restored_at: datetime
     dry_run: bool
+    downgrade_to: CheaperLicence | None = None
+
+
+class FulfilmentRequested(CaseEvent, frozen=True):
+    """Grace is over, and a person has to free the seat: Reclaim changes nothing for it. `instructions` say what to do.
+
+    Who has done it says so on the case; a dry run asks nobody.
+    """
+
+    wire = "reclaim.FulfilmentRequested.v1"
+
+    seat: Seat
+    rule_id: str
+    rule_name: str
+    method: Literal["deactivate", "downgrade"]
+    instructions: str
+    requested_at: datetime
+    dry_run: bool
+    downgrade_to: CheaperLicence | None = None
 
 
 class SeatReclaimed(CaseEvent, frozen=True):
-    """The seat is free, and the holder's open records have a new owner."""
+    """The seat is free, and the holder's open records have a new owner. `fulfilled_by` is who freed it by hand."""
 
     wire = "reclaim.SeatReclaimed.v1"
 
@@ -189,6 +238,8 @@ class SeatReclaimed(CaseEvent, frozen=True):
     records_transferred: int
     reclaimed_at: datetime
     dry_run: bool
+    downgrade_to: CheaperLicence | None = None
+    fulfilled_by: str | None = None
 
 
 class SeatReactivated(CaseEvent, frozen=True):
@@ -203,16 +254,23 @@ class SeatReactivated(CaseEvent, frozen=True):
     reason: str
     reactivated_at: datetime
     dry_run: bool
+    downgrade_to: CheaperLicence | None = None
 
 
 class CaseClosed(CaseEvent, frozen=True):
-    """A case ended, whichever way. The holder and product may be flagged again from now on."""
+    """A case ended, whichever way. The holder and product may be flagged again from now on.
+
+    `frozen` is the seat that had been frozen and was neither restored nor freed by us: what it might have saved is off.
+    """
 
     wire = "reclaim.CaseClosed.v1"
 
     outcome: Outcome
     reason: str
     closed_at: datetime
+    frozen: Seat | None = None
+    downgrade_to: CheaperLicence | None = None
+    dry_run: bool = False
 
 
 class AttentionRaised(CaseEvent, frozen=True):
@@ -254,9 +312,10 @@ CONSUMERS: Final[dict[type[Event], tuple[str, ...]]] = {
     DecisionReceived: ("lifecycle",),
     UserFrozen: ("approvals", "itsm-gateway", "savings"),
     UserRestored: ("approvals", "itsm-gateway", "savings"),
+    FulfilmentRequested: ("itsm-gateway",),
     SeatReclaimed: ("approvals", "itsm-gateway", "savings"),
     SeatReactivated: ("scanner", "approvals", "itsm-gateway", "savings"),
-    CaseClosed: ("scanner", "approvals", "itsm-gateway"),
+    CaseClosed: ("scanner", "approvals", "itsm-gateway", "savings"),
     AttentionRaised: ("approvals",),
 }
 

@@ -20,6 +20,8 @@ from reclaim.connectors.ports import (
     ActionResult,
     ConnectionProfile,
     Done,
+    Downgrade,
+    Grants,
     HandedOver,
     Known,
     Licence,
@@ -48,6 +50,9 @@ class FakeUser:
     name: str = ""
     email: str | None = None
     product: str = "SFDC"
+    profile: str = ""
+    permission_sets: list[str] = field(default_factory=list)
+    permission_set_licences: list[str] = field(default_factory=list)
     department: str | None = None
     usage_type: str = "Standard"
     manager_id: str | None = None
@@ -91,7 +96,8 @@ class FakeOrg:
 
     `down` is raised by every reading and turns every action into a failure; `unreadable` names parts of a survey
     that are Unknown, with the reason; `trouble` is asked once for each write (operation, id). `run_as` is the user
-    that the connection signs in as.
+    that the connection signs in as. `profiles` says which licence each profile assigns, `needs` which licence a
+    permission set needs; a profile called as its licence needs no entry.
     """
 
     clock: Clock
@@ -99,6 +105,8 @@ class FakeOrg:
     users: dict[str, FakeUser] = field(default_factory=dict)
     records: dict[str, FakeRecord] = field(default_factory=dict)
     run_as: str | None = None
+    profiles: dict[str, str] = field(default_factory=dict)
+    needs: dict[str, str] = field(default_factory=dict)
     page_size: int = 200
     writes: list[Write] = field(default_factory=list)
     down: ReclaimError | None = None
@@ -184,6 +192,20 @@ class FakeReader:
             open_business=self._read("open_business", {user.id: owners[user.id] for user in users if owners[user.id]}),
         )
 
+    async def grants(self, holders: Sequence[str]) -> Mapping[str, Grants]:
+        """Return what each holder's licence rests on."""
+        self._up()
+        users = (self._org.users[each] for each in dict.fromkeys(holders) if each in self._org.users)
+        return {
+            user.id: Grants(
+                user.product,
+                user.profile or user.product,
+                tuple(sorted(user.permission_sets)),
+                tuple(sorted(user.permission_set_licences)),
+            )
+            for user in users
+        }
+
     async def open_records(self, holders: Sequence[str]) -> Mapping[str, Mapping[str, Sequence[str]]]:
         """Return the ids of each holder's open records by object type; a holder without any is left out."""
         self._up()
@@ -249,6 +271,63 @@ class FakeActor:
             results[holder] = thawed
         return results
 
+    async def downgrade(self, downgrades: Sequence[Downgrade]) -> Mapping[str, ActionResult]:
+        """Take away what needs another licence, give the cheaper one, let the holder sign in."""
+        return {each.holder: self._downgrade(each) for each in downgrades}
+
+    async def upgrade(self, images: Mapping[str, Grants]) -> Mapping[str, ActionResult]:
+        """Put back what holders had before their downgrade."""
+        return {holder: self._upgrade(holder, image) for holder, image in images.items()}
+
+    def _downgrade(self, wanted: Downgrade) -> ActionResult:
+        org, user = self._org, self._org.users.get(wanted.holder)
+        there = [name for name, product in org.profiles.items() if product == wanted.product] or [wanted.product]
+        found = [name for name in there if wanted.profile in ("", name)]
+        if org.down is not None:
+            return _failure(org.down)
+        if len(found) != 1:
+            return Refused("NO_PROFILE", f"the org has {', '.join(there)}", "Give the rule a profile that there is.")
+        if user is None or not user.active:
+            return Refused("INACTIVE_USER", "the account is inactive or gone", "The account is gone: scan again.")
+        if wanted.holder == org.run_as:
+            return Refused("OWN_USER", "Reclaim signs in as this user", "Leave it alone.")
+        kept = [each for each in user.permission_sets if org.needs.get(each, wanted.product) == wanted.product]
+        return self._in_turn(
+            wanted.holder,
+            ("permission_sets", kept),
+            ("permission_set_licences", []),
+            ("profile", found[0]),
+            ("frozen", False),
+        )
+
+    def _upgrade(self, holder: str, image: Grants) -> ActionResult:
+        org, user = self._org, self._org.users.get(holder)
+        if org.down is not None:
+            return _failure(org.down)
+        if user is None:
+            return Refused("NOT_FOUND", "the org has no such user", "The account is gone: scan again.")
+        more = [each for each in image.permission_sets if each not in user.permission_sets]
+        added = [each for each in image.permission_set_licences if each not in user.permission_set_licences]
+        return self._in_turn(
+            holder,
+            ("active", True),
+            ("profile", image.profile),
+            ("permission_set_licences", [*user.permission_set_licences, *added]),
+            ("permission_sets", [*user.permission_sets, *more]),
+            ("frozen", False),
+        )
+
+    def _in_turn(self, holder: str, *wanted: tuple[str, Any]) -> ActionResult:
+        """Set fields of a user one after the other; what fails leaves those before it done."""
+        changed, image = False, dict[str, object]()
+        for name, value in wanted:
+            result = self._set_one("upgrade" if name == "active" else "downgrade", holder, name, value=value)
+            if not isinstance(result, Done):
+                return result
+            changed = changed or result.changed
+            image |= result.before
+        return Done(changed, image)
+
     async def hand_over(self, transfers: Sequence[Transfer]) -> Mapping[str, HandedOver | Refused | TryLater]:
         """Give records to their successors, by holder id; those that belong to the successor already are counted."""
         return {transfer.holder: self._hand_over(transfer) for transfer in transfers}
@@ -288,7 +367,7 @@ class FakeActor:
     ) -> dict[str, ActionResult]:
         return {holder: self._set_one(operation, holder, name, value=value) for holder in dict.fromkeys(holders)}
 
-    def _set_one(self, operation: str, holder: str, name: Literal["active", "frozen"], *, value: bool) -> ActionResult:
+    def _set_one(self, operation: str, holder: str, name: str, *, value: Any) -> ActionResult:
         org = self._org
         if org.down is not None:
             return _failure(org.down)
@@ -297,17 +376,20 @@ class FakeActor:
             return Refused("NOT_FOUND", "the org has no such user", "The account is gone: scan again.")
         if holder == org.run_as and operation in ("freeze", "deactivate"):
             return Refused("OWN_USER", "Reclaim signs in as this user", "Leave it alone.")
-        before: bool = getattr(user, name)
-        if before is value:
+        before = (user.profile or user.product) if name == "profile" else getattr(user, name)
+        if before == value:
             return Done(changed=False, before={_FIELDS[name]: before})
         if operation == "deactivate" and user.blocked is not None:
             return user.blocked
-        if operation == "reactivate" and org.used(user.product) >= org.licences[user.product]:
+        product = org.profiles.get(value, value) if name == "profile" else user.product
+        takes_a_seat = (name == "active" and value) or (name == "profile" and product != user.product)
+        if takes_a_seat and org.used(product) >= org.licences.get(product, 0):
             return Refused("LICENSE_LIMIT_EXCEEDED", "License Limit Exceeded", "Buy a seat or free one, then retry.")
         trouble = org.trouble(operation, holder)
         if trouble != "before":
             self._log(holder, name, before, value)
             setattr(user, name, value)
+            user.product = product
             if name == "frozen":
                 user.frozen_changed_at = org.clock.now()
         if trouble != "none":
@@ -318,7 +400,13 @@ class FakeActor:
         self._org.writes.append(Write(self._org.clock.now(), record_id, name, before, after))
 
 
-_FIELDS = {"active": "IsActive", "frozen": "IsFrozen"}
+_FIELDS = {
+    "active": "IsActive",
+    "frozen": "IsFrozen",
+    "profile": "ProfileId",
+    "permission_sets": "PermissionSets",
+    "permission_set_licences": "PermissionSetLicences",
+}
 
 
 def _person(user: FakeUser) -> Person:

@@ -110,6 +110,16 @@ class TestResult:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """What a holder's licence rests on, by the system's ids: the image to put back after a downgrade."""
+
+    product: str
+    profile: str
+    permission_sets: tuple[str, ...] = ()
+    permission_set_licences: tuple[str, ...] = ()
+
+
 class SeatReader(Protocol):
     """Everything a scan and a re-check need, and no way to change anything."""
 
@@ -141,6 +151,10 @@ class SeatReader(Protocol):
         `since` bounds the history that counts as use elsewhere. The number of calls does not grow with holders
         except by paging. A part that could not be read is `Unknown`.
         """
+        ...
+
+    async def grants(self, holders: Sequence[str]) -> Mapping[str, Grants]:
+        """Return what each holder's licence rests on; a holder that no longer exists is left out."""
         ...
 
     async def open_records(self, holders: Sequence[str]) -> Mapping[str, Mapping[str, Sequence[str]]]:
@@ -184,6 +198,15 @@ ActionResult = Done | Refused | TryLater
 
 
 @dataclass(frozen=True, slots=True)
+class Downgrade:
+    """One holder's way to a cheaper licence. `profile` names what assigns it; empty: the only one there is."""
+
+    holder: str
+    product: str
+    profile: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
     """Records of one holder that are to belong to `successor`: ids by object type, fixed before the first write."""
 
@@ -224,6 +247,17 @@ class SeatActor(Protocol):
 
     async def reactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Give the seat back, unfrozen; refused when none is free."""
+        ...
+
+    async def downgrade(self, downgrades: Sequence[Downgrade]) -> Mapping[str, ActionResult]:
+        """Free the seat by giving the holder a cheaper licence, unfrozen; what needs the old one is taken away first.
+
+        Read `grants` before: what was taken away by an earlier attempt is not seen here any more.
+        """
+        ...
+
+    async def upgrade(self, images: Mapping[str, Grants]) -> Mapping[str, ActionResult]:
+        """Put back what holders had before their downgrade, unfrozen; refused when no seat is free."""
         ...
 
     async def hand_over(self, transfers: Sequence[Transfer]) -> Mapping[str, HandedOver | Refused | TryLater]:

@@ -26,7 +26,7 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     "salesforce": Kind(
         label="Salesforce org",
-        capabilities=frozenset({"seats", "usage", "freeze", "reclaim", "hand_over"}),
+        capabilities=frozenset({"seats", "usage", "freeze", "reclaim", "downgrade", "hand_over"}),
         check=salesforce.read_profile,
         reader=salesforce.open_reader,
         actor=salesforce.open_actor,

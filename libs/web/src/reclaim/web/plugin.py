@@ -26,6 +26,8 @@ NAVIGATION: Final = (
     NavItem("Cases", "/lifecycle/", 10),
     NavItem("Attention", "/lifecycle/attention", 20),
     NavItem("Brakes", "/lifecycle/brakes", 25),
+    NavItem("Tasks", "/lifecycle/tasks", 22),
+    NavItem("Drift", "/lifecycle/drift", 24),
     NavItem("Rules", "/scanner/rules", 30),
     NavItem("Scans", "/scanner/scans", 40),
     NavItem("Connections", "/scanner/connections", 50),

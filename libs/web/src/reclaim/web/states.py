@@ -9,10 +9,13 @@ TONES: Final[dict[str, tuple[str, ...]]] = {
         "active", "approved", "connected", "delivered", "healthy", "kept", "ok", "pass", "reclaimed", "restored",
         "succeeded", "verified",
     ),
-    "notice": ("appealed", "awaiting_decision", "draft", "flagged", "needs_review", "paused", "warn"),
+    "notice": (
+        "appealed", "awaiting_decision", "awaiting_fulfilment", "draft", "flagged", "needs_review", "paused", "warn",
+    ),
     "bad": ("attention", "bounced", "error", "failed", "parked", "revoke", "stopped", "unreachable"),
     "busy": (
-        "deactivating", "freezing", "frozen", "pending", "queued", "reclaiming", "restoring", "running", "sending",
+        "deactivating", "downgrading", "freezing", "frozen", "in_grace", "pending", "queued", "reclaiming", "restoring",
+        "running", "sending",
     ),
 }  # fmt: skip
 _BY_STATE: Final = {state: tone for tone, states in TONES.items() for state in states}

@@ -47,6 +47,12 @@ def days(number: int) -> str:
     return f"{number} day" if number == 1 else f"{number} days"
 
 
+def grace(request: Request) -> str:
+    """Write how long a freeze can be undone."""
+    policy = request.policy
+    return days(policy.grace_days).replace("day", "working day" if policy.grace_calendar == "business" else "day")
+
+
 def last_use(request: Request) -> str:
     """Write when the seat was last used."""
     return format_day(request.last_used_at) if request.last_used_at else "never, as far as is known"
@@ -56,9 +62,20 @@ def after_revoke(request: Request) -> str:
     """Write what happens when the manager revokes."""
     policy = request.policy
     handed = " Open records go to you." if policy.hand_over else ""
+    if policy.reclaim_by == "task":
+        return (
+            f"Nothing changes for {clean(request.holder.name)} yet: for {grace(request)} the seat can still be kept. "
+            "After that the account is checked once more, and somebody takes the seat back by hand."
+        )
+    if policy.reclaim_by == "downgrade" and policy.downgrade_to is not None:
+        return (
+            f"The account is checked once more and then frozen: {clean(request.holder.name)} can no longer sign in. "
+            f"For {grace(request)} you or the holder can undo it with one click. After that the holder is moved to "
+            f"{clean(policy.downgrade_to.product_name)} and can sign in again.{handed}"
+        )
     return (
         f"The account is checked once more and then frozen: {clean(request.holder.name)} can no longer sign in. For "
-        f"{days(policy.grace_days)} you or the holder can undo it with one click. After that the seat is freed."
+        f"{grace(request)} you or the holder can undo it with one click. After that the seat is freed."
         f"{handed}"
     )
 
@@ -71,11 +88,10 @@ def after_keep(request: Request) -> str:
 def after_silence(request: Request) -> str:
     """Write what happens when nobody answers in time."""
     match request.policy.on_timeout:
+        case "freeze" if request.policy.reclaim_by == "task":
+            return f"The seat is taken back by hand, as if it had been revoked; for {grace(request)} it can be kept."
         case "freeze":
-            return (
-                "The account is frozen, as if it had been revoked, and for "
-                f"{days(request.policy.grace_days)} that can be undone."
-            )
+            return f"The account is frozen, as if it had been revoked, and for {grace(request)} that can be undone."
         case "keep":
             return "The seat is kept."
         case "escalate":

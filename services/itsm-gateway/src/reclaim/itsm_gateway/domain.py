@@ -11,6 +11,7 @@ import msgspec
 from reclaim.common.contracts import (
     CaseClosed,
     Decision,
+    FulfilmentRequested,
     NoticeFailed,
     SeatReactivated,
     SeatReclaimed,
@@ -33,7 +34,7 @@ RANK: Final[dict[State, int]] = {
 
 NO_DESK: Final = "No service desk is connected: this version has no connector to one."
 
-Progress = UserFrozen | UserRestored | SeatReclaimed | SeatReactivated | CaseClosed
+Progress = UserFrozen | UserRestored | FulfilmentRequested | SeatReclaimed | SeatReactivated | CaseClosed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Step:
 
 def step(event_id: str, event: Progress) -> Step:
     """Return the step that an event tells of."""
-    state: State
+    state: State | None
     match event:
         case UserFrozen():
             until = f"{event.grace_ends_at:%d %B %Y, %H:%M} UTC"
@@ -57,6 +58,9 @@ def step(event_id: str, event: Progress) -> Step:
         case UserRestored():
             state, at = "restored", event.restored_at
             text = f"The seat was restored by {event.actor}. {event.reason}"
+        case FulfilmentRequested():
+            rehearsal = "Dry run, nothing to do: " if event.dry_run else ""
+            state, at, text = None, event.requested_at, f"{rehearsal}{event.instructions}"
         case SeatReclaimed():
             state, at = "reclaimed", event.reclaimed_at
             records = event.records_transferred

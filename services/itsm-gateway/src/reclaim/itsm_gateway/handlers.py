@@ -9,6 +9,7 @@ from typing import Any
 from reclaim.common.contracts import (
     CaseClosed,
     Event,
+    FulfilmentRequested,
     SeatReactivated,
     SeatReclaimed,
     UserFlagged,
@@ -42,7 +43,7 @@ async def open_requests(_deps: Deps, unit: Unit, events: Sequence[Received[UserF
 
 
 async def follow(_deps: Deps, unit: Unit, events: Sequence[Received[domain.Progress]]) -> None:
-    """Keep what the ticket should be told.
+    """Keep what the ticket should be told; a task for a person is kept for every case, however its question was asked.
 
     Raises:
         NotYet: a case was not flagged here yet.
@@ -51,7 +52,11 @@ async def follow(_deps: Deps, unit: Unit, events: Sequence[Received[domain.Progr
     for received in events:
         if received.data.case_id not in routes:
             raise NotYet(f"case {received.data.case_id} was not flagged here yet")
-    told = [received for received in events if routes[received.data.case_id]]
+    told = [
+        received
+        for received in events
+        if routes[received.data.case_id] or isinstance(received.data, FulfilmentRequested)
+    ]
     await store.add_steps(unit.db, [domain.step(received.id, received.data) for received in told])
     await store.set_outcomes(
         unit.db,
@@ -63,6 +68,7 @@ SUBSCRIPTIONS: dict[type[Event], Callable[[Deps, Unit, Sequence[Received[Any]]],
     UserFlagged: open_requests,
     UserFrozen: follow,
     UserRestored: follow,
+    FulfilmentRequested: follow,
     SeatReclaimed: follow,
     SeatReactivated: follow,
     CaseClosed: follow,

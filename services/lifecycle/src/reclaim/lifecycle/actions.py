@@ -32,6 +32,8 @@ from reclaim.connectors.ports import (
     ConnectionProfile,
     Connectors,
     Done,
+    Downgrade,
+    Grants,
     HandedOver,
     Known,
     Refused,
@@ -42,16 +44,18 @@ from reclaim.connectors.ports import (
     Transfer,
     TryLater,
 )
-from reclaim.lifecycle import brake_gate, brake_store, store
+from reclaim.lifecycle import brake_gate, brake_store, calendar, store
 from reclaim.lifecycle.brakes import STEP_OF, Limits, stopping
 from reclaim.lifecycle.domain import (
     ActionFailed,
     Case,
     Command,
+    DayOff,
     Effect,
     RecordsHandedOver,
     SeatChecked,
     SeatDeactivated,
+    SeatDowngraded,
     SeatFrozen,
     SeatGivenBack,
     SeatUnfrozen,
@@ -76,7 +80,10 @@ CHECK_HOLDS: Final = timedelta(minutes=15)
 CHECKED: Final = frozenset(STEP_OF)
 """The effects that take something away."""
 
-UNSURE: Final = frozenset({Effect.FREEZE, Effect.DEACTIVATE})
+RECLAIMS: Final = frozenset({Effect.HAND_OVER, Effect.DEACTIVATE, Effect.DOWNGRADE})
+"""The effects that a rule may forbid on some days."""
+
+UNSURE: Final = frozenset({Effect.FREEZE, Effect.DEACTIVATE, Effect.DOWNGRADE})
 """The effects that are known to have happened or not only when they were answered."""
 
 
@@ -112,6 +119,7 @@ SUCCESS: Final[Mapping[Effect, Command]] = {
     Effect.FREEZE: SeatFrozen(),
     Effect.UNFREEZE: SeatUnfrozen(),
     Effect.DEACTIVATE: SeatDeactivated(),
+    Effect.DOWNGRADE: SeatDowngraded(),
     Effect.REACTIVATE: SeatGivenBack(),
 }
 
@@ -260,9 +268,10 @@ class Actions:
         reader = self._reader(connection)
         if kind is Effect.CHECK:
             return await self._check(claimed, reader)
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, Outcome] = self._days_off(claimed)
+        claimed = [effect for effect in claimed if effect.id not in outcomes]
         if kind in CHECKED:
-            outcomes = await self._check_again(claimed, reader)
+            outcomes |= await self._check_again(claimed, reader)
             claimed = [effect for effect in claimed if effect.id not in outcomes]
         # A dry run never gets further than this line with anything that could write.
         actor = None if not claimed or claimed[0].case.policy.dry_run else self._actor(connection)
@@ -280,13 +289,22 @@ class Actions:
             Effect.DEACTIVATE: actor.deactivate,
             Effect.REACTIVATE: actor.reactivate,
         }
-        # Whose deactivation got no answer may be inactive; giving back both reads both first.
+        # Whose deactivation or downgrade got no answer may be inactive or moved; giving back whole reads all first.
         whole = [e for e in claimed if kind is Effect.UNFREEZE and e.case.unsure and e.case.frozen_at is not None]
-        rest = [effect for effect in claimed if effect not in whole]
-        results: dict[str, ActionResult] = {}
-        for how, effects in ((Effect.REACTIVATE, whole), (kind, rest)):
-            if effects:
-                results |= await act[how]([effect.case.seat.holder.id for effect in effects])
+        images = {
+            effect.case.seat.holder.id: msgspec.convert(effect.case.before, Grants)
+            for effect in claimed
+            if effect.case.before is not None and (kind is Effect.REACTIVATE or effect in whole)
+        }
+        whole = [effect for effect in whole if effect.case.seat.holder.id not in images]
+        rest = [effect for effect in claimed if effect not in whole and effect.case.seat.holder.id not in images]
+        results: dict[str, ActionResult] = dict(await actor.upgrade(images)) if images else {}
+        if kind is Effect.DOWNGRADE:
+            results |= await actor.downgrade([_downgrade(effect.case) for effect in rest])
+        else:
+            for how, effects in ((Effect.REACTIVATE, whole), (kind, rest)):
+                if effects:
+                    results |= await act[how]([effect.case.seat.holder.id for effect in effects])
         outcomes: dict[str, Outcome] = {}
         for effect in claimed:
             match results.get(effect.case.seat.holder.id):
@@ -294,12 +312,23 @@ class Actions:
                     evidence = msgspec.json.encode({"changed": changed, "before": before}).decode()
                     outcomes[effect.id] = Answer(SUCCESS[kind], evidence)
                 case Refused(code, message, remedy):
-                    outcomes[effect.id] = Answer(ActionFailed(f"{code}: {message}", remedy), message)
+                    # Of a downgrade that is refused, a part may have been done.
+                    failed = ActionFailed(f"{code}: {message}", remedy, unsure=kind is Effect.DOWNGRADE)
+                    outcomes[effect.id] = Answer(failed, message)
                 case TryLater(reason):
                     outcomes[effect.id] = Later(reason)
                 case None:
                     outcomes[effect.id] = Later("the connector gave no result for this holder")
         return outcomes
+
+    def _days_off(self, claimed: Sequence[Claimed]) -> dict[str, Outcome]:
+        """Return the steps that waited into a day on which their rule frees no seat; records half moved go on."""
+        now = self._clock.now()
+        return {
+            effect.id: Answer(DayOff(tried=effect.kind in UNSURE and effect.attempts > 1), "")
+            for effect in claimed
+            if effect.kind in RECLAIMS and effect.plan is None and not calendar.may_reclaim(effect.case.policy, now)
+        }
 
     # Checking again.
 
@@ -308,7 +337,33 @@ class Actions:
         longest = max(effect.case.policy.inactive_days for effect in claimed)
         records = await reader.seats_of(holders)
         survey = await reader.survey(holders, since=self._clock.now() - timedelta(days=longest))
-        return {effect.id: self._checked(effect, records.get(effect.case.seat.holder.id), survey) for effect in claimed}
+        outcomes = {e.id: self._checked(e, records.get(e.case.seat.holder.id), survey) for e in claimed}
+        return await self._with_images(claimed, outcomes, reader)
+
+    async def _with_images(
+        self, claimed: Sequence[Claimed], outcomes: dict[str, Outcome], reader: SeatReader
+    ) -> dict[str, Outcome]:
+        """Read what the downgrades that these checks clear will have to put back, before anything is taken away."""
+        clear = {
+            effect.case.seat.holder.id: (effect.id, outcome)
+            for effect in claimed
+            if effect.kind is Effect.CHECK
+            and effect.case.method == "downgrade"
+            and effect.case.frozen_at is not None
+            and isinstance(outcome := outcomes[effect.id], Answer)
+            and isinstance(outcome.command, SeatChecked)
+            and outcome.command.found == "clear"
+        }
+        grants = await reader.grants(list(clear)) if clear else {}
+        for holder, (effect_id, outcome) in clear.items():
+            if holder not in grants:
+                outcomes[effect_id] = Later("what the holder's licence rests on could not be read")
+                continue
+            image = msgspec.to_builtins(grants[holder])
+            assert isinstance(outcome.command, SeatChecked)
+            command = msgspec.structs.replace(outcome.command, before=image)
+            outcomes[effect_id] = Answer(command, outcome.evidence)
+        return outcomes
 
     async def _check_again(self, claimed: Sequence[Claimed], reader: SeatReader) -> dict[str, Outcome]:
         """Check again what was checked too long ago, and return the outcomes of those that are not clear any more."""
@@ -337,6 +392,9 @@ class Actions:
     def _compared(self, case: Case, record: SeatRecord | None, survey: Survey, *, tried: bool) -> Outcome:
         now = self._clock.now()
         after_freeze = case.frozen_at is not None and not case.policy.dry_run
+        target = case.policy.downgrade_to
+        if record is not None and after_freeze and tried and target is not None and record.product == target.product:
+            return _found("clear", "the downgrade that was tried before has happened")
         if record is not None and not record.active and after_freeze and tried:
             return _found("clear", "the deactivation that was tried before has happened")
         if record is None or not record.active:
@@ -465,6 +523,12 @@ class Actions:
             await reader.close()
         for actor in self._actors.values():
             await actor.close()
+
+
+def _downgrade(case: Case) -> Downgrade:
+    target = case.policy.downgrade_to
+    assert target is not None
+    return Downgrade(case.seat.holder.id, target.product, target.profile)
 
 
 def _found(found: Any, evidence: str) -> Answer:

@@ -24,7 +24,7 @@ class DecisionIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    decision: Literal["keep", "revoke"]
+    decision: Literal["keep", "revoke", "downgrade"]
     reason: str = Field(min_length=1, max_length=2000)
 
 

@@ -26,6 +26,7 @@ STEP_OF: Final[Mapping[Effect, Step]] = {
     Effect.FREEZE: "freeze",
     Effect.HAND_OVER: "reclaim",
     Effect.DEACTIVATE: "reclaim",
+    Effect.DOWNGRADE: "reclaim",
 }
 """The effects that take something away, and need a permit. Giving back never does."""
 

@@ -13,7 +13,10 @@ answers with a command. Time is an argument, instants are UTC.
                                                     │                    │
                                               handing_over ──────────────┘
                                                     ▼
-                                               reclaiming ─▶ reclaimed ─▶ reactivating ─▶ reactivated
+                             reclaiming or downgrading ─▶ reclaimed ─▶ reactivating ─▶ reactivated
+
+    Where a person frees the seat nothing is frozen and nothing written: checking_before_freeze ─▶ in_grace ─▶
+    checking_before_reclaim ─▶ awaiting_fulfilment ─▶ reclaimed.
     attention: a person must look, and then goes on from where it stood.  skipped: the seat needs no case any more.
 """
 
@@ -22,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -31,17 +34,21 @@ from reclaim.common.contracts import (
     AttentionRaised,
     CaseClosed,
     Channel,
+    CheaperLicence,
     Decision,
     Event,
+    FulfilmentRequested,
     Outcome,
     Person,
     Policy,
+    ReclaimBy,
     Seat,
     SeatReactivated,
     SeatReclaimed,
     UserFrozen,
     UserRestored,
 )
+from reclaim.lifecycle import calendar
 
 
 class State(StrEnum):
@@ -52,10 +59,13 @@ class State(StrEnum):
     CHECKING_BEFORE_FREEZE = "checking_before_freeze"
     FREEZING = "freezing"
     FROZEN = "frozen"
+    IN_GRACE = "in_grace"
     RESTORING = "restoring"
     CHECKING_BEFORE_RECLAIM = "checking_before_reclaim"
     HANDING_OVER = "handing_over"
     RECLAIMING = "reclaiming"
+    DOWNGRADING = "downgrading"
+    AWAITING_FULFILMENT = "awaiting_fulfilment"
     RECLAIMED = "reclaimed"
     REACTIVATING = "reactivating"
     REACTIVATED = "reactivated"
@@ -83,8 +93,9 @@ class Attention(msgspec.Struct, frozen=True):
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One flagged seat on its way. `version` counts what was accepted; `frozen_at` is set only while *we* froze it.
 
-    `checked_at` is when the last check before a step was clear. `unsure`: a freeze, or once frozen a deactivation, was
-    given up without an answer, and may have happened. `run_id` is the scan that flagged the seat.
+    `checked_at` is when the last check before a step was clear. `unsure`: a freeze, or once frozen a deactivation or
+    downgrade, was given up without an answer, and may have happened, a downgrade in part. `before` is what the holder
+    had before a downgrade, as the connector gave it, for putting it back. `run_id` is the scan that flagged the seat.
     """
 
     id: str
@@ -113,6 +124,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     reactivation_reason: str = ""
     attention: Attention | None = None
     run_id: str | None = None
+    method: ReclaimBy = "deactivate"
+    before: dict[str, Any] | None = None
+    fulfilled_by: str | None = None
 
     @property
     def open(self) -> bool:
@@ -120,8 +134,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return self.state not in ENDED and self.reclaimed_at is None
 
 
-TIMED: Final[Mapping[str, State]] = {"deadline": State.AWAITING_DECISION, "grace": State.FROZEN}
-"""The state that each timer ends; once a case has left it, the timer means nothing any more."""
+TIMED: Final[Mapping[str, frozenset[State]]] = {
+    "deadline": frozenset({State.AWAITING_DECISION}),
+    "grace": frozenset({State.FROZEN, State.IN_GRACE}),
+}
+"""The states that each timer ends; once a case has left them, the timer means nothing any more."""
 
 
 # Commands: what happened outside, or what a person or the clock wants.
@@ -166,11 +183,19 @@ class SeatChecked(msgspec.Struct, frozen=True):
 
     `clear`: still unused and every check passes. `active`: used since. `exempt`: a check leaves it alone now.
     `gone`: the seat is no longer there. `changed`: somebody else changed what we did (unfroze it).
-    `tried`: the step that waits for the check was tried before, and may have happened.
+    `tried`: the step that waits for the check was tried before, and may have happened. `before` is what a downgrade
+    would have to put back.
     """
 
     found: Literal["clear", "active", "exempt", "gone", "changed"]
     evidence: str
+    tried: bool = False
+    before: dict[str, Any] | None = None
+
+
+class DayOff(msgspec.Struct, frozen=True):
+    """The step was not taken, as the rule frees no seat today. `tried`: an earlier attempt may have happened."""
+
     tried: bool = False
 
 
@@ -192,6 +217,24 @@ class SeatDeactivated(msgspec.Struct, frozen=True):
     """The seat is free."""
 
 
+class SeatDowngraded(msgspec.Struct, frozen=True):
+    """The seat is free: the holder has the cheaper licence, and can sign in."""
+
+
+class Fulfilled(msgspec.Struct, frozen=True):
+    """Somebody says that the seat was freed by hand."""
+
+    actor: str
+    note: str
+
+
+class NotFulfilled(msgspec.Struct, frozen=True):
+    """Somebody says that the seat cannot be freed by hand, and why."""
+
+    actor: str
+    note: str
+
+
 class Reactivate(msgspec.Struct, frozen=True):
     """An operator wants the reclaimed seat back with its holder."""
 
@@ -206,7 +249,7 @@ class SeatGivenBack(msgspec.Struct, frozen=True):
 class ActionFailed(msgspec.Struct, frozen=True):
     """An effect was refused, or was tried as often as is reasonable. `moved` counts records moved before that.
 
-    `unsure`: it is a freeze or a deactivation that got no answer, and may have happened.
+    `unsure`: it is a freeze or a deactivation that got no answer, and may have happened, or a downgrade.
     """
 
     reason: str
@@ -239,10 +282,14 @@ Command = (
     | DeadlinePassed
     | GraceOver
     | SeatChecked
+    | DayOff
     | SeatFrozen
     | SeatUnfrozen
     | RecordsHandedOver
     | SeatDeactivated
+    | SeatDowngraded
+    | Fulfilled
+    | NotFulfilled
     | Reactivate
     | SeatGivenBack
     | ActionFailed
@@ -262,6 +309,7 @@ class Effect(StrEnum):
     UNFREEZE = "unfreeze"
     HAND_OVER = "hand_over"
     DEACTIVATE = "deactivate"
+    DOWNGRADE = "downgrade"
     REACTIVATE = "reactivate"
 
 
@@ -272,6 +320,7 @@ EFFECT_OF: Final[Mapping[State, Effect]] = {
     State.CHECKING_BEFORE_RECLAIM: Effect.CHECK,
     State.HANDING_OVER: Effect.HAND_OVER,
     State.RECLAIMING: Effect.DEACTIVATE,
+    State.DOWNGRADING: Effect.DOWNGRADE,
     State.REACTIVATING: Effect.REACTIVATE,
 }
 
@@ -347,7 +396,20 @@ def _go(case: Case, state: State, note: str, *events: Event, timer: Timer | None
 
 
 def _end(case: Case, state: State, outcome: Outcome, note: str, now: datetime, *events: Event) -> Accepted:
-    return _go(case, state, note, *events, CaseClosed(case_id=case.id, outcome=outcome, reason=note, closed_at=now))
+    closed = CaseClosed(case_id=case.id, outcome=outcome, reason=note, closed_at=now)
+    if case.frozen_at is not None and outcome != "reclaimed":
+        target = _target(case)
+        closed = replace(closed, frozen=case.seat, downgrade_to=target, dry_run=case.policy.dry_run)
+    return _go(case, state, note, *events, closed)
+
+
+def _target(case: Case) -> CheaperLicence | None:
+    """Return the licence that the holder gets in the seat's place, if any."""
+    return case.policy.downgrade_to if _to_downgrade(case) else None
+
+
+def _to_downgrade(case: Case) -> bool:
+    return case.method == "downgrade" or (case.method == "task" and case.decision == "downgrade")
 
 
 def _call_a_person(case: Case, resume: State, reason: str, remedy: str, now: datetime) -> Accepted:
@@ -386,10 +448,24 @@ def _decided(case: Case, command: Decide, now: datetime) -> Verdict:
     note = f"{command.actor} decided to {command.decision} by {command.channel}"
     if command.decision == "keep":
         return _end(decided, State.KEPT, "kept", note, now)
-    if command.decision == "downgrade":
-        # No rule can name a cheaper licence yet; to a service desk, a downgrade without a target means revoke.
-        note = f"{note}; the rule names no cheaper licence, so the seat is revoked"
-    return _go(decided, State.CHECKING_BEFORE_FREEZE, note)
+    method = _method(case.policy, command.decision)
+    if method == "downgrade" and case.policy.downgrade_to is None:
+        # Nobody decided to take the whole account away, so nothing is done before somebody does.
+        return _call_a_person(
+            case,
+            State.AWAITING_DECISION,
+            f"{note}, and the rule names no cheaper licence to move the holder to.",
+            "Decide on the case's page: keep the seat, or revoke it whole. For cases to come, give the rule a cheaper "
+            "licence.",
+            now,
+        )
+    return _go(replace(decided, method=method), State.CHECKING_BEFORE_FREEZE, note)
+
+
+def _method(policy: Policy, decision: Decision | Literal["timeout"]) -> ReclaimBy:
+    if policy.reclaim_by == "task":
+        return "task"
+    return "downgrade" if decision == "downgrade" else policy.reclaim_by
 
 
 def _timed_out(case: Case, command: DeadlinePassed, now: datetime) -> Verdict:  # noqa: ARG001
@@ -400,7 +476,8 @@ def _timed_out(case: Case, command: DeadlinePassed, now: datetime) -> Verdict:  
     rule = f"rule {case.policy.rule_name!r} (version {case.policy.rule_version})"
     match case.policy.on_timeout:
         case "freeze":
-            decided = replace(case, decision="timeout", decided_by=rule, decided_at=now)
+            method = _method(case.policy, "timeout")
+            decided = replace(case, decision="timeout", decided_by=rule, decided_at=now, method=method)
             return _go(decided, State.CHECKING_BEFORE_FREEZE, f"no answer in time; {rule} says freeze")
         case "keep":
             decided = replace(case, decision="timeout", decided_by=rule, decided_at=now)
@@ -449,6 +526,11 @@ def _appealed(case: Case, command: Decide, now: datetime) -> Verdict:  # noqa: A
     return _go(appealed, State.RESTORING, f"{command.actor} appealed by {command.channel}")
 
 
+def _kept_in_grace(case: Case, command: Decide, now: datetime) -> Verdict:
+    """Nothing is frozen where a person frees the seat: there is nothing to restore."""
+    return _kept_before_acting(case, command, now) if case.frozen_at is None else _appealed(case, command, now)
+
+
 def _decided_in_attention(case: Case, command: Decide, now: datetime) -> Verdict:
     assert case.attention is not None
     resume = case.attention.resume
@@ -456,7 +538,7 @@ def _decided_in_attention(case: Case, command: Decide, now: datetime) -> Verdict
         return _decided(case, command, now)
     if command.decision != "keep":
         return Rejected(f"already decided: {case.decision} by {case.decided_by}")
-    if resume is State.REACTIVATING:
+    if resume in {State.REACTIVATING, State.RECLAIMED}:
         return Rejected("the seat is already reclaimed; retry the reactivation instead")
     if case.frozen_at is not None or resume in {State.FREEZING, State.RESTORING}:
         # A freeze that was given up may still have happened: unfreezing reads first, and is harmless if it had not.
@@ -470,11 +552,19 @@ def _kept_while_reclaiming(case: Case, command: Decide, now: datetime) -> Verdic
     return _too_late(case, command)
 
 
-def _kept_after_reclaim(case: Case, command: Decide, now: datetime) -> Verdict:  # noqa: ARG001
+def _kept_after_reclaim(case: Case, command: Decide, now: datetime) -> Verdict:
     if not _in_time(case, command):
         return _too_late(case, command)
     appealed = replace(case, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at)
     note = f"{command.actor} appealed by {command.channel} before grace was over, and that came too late to stop it"
+    if case.method == "task":
+        return _call_a_person(
+            appealed,
+            State.RECLAIMED,
+            f"{note}.",
+            "Give the seat back in the product itself, then reactivate it here: Reclaim changes nothing for it.",
+            now,
+        )
     return _give_back_to_appellant(appealed, note)
 
 
@@ -508,7 +598,10 @@ def _checked_before_freeze(case: Case, command: SeatChecked, now: datetime) -> V
         return _go(case, State.RESTORING, f"{command.evidence}; the freeze that was tried is undone, if it happened")
     match command.found:
         case "clear":
-            return _go(replace(case, checked_at=now), State.FREEZING, command.evidence)
+            checked = replace(case, checked_at=now)
+            if case.method == "task":
+                return _announced(checked, now)
+            return _go(checked, State.FREEZING, command.evidence)
         case "active":
             return _end(case, State.CANCELLED, "cancelled", command.evidence, now)
         case "exempt" | "gone" | "changed":
@@ -519,9 +612,16 @@ def _checked_before_reclaim(case: Case, command: SeatChecked, now: datetime) -> 
     match command.found:
         case "clear":
             checked = replace(case, checked_at=now)
-            return _go(checked, State.HANDING_OVER if case.policy.hand_over else State.RECLAIMING, command.evidence)
+            if not calendar.may_reclaim(case.policy, now):
+                return _wait_for_working_days(checked, now)
+            if case.method == "task":
+                return _ask_for_fulfilment(checked, now)
+            checked = replace(checked, before=_image(case, command.before))
+            return _go(checked, State.HANDING_OVER if case.policy.hand_over else _last_step(case), command.evidence)
+        case "active" | "exempt" if case.frozen_at is None:
+            return _checked_before_freeze(case, command, now)
         case "active" | "exempt":
-            return _go(case, State.RESTORING, command.evidence)
+            return _go(replace(case, unsure=case.unsure or command.tried), State.RESTORING, command.evidence)
         case "gone":
             return _end(case, State.SKIPPED, "skipped", command.evidence, now)
         case "changed":
@@ -534,6 +634,31 @@ def _checked_before_reclaim(case: Case, command: SeatChecked, now: datetime) -> 
             )
 
 
+def _last_step(case: Case) -> State:
+    return State.DOWNGRADING if case.method == "downgrade" else State.RECLAIMING
+
+
+def _image(case: Case, read: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what to put back after a downgrade: what was read now, with what a half-done one had taken away."""
+    if read is None or case.before is None or not case.unsure:
+        return read or case.before
+    merged = {name: case.before.get(name, value) for name, value in read.items()}
+    for name, value in read.items():
+        if isinstance(value, list):
+            merged[name] = [*value, *(each for each in case.before.get(name, ()) if each not in value)]
+    return merged
+
+
+def _vanished(case: Case, command: SeatChecked, now: datetime) -> Verdict:
+    """The daily comparison found no seat any more: the case is closed, and nothing is saved by it."""
+    if command.found != "gone":
+        return Rejected("only a seat that is gone ends a case that waits")
+    by_hand = case.attention is not None and case.attention.resume is State.AWAITING_FULFILMENT
+    if case.reclaimed_at is not None or case.unsure or by_hand:
+        return Rejected("the seat may be gone because it was freed by this very case")
+    return _end(case, State.SKIPPED, "skipped", command.evidence, now)
+
+
 def _not_clear_any_more(check: Callable[..., Verdict]) -> Callable[..., Verdict]:
     """Return what a step does that was put off until its check was made again, and is not taken."""
 
@@ -541,7 +666,8 @@ def _not_clear_any_more(check: Callable[..., Verdict]) -> Callable[..., Verdict]
         if command.found == "clear":
             return Rejected("the step that the check was made for is under way already")
         if case.appealed_by is not None and case.frozen_at is not None:
-            return _go(case, State.RESTORING, f"restored: an appeal came meanwhile ({command.evidence})")
+            undone = replace(case, unsure=case.unsure or command.tried)
+            return _go(undone, State.RESTORING, f"restored: an appeal came meanwhile ({command.evidence})")
         verdict: Verdict = check(case, command, now)
         return verdict
 
@@ -553,7 +679,7 @@ def _not_clear_any_more(check: Callable[..., Verdict]) -> Callable[..., Verdict]
 
 def _frozen(case: Case, command: SeatFrozen, now: datetime) -> Verdict:  # noqa: ARG001
     assert case.decision in {"revoke", "downgrade", "timeout"}
-    grace_ends_at = now + timedelta(days=case.policy.grace_days)
+    grace_ends_at = calendar.grace_end(case.policy, now)
     frozen = replace(case, frozen_at=now, grace_ends_at=grace_ends_at, unsure=False)
     said = UserFrozen(
         case_id=case.id,
@@ -562,17 +688,84 @@ def _frozen(case: Case, command: SeatFrozen, now: datetime) -> Verdict:  # noqa:
         frozen_at=now,
         grace_ends_at=grace_ends_at,
         dry_run=case.policy.dry_run,
+        downgrade_to=_target(case),
     )
     if case.appealed_by is not None:
         return _go(frozen, State.RESTORING, "frozen, and restored at once: an appeal came meanwhile", said)
     return _go(frozen, State.FROZEN, "frozen", said, timer=Timer("grace", grace_ends_at))
 
 
+def _announced(case: Case, now: datetime) -> Accepted:
+    """Begin the grace of a seat that a person will free: it stays as it is until then."""
+    until = calendar.grace_end(case.policy, now)
+    note = f"a person frees the seat when grace is over; until {until.isoformat()} it can be kept"
+    return _go(replace(case, grace_ends_at=until), State.IN_GRACE, note, timer=Timer("grace", until))
+
+
+def _ask_for_fulfilment(case: Case, now: datetime) -> Accepted:
+    method: Literal["deactivate", "downgrade"] = "downgrade" if _to_downgrade(case) else "deactivate"
+    said = FulfilmentRequested(
+        case_id=case.id,
+        seat=case.seat,
+        rule_id=case.policy.rule_id,
+        rule_name=case.policy.rule_name,
+        method=method,
+        instructions=_instructions(case),
+        requested_at=now,
+        dry_run=case.policy.dry_run,
+        downgrade_to=_target(case),
+    )
+    if not case.policy.dry_run:
+        return _go(case, State.AWAITING_FULFILMENT, said.instructions, said)
+    ended = _freed(case, "dry run: a person would be asked to free the seat", now)
+    return msgspec.structs.replace(ended, events=(said, *ended.events))
+
+
+def _instructions(case: Case) -> str:
+    holder, product, target = case.seat.holder.name, case.seat.product_name, _target(case)
+    if _to_downgrade(case):
+        what = f"Move {holder} from {product} to {target.product_name if target else 'a cheaper licence'}"
+    else:
+        what = f"Take the seat of {holder} in {product} back"
+    records = " Hand open records over to the manager first." if case.policy.hand_over else ""
+    return f"{what}.{records} Then say on the case's page that it is done, or why it cannot be."
+
+
+def _fulfilled(case: Case, command: Fulfilled, now: datetime) -> Verdict:
+    done = replace(case, fulfilled_by=command.actor)
+    return _freed(done, f"{command.actor} freed the seat by hand: {command.note}", now)
+
+
+def _not_fulfilled(case: Case, command: NotFulfilled, now: datetime) -> Verdict:
+    remedy = "Mend what stands in the way and retry, which asks for it anew; or keep the seat."
+    return _call_a_person(
+        case, State.AWAITING_FULFILMENT, f"{command.actor} could not free the seat: {command.note}", remedy, now
+    )
+
+
 def _grace_over(case: Case, command: GraceOver, now: datetime) -> Verdict:  # noqa: ARG001
     assert case.grace_ends_at is not None
     if now < case.grace_ends_at:
         return Rejected(f"grace ends {case.grace_ends_at.isoformat()}")
+    if not calendar.may_reclaim(case.policy, now):
+        return _wait_for_working_days(case, now)
     return _go(case, State.CHECKING_BEFORE_RECLAIM, "grace is over and nobody appealed")
+
+
+def _wait_for_working_days(case: Case, now: datetime) -> Accepted:
+    """Go back into grace, with its appeals, until the rule lets a seat be freed."""
+    until = calendar.next_reclaim(case.policy, now)
+    waiting = replace(case, grace_ends_at=until)
+    note = f"no seat is freed on a day off or right before one: grace lasts until {until.isoformat()}"
+    state = State.IN_GRACE if case.frozen_at is None else State.FROZEN
+    return _go(waiting, state, note, timer=Timer("grace", until))
+
+
+def _day_off(case: Case, command: DayOff, now: datetime) -> Verdict:
+    waiting = replace(case, unsure=case.unsure or command.tried)
+    if case.appealed_by is not None:
+        return _go(waiting, State.RESTORING, "not freed on a day off, and restored: an appeal came meanwhile")
+    return _wait_for_working_days(waiting, now)
 
 
 def _unfrozen(case: Case, command: SeatUnfrozen, now: datetime) -> Verdict:  # noqa: ARG001
@@ -584,41 +777,65 @@ def _unfrozen(case: Case, command: SeatUnfrozen, now: datetime) -> Verdict:  # n
         reason=case.appeal_reason,
         restored_at=now,
         dry_run=case.policy.dry_run,
+        downgrade_to=_target(case),
     )
     restored = replace(case, frozen_at=None, grace_ends_at=None, unsure=False)
     return _end(restored, State.RESTORED, "restored", f"restored for {actor}", now, said)
 
 
-def _handed_over(case: Case, command: RecordsHandedOver, now: datetime) -> Verdict:  # noqa: ARG001
+def _handed_over(case: Case, command: RecordsHandedOver, now: datetime) -> Verdict:
     moved = replace(case, records_transferred=case.records_transferred + command.moved)
     note = f"{command.moved} open records handed over"
     if case.appealed_by is not None:
         return _go(moved, State.RESTORING, f"{note}; restored now: an appeal came meanwhile")
-    return _go(moved, State.RECLAIMING, note)
+    if not calendar.may_reclaim(case.policy, now):
+        return _wait_for_working_days(moved, now)
+    return _go(moved, _last_step(case), note)
 
 
 def _deactivated(case: Case, command: SeatDeactivated, now: datetime) -> Verdict:  # noqa: ARG001
+    return _freed(case, "the seat is free", now)
+
+
+def _downgraded(case: Case, command: SeatDowngraded, now: datetime) -> Verdict:  # noqa: ARG001
+    target = _target(case)
+    return _freed(case, f"the seat is free: the holder has {target.product_name if target else 'less'} instead", now)
+
+
+def _freed(case: Case, note: str, now: datetime) -> Accepted:
     said = SeatReclaimed(
         case_id=case.id,
         seat=case.seat,
         rule_id=case.policy.rule_id,
         rule_name=case.policy.rule_name,
-        method="deactivate",
+        method="downgrade" if _to_downgrade(case) else "deactivate",
         records_transferred=case.records_transferred,
         reclaimed_at=now,
         dry_run=case.policy.dry_run,
+        downgrade_to=_target(case),
+        fulfilled_by=case.fulfilled_by,
     )
     reclaimed = replace(case, reclaimed_at=now, unsure=False)
-    ended = _end(reclaimed, State.RECLAIMED, "reclaimed", "the seat is free", now, said)
+    ended = _end(reclaimed, State.RECLAIMED, "reclaimed", note, now, said)
     if case.appealed_by is None:
         return ended
-    note = "the seat is free, and given back at once: an appeal came meanwhile that was made in time"
+    note = f"{note}, and given back at once: an appeal came meanwhile that was made in time"
     return _give_back_to_appellant(reclaimed, note, *ended.events)
 
 
-def _reactivate(case: Case, command: Reactivate, now: datetime) -> Verdict:  # noqa: ARG001
+def _reactivate(case: Case, command: Reactivate, now: datetime) -> Verdict:
     asked = replace(case, reactivation_asked_by=command.actor, reactivation_reason=command.reason)
+    if case.method == "task":
+        # What a person took, a person has given back when they say so.
+        return _given_back(asked, SeatGivenBack(), now)
     return _go(asked, State.REACTIVATING, f"{command.actor} gives the seat back: {command.reason}")
+
+
+def _reactivate_in_attention(case: Case, command: Reactivate, now: datetime) -> Verdict:
+    assert case.attention is not None
+    if case.attention.resume is not State.RECLAIMED:
+        return Rejected("the seat is not reclaimed")
+    return _reactivate(case, command, now)
 
 
 def _given_back(case: Case, command: SeatGivenBack, now: datetime) -> Verdict:  # noqa: ARG001
@@ -631,6 +848,7 @@ def _given_back(case: Case, command: SeatGivenBack, now: datetime) -> Verdict:  
         reason=case.reactivation_reason,
         reactivated_at=now,
         dry_run=case.policy.dry_run,
+        downgrade_to=_target(case),
     )
     return _go(replace(case, frozen_at=None, grace_ends_at=None), State.REACTIVATED, "the seat is back", said)
 
@@ -664,6 +882,8 @@ def _retried(case: Case, command: Retry, now: datetime) -> Verdict:  # noqa: ARG
     resume = case.attention.resume
     if resume in _UNDECIDED:
         return Rejected("there is no decision yet: decide here, or have the question sent again")
+    if resume is State.RECLAIMED:
+        return _go(case, resume, f"{command.actor} leaves the seat freed")
     # Days may have gone by: what was true before the attention is checked again.
     return _go(case, _CHECK_BEFORE.get(resume, resume), f"{command.actor} had it tried again")
 
@@ -672,8 +892,10 @@ _CHECK_BEFORE: Final[Mapping[State, State]] = {
     State.FREEZING: State.CHECKING_BEFORE_FREEZE,
     State.HANDING_OVER: State.CHECKING_BEFORE_RECLAIM,
     State.RECLAIMING: State.CHECKING_BEFORE_RECLAIM,
+    State.DOWNGRADING: State.CHECKING_BEFORE_RECLAIM,
+    State.AWAITING_FULFILMENT: State.CHECKING_BEFORE_RECLAIM,
 }
-"""The check that comes before each step which takes something away."""
+"""The check that comes before each step which takes something away, or has somebody take it."""
 
 _UNDECIDED: Final = frozenset({State.FLAGGED, State.AWAITING_DECISION})
 
@@ -681,9 +903,11 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.FLAGGED, NoticeArrived): _notified,
     (State.FLAGGED, NoticeUndeliverable): _not_notified,
     (State.FLAGGED, Decide): _decided,
+    (State.FLAGGED, SeatChecked): _vanished,
     (State.AWAITING_DECISION, NoticeArrived): _notified,
     (State.AWAITING_DECISION, NoticeUndeliverable): _not_notified,
     (State.AWAITING_DECISION, Decide): _decided,
+    (State.AWAITING_DECISION, SeatChecked): _vanished,
     (State.AWAITING_DECISION, DeadlinePassed): _timed_out,
     (State.CHECKING_BEFORE_FREEZE, SeatChecked): _checked_before_freeze,
     (State.CHECKING_BEFORE_FREEZE, Decide): _kept_before_acting,
@@ -695,21 +919,36 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.FREEZING, BrakeTripped): _braked,
     (State.FROZEN, GraceOver): _grace_over,
     (State.FROZEN, Decide): _appealed,
+    (State.FROZEN, SeatChecked): _vanished,
+    (State.IN_GRACE, GraceOver): _grace_over,
+    (State.IN_GRACE, Decide): _kept_in_grace,
+    (State.IN_GRACE, SeatChecked): _vanished,
     (State.RESTORING, SeatUnfrozen): _unfrozen,
     (State.RESTORING, ActionFailed): _failed,
     (State.CHECKING_BEFORE_RECLAIM, SeatChecked): _checked_before_reclaim,
-    (State.CHECKING_BEFORE_RECLAIM, Decide): _appealed,
+    (State.CHECKING_BEFORE_RECLAIM, Decide): _kept_in_grace,
     (State.CHECKING_BEFORE_RECLAIM, ActionFailed): _failed,
     (State.HANDING_OVER, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
+    (State.HANDING_OVER, DayOff): _day_off,
     (State.HANDING_OVER, RecordsHandedOver): _handed_over,
     (State.HANDING_OVER, Decide): _appealed_while_acting,
     (State.HANDING_OVER, ActionFailed): _failed_before_reclaim,
     (State.HANDING_OVER, BrakeTripped): _braked,
     (State.RECLAIMING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
+    (State.RECLAIMING, DayOff): _day_off,
     (State.RECLAIMING, SeatDeactivated): _deactivated,
     (State.RECLAIMING, Decide): _kept_while_reclaiming,
     (State.RECLAIMING, ActionFailed): _failed_before_reclaim,
     (State.RECLAIMING, BrakeTripped): _braked,
+    (State.DOWNGRADING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
+    (State.DOWNGRADING, DayOff): _day_off,
+    (State.DOWNGRADING, SeatDowngraded): _downgraded,
+    (State.DOWNGRADING, Decide): _kept_while_reclaiming,
+    (State.DOWNGRADING, ActionFailed): _failed_before_reclaim,
+    (State.DOWNGRADING, BrakeTripped): _braked,
+    (State.AWAITING_FULFILMENT, Fulfilled): _fulfilled,
+    (State.AWAITING_FULFILMENT, NotFulfilled): _not_fulfilled,
+    (State.AWAITING_FULFILMENT, Decide): _kept_before_acting,
     (State.RECLAIMED, Reactivate): _reactivate,
     (State.RECLAIMED, Decide): _kept_after_reclaim,
     (State.REACTIVATING, SeatGivenBack): _given_back,
@@ -717,4 +956,6 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.ATTENTION, NoticeArrived): _notified,
     (State.ATTENTION, Decide): _decided_in_attention,
     (State.ATTENTION, Retry): _retried,
+    (State.ATTENTION, Reactivate): _reactivate_in_attention,
+    (State.ATTENTION, SeatChecked): _vanished,
 }

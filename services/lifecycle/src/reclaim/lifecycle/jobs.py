@@ -30,7 +30,7 @@ async def fire_timers(database: Database) -> bool:
             [
                 Submission(case_id, COMMANDS[command], channel="timer")
                 for case_id, command in taken
-                if cases[case_id].state is TIMED[command]
+                if cases[case_id].state in TIMED[command]
             ],
         )
     return bool(due)

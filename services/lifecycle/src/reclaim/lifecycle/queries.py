@@ -12,6 +12,7 @@ from reclaim.lifecycle.audit import Verification, Verifier
 from reclaim.lifecycle.domain import Case, State
 
 _TAKEN_BACK = (State.KEPT.value, State.RESTORING.value)
+_FREED = ("seat_deactivated", "seat_downgraded", "fulfilled")
 _UNDECIDED = {State.FLAGGED.value, State.AWAITING_DECISION.value, State.ATTENTION.value}
 
 
@@ -56,8 +57,9 @@ async def summary(db: AsyncConnection) -> dict[str, Any]:
             and not (was == State.ATTENTION.value and _became == State.KEPT.value)
         ),
         "restored": count("seat_unfrozen"),
-        "reclaimed": count("seat_deactivated"),
-        "reactivated": count("seat_given_back"),
+        "downgraded": count("seat_downgraded"),
+        "reclaimed": sum(map(count, _FREED)) + count("seat_checked", after={State.RECLAIMED.value}),
+        "reactivated": count("seat_given_back") + count("reactivate", after={State.REACTIVATED.value}),
         "records_transferred": await store.sum_records(db),
         "outstanding_effects": await store.count_effects(db),
         "audit_entries": position,

@@ -20,12 +20,15 @@ from reclaim.lifecycle import (
     bulk,
     checkpoints,
     console,
+    drift_pages,
+    fulfilment,
     handlers,
     jobs,
     pages,
     store,
 )
 from reclaim.lifecycle.actions import Actions
+from reclaim.lifecycle.drift import Comparison
 from reclaim.lifecycle.settings import LifecycleSettings
 
 
@@ -33,7 +36,9 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
     """Return the service on the given runtime; `connectors` replaces the real ones in tests."""
     settings = LifecycleSettings()
     limits = settings.limits()
-    actions = Actions(runtime.database, connectors or Registry(runtime.clock), runtime.sealer, runtime.clock, limits)
+    reached = connectors or Registry(runtime.clock)
+    actions = Actions(runtime.database, reached, runtime.sealer, runtime.clock, limits)
+    comparison = Comparison(runtime.database, reached, runtime.sealer, runtime.clock)
     router = APIRouter()
     router.include_router(api.router(runtime.database))
     router.include_router(brake_api.router(runtime.database, limits))
@@ -43,6 +48,8 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
     router.include_router(audit_api.router(runtime.database, notary))
     router.include_router(attention.router(runtime.database))
     router.include_router(console.router(runtime.database))
+    for more in (fulfilment.api_routes, fulfilment.page_routes, drift_pages.api_routes, drift_pages.page_routes):
+        router.include_router(more(runtime.database))
     router.include_router(pages.router(runtime.database, runtime.clock))
     return Service(
         name="lifecycle",
@@ -52,6 +59,7 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
         jobs=(
             Job("act", actions.run, every=1.0),
             Job("timers", partial(jobs.fire_timers, runtime.database), every=1.0),
+            Job("drift", comparison.run, every=600.0),
             Job("erase", partial(jobs.erase_personal, runtime.database, settings.personal_days), every=3600),
             Job(
                 "checkpoint",

@@ -89,7 +89,7 @@ def ahead(case: Case, steps: list[Step], timers: dict[str, datetime], now: datet
         )
         for command, at in sorted(timers.items(), key=lambda timer: timer[1])
         # What a timer would end may be over already; then it means nothing any more.
-        if TIMED.get(command, case.state) is case.state
+        if case.state in TIMED.get(command, {case.state})
     ]
     return [*found, *deadlines]
 

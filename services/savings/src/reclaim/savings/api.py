@@ -142,7 +142,7 @@ async def report(deps: Deps, year: int | None, by: Breakdown | None) -> ReportOu
         days_in_year=period.days_in_year,
         figures=[FiguresOut(**asdict(one)) for one in figures],
         without_price=WithoutPriceOut(**asdict(without_price)),
-        dry_run={state: rehearsed.get(state, 0) for state in ("frozen", "freed", "restored", "reactivated")},
+        dry_run={state: rehearsed.get(state, 0) for state in ("frozen", "freed", "restored", "reactivated", "closed")},
         by=by,
         lines=[LineOut(**asdict(line), name=names.get(line.key, line.key)) for line in lines],
     )

@@ -1,7 +1,8 @@
 """What an event is worth, and what the figures mean. Pure: no clock, no database.
 
-A seat's price is a month's. Freeing it books `+price`, giving it back books `-price`; freezing and restoring do the
-same for what is only *potential*. Nothing here adds two currencies, and nothing rounds before the end.
+A seat's price is a month's. Freeing it books `+price`, giving it back books `-price`; freezing does the same for what
+is only *potential*, and restoring, or closing the case without freeing the seat, takes that back. A downgrade is worth
+the difference of the two prices. Nothing here adds two currencies, and nothing rounds before the end.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Final, Literal
 
-from reclaim.common.contracts import Money, Seat, SeatReactivated, SeatReclaimed, UserFrozen, UserRestored
+from reclaim.common.contracts import CaseClosed, Money, Seat, SeatReactivated, SeatReclaimed, UserFrozen, UserRestored
 from reclaim.common.errors import Permanent
 
-Kind = Literal["frozen", "restored", "reclaimed", "reactivated"]
-SIGN: Final[dict[Kind, int]] = {"frozen": 1, "restored": -1, "reclaimed": 1, "reactivated": -1}
+Kind = Literal["frozen", "restored", "reclaimed", "reactivated", "closed"]
+SIGN: Final[dict[Kind, int]] = {"frozen": 1, "restored": -1, "reclaimed": 1, "reactivated": -1, "closed": -1}
 
 CENTS: Final = 100
 LARGEST_AMOUNT: Final = Decimal(10) ** 14
@@ -29,7 +30,7 @@ SMALLEST_AMOUNT: Final = Decimal("0.0001")
 
 _CURRENCY = re.compile(r"[A-Z]{3}")
 
-SavingsEvent = UserFrozen | UserRestored | SeatReclaimed | SeatReactivated
+SavingsEvent = UserFrozen | UserRestored | SeatReclaimed | SeatReactivated | CaseClosed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,13 @@ class Entry:
         return self.occurred_at.astimezone(UTC).date()
 
 
+def concerns_savings(event: SavingsEvent) -> bool:
+    """Tell whether an event is booked: of the cases that close, those whose seat was frozen and not freed."""
+    return not isinstance(event, CaseClosed) or event.frozen is not None
+
+
 def entry(event_id: str, event: SavingsEvent) -> Entry:
-    """Return the log entry of an event.
+    """Return the log entry of an event that concerns savings.
 
     Raises:
         Permanent: its price is no amount of money; the message says which case it belongs to.
@@ -76,8 +82,11 @@ def entry(event_id: str, event: SavingsEvent) -> Entry:
             kind, at, rule_id, rule_name = "reclaimed", event.reclaimed_at, event.rule_id, event.rule_name
         case SeatReactivated():
             kind, at, rule_id, rule_name = "reactivated", event.reactivated_at, event.rule_id, event.rule_name
-    seat: Seat = event.seat
-    price = _checked(event.case_id, seat.price)
+        case CaseClosed():
+            kind, at = "closed", event.closed_at
+    seat = event.frozen if isinstance(event, CaseClosed) else event.seat
+    assert seat is not None
+    price = _checked(event.case_id, _saved(event, seat))
     return Entry(
         event_id=event_id,
         case_id=event.case_id,
@@ -93,6 +102,21 @@ def entry(event_id: str, event: SavingsEvent) -> Entry:
         occurred_at=at,
         dry_run=event.dry_run,
     )
+
+
+def _saved(event: SavingsEvent, seat: Seat) -> Money | None:
+    """Return what the seat no longer costs a month: its price, for a downgrade less that of what replaces it.
+
+    None if that is not known; a "cheaper" licence that costs more than the seat makes no saving that could be booked.
+    """
+    cheaper = event.downgrade_to
+    if cheaper is None:
+        unknown = isinstance(event, SeatReclaimed) and event.method == "downgrade"
+        return None if unknown else seat.price
+    if seat.price is None or cheaper.price is None or seat.price.currency != cheaper.price.currency:
+        return None
+    saved = seat.price.amount - cheaper.price.amount
+    return None if saved.is_finite() and saved < 0 else Money(amount=saved, currency=seat.price.currency)
 
 
 def _checked(case_id: str, price: Money | None) -> Money | None:

@@ -30,6 +30,7 @@ AT_A_TIME: Final = 2_000
 HAPPENED: Final = {
     "frozen": "Seat frozen",
     "restored": "Seat restored",
+    "closed": "Case closed, nothing freed",
     "reclaimed": "Seat freed",
     "reactivated": "Seat given back",
 }

@@ -130,6 +130,7 @@ class Reporting:
                 sa.Column("restored_at", UtcDateTime),
                 sa.Column("reclaimed_at", UtcDateTime),
                 sa.Column("reactivated_at", UtcDateTime),
+                sa.Column("closed_at", UtcDateTime),
             ),
             names=sa.Table(
                 f"savings_name{suffix}",
@@ -315,6 +316,7 @@ def _state(instants: Mapping[Kind, sa.ColumnElement[Any]]) -> sa.ColumnElement[s
         (instants["reactivated"].is_not(None), "reactivated"),
         (instants["reclaimed"].is_not(None), "freed"),
         (instants["restored"].is_not(None), "restored"),
+        (instants["closed"].is_not(None), "closed"),
         else_="frozen",
     )
 

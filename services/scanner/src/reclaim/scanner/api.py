@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -77,6 +77,15 @@ class TermsIn(_In):
     young_days: int | None = None
     schedule: str | None = Field(None, description="Five cron fields in the rule's time zone; empty for none")
     time_zone: str | None = None
+    grace_calendar: str | None = Field(None, description="How grace days count: calendar (all) or business")
+    no_reclaim_before_days_off: bool | None = Field(
+        None, description="Free no seat on a Friday, a weekend, a day off or the day before one"
+    )
+    days_off: list[str] | None = Field(None, description="Holidays as dates, besides Saturdays and Sundays")
+    reclaim_by: str | None = Field(None, description="deactivate, downgrade, or task (a person frees the seat)")
+    downgrade_product: str | None = Field(None, description="Key of the cheaper licence; needed to downgrade")
+    downgrade_name: str | None = None
+    downgrade_profile: str | None = Field(None, description="Its profile; not needed if the licence has just one")
 
 
 class RuleIn(TermsIn):
@@ -154,6 +163,13 @@ class RuleOut(_Out):
     young_days: int
     schedule: str | None
     time_zone: str
+    grace_calendar: str
+    no_reclaim_before_days_off: bool
+    days_off: list[date]
+    reclaim_by: str
+    downgrade_product: str
+    downgrade_name: str
+    downgrade_profile: str
 
 
 class VersionOut(_Out):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, get_args
 from zoneinfo import ZoneInfo
@@ -17,7 +17,18 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from reclaim.common.contracts import CheckFinding, Money, Person, Policy, Route, Seat, TimeoutAction
+from reclaim.common.contracts import (
+    CheaperLicence,
+    CheckFinding,
+    GraceCalendar,
+    Money,
+    Person,
+    Policy,
+    ReclaimBy,
+    Route,
+    Seat,
+    TimeoutAction,
+)
 from reclaim.common.errors import Conflict, Invalid, Permanent
 from reclaim.connectors.checks import CHECK_NAMES, WARNABLE, evaluate, is_unused, left_alone_by
 from reclaim.connectors.ports import Known, Licence, Reading, SeatRecord, Survey, Unknown
@@ -191,7 +202,11 @@ def price_of(prices: Mapping[str, Money], product: str, product_name: str) -> Mo
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rule says, in one version of it. `schedule` is cron text of five fields in `time_zone`."""
+    """What a rule says, in one version of it. `schedule` is cron text of five fields in `time_zone`.
+
+    `days_off` are the dates, besides Saturdays and Sundays, that are no working days in `time_zone`. A downgrade moves
+    the holder to `downgrade_product`, in Salesforce by its profile `downgrade_profile`.
+    """
 
     name: str
     products: tuple[str, ...]
@@ -207,9 +222,22 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     young_days: int = 30
     schedule: str | None = None
     time_zone: str = "UTC"
+    grace_calendar: GraceCalendar = "calendar"
+    no_reclaim_before_days_off: bool = False
+    days_off: tuple[date, ...] = ()
+    reclaim_by: ReclaimBy = "deactivate"
+    downgrade_product: str = ""
+    downgrade_name: str = ""
+    downgrade_profile: str = ""
 
-    def policy(self, rule_id: str, version: int, *, dry_run: bool) -> Policy:
+    def policy(self, rule_id: str, version: int, *, dry_run: bool, prices: Mapping[str, Money]) -> Policy:
         """Return the snapshot that a case is opened with."""
+        cheaper = CheaperLicence(
+            product=self.downgrade_product,
+            product_name=self.downgrade_name or self.downgrade_product,
+            price=price_of(prices, self.downgrade_product, self.downgrade_name),
+            profile=self.downgrade_profile,
+        )
         return Policy(
             rule_id=rule_id,
             rule_version=version,
@@ -223,6 +251,12 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             dry_run=dry_run,
             young_days=self.young_days,
             warn_only=self.warn_only,
+            grace_calendar=self.grace_calendar,
+            no_reclaim_before_days_off=self.no_reclaim_before_days_off,
+            days_off=self.days_off,
+            time_zone=self.time_zone,
+            reclaim_by=self.reclaim_by,
+            downgrade_to=cheaper if self.downgrade_product else None,
         )
 
 
@@ -230,6 +264,9 @@ TERMS: Final = frozenset(Terms.__struct_fields__)
 
 _ROUTES: Final[tuple[Route, ...]] = get_args(Route)
 _TIMEOUTS: Final[tuple[TimeoutAction, ...]] = get_args(TimeoutAction)
+_CALENDARS: Final[tuple[GraceCalendar, ...]] = get_args(GraceCalendar)
+_WAYS: Final[tuple[ReclaimBy, ...]] = get_args(ReclaimBy)
+MOST_DAYS_OFF: Final = 400
 
 
 class _Input:
@@ -253,8 +290,8 @@ class _Input:
         )
         return low
 
-    def choice(self, name: str, among: Sequence[str], *, of: str, why: str = "") -> Any:
-        text = str(self._raw.get(name) or "").strip()
+    def choice(self, name: str, among: Sequence[str], *, of: str, why: str = "", default: str = "") -> Any:
+        text = str(self._raw.get(name) or default).strip()
         if text not in among:
             self.problems[name] = f"{of} must be chosen: {', '.join(among)}{why}."
         return text
@@ -276,6 +313,25 @@ class _Input:
             return ()
         parts = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
         return tuple(dict.fromkeys(text for part in parts if (text := str(part).strip())))
+
+    def text(self, name: str, most: int, *, of: str) -> str:
+        text = " ".join(str(self._raw.get(name) or "").split())
+        if len(text) > most or not text.isprintable():
+            self.problems[name] = f"{of} must be at most {most} characters of text."
+        return text
+
+    def dates(self, name: str, *, of: str) -> tuple[date, ...]:
+        """Return dates, in order; as text they are apart by spaces, commas or lines."""
+        words = " ".join(self.texts(name)).replace(",", " ").split()
+        found: set[date] = set()
+        for word in words:
+            try:
+                found.add(date.fromisoformat(word))
+            except ValueError:
+                self.problems[name] = f"{of} must be dates such as 2026-12-25, not {word[:20]}."
+        if len(found) > MOST_DAYS_OFF:
+            self.problems[name] = f"{of} must be at most {MOST_DAYS_OFF} dates, not {len(found)}."
+        return tuple(sorted(found))
 
 
 def read_terms(raw: Mapping[str, object]) -> Terms:
@@ -324,7 +380,18 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         young_days=given.whole("young_days", 0, 365, of="Leave new accounts alone for", default=30),
         schedule=schedule,
         time_zone=zone,
+        grace_calendar=given.choice("grace_calendar", _CALENDARS, of="How grace days are counted", default="calendar"),
+        no_reclaim_before_days_off=given.flag("no_reclaim_before_days_off", default=False),
+        days_off=given.dates("days_off", of="Days off"),
+        reclaim_by=given.choice("reclaim_by", _WAYS, of="How the seat is freed", default="deactivate"),
+        downgrade_product=given.text("downgrade_product", 100, of="The cheaper licence"),
+        downgrade_name=given.text("downgrade_name", 100, of="The cheaper licence's name"),
+        downgrade_profile=given.text("downgrade_profile", 100, of="The cheaper licence's profile"),
     )
+    if terms.reclaim_by == "downgrade" and not terms.downgrade_product:
+        given.problems["downgrade_product"] = "Enter the key of the cheaper licence that the holder is moved to."
+    if terms.downgrade_product in terms.products:
+        given.problems["downgrade_product"] = "The cheaper licence must be another one than those the rule is about."
     if given.problems:
         raise Rejected(given.problems)
     return terms

@@ -176,7 +176,7 @@ async def _open(unit: Unit, claim: Claim, rule: Rule, reading: Scan, found: Sequ
     )
     free = {new_id(): seat for seat in found if seat.key not in held.back and seat.key not in held.flagged}
     opened = await store.open_candidates(unit.db, claim.run_id, free, rule=rule, dry_run=dry_run, now=unit.now)
-    policy = rule.terms.policy(rule.id, rule.version, dry_run=dry_run)
+    policy = rule.terms.policy(rule.id, rule.version, dry_run=dry_run, prices=reading.prices)
     unit.emit(
         *(
             UserFlagged(

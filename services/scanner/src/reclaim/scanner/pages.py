@@ -487,6 +487,12 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "young_days",
         "schedule",
         "time_zone",
+        "grace_calendar",
+        "days_off",
+        "reclaim_by",
+        "downgrade_product",
+        "downgrade_name",
+        "downgrade_profile",
     )
     return {
         **{name: _text(form, name) for name in names},
@@ -494,6 +500,7 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "warn_only": _texts(form, "warn_only"),
         "dry_run": "dry_run" in form,
         "hand_over": "hand_over" in form,
+        "no_reclaim_before_days_off": "no_reclaim_before_days_off" in form,
     }
 
 

@@ -1,4 +1,4 @@
-"""Changes accounts in one Salesforce org: freeze, unfreeze, deactivate, reactivate, hand over.
+"""Changes accounts in one Salesforce org: freeze, unfreeze, deactivate, downgrade, give back, hand over.
 
 Salesforce has no compare-and-set for users, so every change reads first, writes, and reads back; what happens
 between the first read and the write cannot be seen, and the README says how small that window is. A write that got
@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from reclaim.common.errors import Permanent, Transient
-from reclaim.connectors.ports import ActionResult, Done, HandedOver, Refused, Transfer, TryLater
+from reclaim.connectors.ports import ActionResult, Done, Downgrade, Grants, HandedOver, Refused, Transfer, TryLater
 from reclaim.connectors.salesforce import soql
 from reclaim.connectors.salesforce.errors import LOCKED, Busy, NotReadable, SignInRefused, first_error
 from reclaim.connectors.salesforce.reader import BUSINESS
 from reclaim.connectors.salesforce.refusals import refused
-from reclaim.connectors.salesforce.session import ROWS_PER_WRITE, Row, WriteSession
+from reclaim.connectors.salesforce.session import ASSIGNED, ROWS_PER_WRITE, Row, WriteSession
 from reclaim.connectors.salesforce.soql import Query
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """One yes-or-no field of one record for each holder: where it is, and how to ask for it."""
+    """One field of one record for each holder: where it is, and how to ask for it."""
 
     sobject: str
     name: str
@@ -41,6 +41,14 @@ class _Field:
 
 _FROZEN: Final = _Field("UserLogin", "IsFrozen", "UserId")
 _ACTIVE: Final = _Field("User", "IsActive", "Id")
+_PROFILE: Final = _Field("User", "ProfileId", "Id")
+_SETS: Final = "PermissionSetAssignment"
+_ADD_ONS: Final = "PermissionSetLicenseAssign"
+
+Pair = tuple[str, str]
+"""A user's id, and the id of what is assigned to that user."""
+
+_Failed = dict[str, Refused | TryLater]
 
 
 class _Unfinished(Exception):
@@ -49,7 +57,7 @@ class _Unfinished(Exception):
 
 @dataclass(slots=True)
 class _Sent:
-    """What one attempt heard: the records accepted, those refused with their errors, and why others are open."""
+    """What one attempt heard, by record: those accepted, those refused with their errors, and why others are open."""
 
     accepted: set[str] = field(default_factory=set)
     refused: dict[str, object] = field(default_factory=dict)
@@ -102,14 +110,96 @@ class SalesforceActor:
     async def reactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Set `User.IsActive`, then clear `UserLogin.IsFrozen`; refused when no licence is free."""
         results = dict(await self._set(_ACTIVE, holders, value=True))
-        active = [holder for holder, result in results.items() if isinstance(result, Done)]
-        for holder, thawed in (await self.unfreeze(active)).items():
-            woken = results[holder]
-            if isinstance(thawed, Done) and isinstance(woken, Done):
-                results[holder] = Done(woken.changed or thawed.changed, {**woken.before, **thawed.before})
-            else:
-                results[holder] = thawed
+        return await self._let_in(results, list(results))
+
+    async def downgrade(self, downgrades: Sequence[Downgrade]) -> Mapping[str, ActionResult]:
+        """Take away what needs another licence, change `User.ProfileId`, then clear `UserLogin.IsFrozen`.
+
+        Salesforce does not tell which permission set licences the cheaper licence may hold: all of them go, with the
+        permission sets that stand on them.
+        """
+        results: dict[str, ActionResult] = {}
+        for each in downgrades:
+            if not _is_user_id(each.holder):
+                results[each.holder] = Refused("MALFORMED_ID", f"{each.holder!r} is not a user's id", _READ_AGAIN)
+        fit = [each for each in downgrades if each.holder not in results]
+        groups = dict.fromkeys((each.product, each.profile) for each in fit)
+        for product, profile in groups:
+            holders = [each.holder for each in fit if (each.product, each.profile) == (product, profile)]
+            try:
+                results |= await self._downgrade(holders, product, profile)
+            except (Transient, Permanent) as error:
+                results |= {holder: _failure(error) for holder in holders}
         return results
+
+    async def _downgrade(self, holders: Sequence[str], product: str, profile: str) -> Mapping[str, ActionResult]:
+        target = await self._profile_of(product, profile)
+        if isinstance(target, Refused):
+            return dict.fromkeys(holders, target)
+        profile_id, licence_id = target
+        results: dict[str, ActionResult] = {}
+        me = await self._session.user_id()
+        active = await self._read(_ACTIVE, holders)
+        for holder in holders:
+            if _same(holder, me):
+                results[holder] = Refused(
+                    "OWN_USER", "Reclaim signs in as this user and does not downgrade it", "Leave it alone."
+                )
+            elif holder[:15] not in active or not active[holder[:15]]["IsActive"]:
+                results[holder] = Refused("INACTIVE_USER", "the account is inactive or gone", _READ_AGAIN)
+        left = [holder for holder in holders if holder not in results]
+        rows = await self._rows(
+            Query(
+                "AssigneeId, PermissionSetId, PermissionSet.LicenseId",
+                _SETS,
+                ("PermissionSet.IsOwnedByProfile = false",),
+            ),
+            "AssigneeId",
+            left,
+        )
+        taken: set[Pair] = {
+            (row["AssigneeId"], row["PermissionSetId"])
+            for row in rows
+            if row["PermissionSet"]["LicenseId"] not in (None, licence_id)
+        }
+        add_ons = set(await self._assigned(_ADD_ONS, left))
+        changed = {holder[:15] for holder, _ in taken | add_ons}
+        for sobject, pairs in ((_SETS, taken), (_ADD_ONS, add_ons)):
+            failed = await self._settle(sobject, [pair for pair in pairs if _among(pair, left)], there=False)
+            results |= {holder: failed[holder[:15]] for holder in left if holder[:15] in failed}
+            left = [holder for holder in left if holder not in results]
+        results |= await self._set(_PROFILE, left, value=profile_id, never_self="downgrade")
+        return await self._let_in(results, left, changed)
+
+    async def upgrade(self, images: Mapping[str, Grants]) -> Mapping[str, ActionResult]:
+        """Put back the profile, the permission set licences and the permission sets, then let the holder sign in."""
+        results: dict[str, ActionResult] = {}
+        for profile_id in dict.fromkeys(image.profile for image in images.values()):
+            holders = [holder for holder, image in images.items() if image.profile == profile_id]
+            try:
+                results |= await self._upgrade({holder: images[holder] for holder in holders}, profile_id)
+            except (Transient, Permanent) as error:
+                results |= {holder: _failure(error) for holder in holders}
+        return results
+
+    async def _upgrade(self, images: Mapping[str, Grants], profile_id: str) -> dict[str, ActionResult]:
+        results = dict(await self._set(_ACTIVE, list(images), value=True))
+        left = [holder for holder, result in results.items() if isinstance(result, Done)]
+        results |= await self._set(_PROFILE, left, value=profile_id)
+        left = [holder for holder in left if isinstance(results[holder], Done)]
+        changed = {holder[:15] for holder in left if _changed(results[holder])}
+        wanted = {
+            _ADD_ONS: {(holder, each) for holder in left for each in images[holder].permission_set_licences},
+            _SETS: {(holder, each) for holder in left for each in images[holder].permission_sets},
+        }
+        for sobject, pairs in wanted.items():
+            present = {_short(pair) for pair in await self._assigned(sobject, left)}
+            missing = [pair for pair in pairs if _short(pair) not in present and _among(pair, left)]
+            changed |= {holder[:15] for holder, _ in missing}
+            failed = await self._settle(sobject, missing, there=True)
+            results |= {holder: failed[holder[:15]] for holder in left if holder[:15] in failed}
+            left = [holder for holder in left if isinstance(results[holder], Done)]
+        return await self._let_in(results, left, changed)
 
     async def hand_over(self, transfers: Sequence[Transfer]) -> Mapping[str, HandedOver | Refused | TryLater]:
         """Give open opportunities, cases and leads to their successors, 200 records a call.
@@ -146,10 +236,101 @@ class SalesforceActor:
         """Close the connections to the org."""
         await self._session.close()
 
-    # One yes-or-no field for many holders.
+    # Licences.
+
+    async def _profile_of(self, product: str, name: str) -> tuple[str, str] | Refused:
+        """Return the ids of the profile that assigns a licence, and of the licence."""
+        rows = await self._session.rows(
+            Query(
+                "Id, Name, UserLicenseId, UserLicense.Name, UserLicense.LicenseDefinitionKey",
+                "Profile",
+                ("UserLicenseId != null",),
+            )
+        )
+        of_licence = [
+            row for row in rows if product in (row["UserLicense"]["LicenseDefinitionKey"], row["UserLicense"]["Name"])
+        ]
+        found = [row for row in of_licence if name in ("", row["Name"])]
+        if len(found) == 1:
+            return found[0]["Id"], found[0]["UserLicenseId"]
+        there = ", ".join(sorted(row["Name"] for row in of_licence)) or "none"
+        what = f"the profile {name!r}" if name else "one profile to choose"
+        return Refused(
+            "NO_PROFILE",
+            f"the org does not have {what} for the licence {product}; it has: {there}",
+            "Give the rule a profile of the cheaper licence; keep the seat, or have this case's holder moved by hand.",
+        )
+
+    async def _let_in(
+        self, results: dict[str, ActionResult], holders: Sequence[str], changed: Collection[str] = ()
+    ) -> dict[str, ActionResult]:
+        """Let those holders sign in who are done so far, and return the results with that in them.
+
+        `changed` has the first 15 characters of the ids of those for whom more was done than their result says.
+        """
+        done = [holder for holder in holders if isinstance(results[holder], Done)]
+        for holder, thawed in (await self.unfreeze(done)).items():
+            so_far = results[holder]
+            if isinstance(thawed, Done) and isinstance(so_far, Done):
+                any_changed = so_far.changed or thawed.changed or holder[:15] in changed
+                results[holder] = Done(any_changed, {**so_far.before, **thawed.before})
+            else:
+                results[holder] = thawed
+        return results
+
+    async def _assigned(self, sobject: str, holders: Sequence[str]) -> dict[Pair, str]:
+        """Return the ids of assignments, by who has them and what they assign."""
+        field = ASSIGNED[sobject]
+        rows = await self._rows(Query(f"Id, AssigneeId, {field}", sobject), "AssigneeId", holders)
+        return {(row["AssigneeId"], row[field]): row["Id"] for row in rows}
+
+    async def _settle(self, sobject: str, pairs: Iterable[Pair], *, there: bool) -> _Failed:
+        """Make assignments be there or not, until each is so or refused, or patience ends.
+
+        Return the holders, by the first 15 characters of their ids, for whom this did not come about.
+        """
+        pending = {_short(pair): pair for pair in pairs}
+        failed: _Failed = {}
+
+        async def once_more() -> None:
+            present = await self._present(sobject, pending)
+            todo = {" ".join(short): short for short in pending if (short in present) is not there}
+            sent = await self._send_each(
+                list(todo),
+                (lambda names: self._session.assign(sobject, [pending[todo[name]] for name in names]))
+                if there
+                else (lambda names: self._session.unassign([present[todo[name]] for name in names])),
+            )
+            present = await self._present(sobject, pending)
+            for short in list(pending):
+                name = " ".join(short)
+                if (short in present) is there:
+                    del pending[short]
+                elif name in sent.refused:
+                    failed[short[0]] = refused(sent.refused[name])
+                    del pending[short]
+                elif name in sent.accepted:
+                    failed.setdefault(short[0], TryLater(_UNDONE))
+                    del pending[short]
+            sent.go_on(unfinished=bool(pending))
+
+        try:
+            if pending:
+                await self._session.tuning.retrying()(_Unfinished, once_more)
+        except _Unfinished as unfinished:
+            failed |= {short[0]: TryLater(str(unfinished)) for short in pending}
+        except (Transient, Permanent) as error:
+            failed |= {short[0]: _failure(error) for short in pending}
+        return failed
+
+    async def _present(self, sobject: str, pending: Mapping[Pair, Pair]) -> dict[Pair, str]:
+        holders = list(dict.fromkeys(holder for holder, _ in pending.values()))
+        return {_short(pair): row_id for pair, row_id in (await self._assigned(sobject, holders)).items()}
+
+    # One field for many holders.
 
     async def _set(
-        self, what: _Field, holders: Sequence[str], *, value: bool, never_self: str | None = None
+        self, what: _Field, holders: Sequence[str], *, value: bool | str, never_self: str | None = None
     ) -> Mapping[str, ActionResult]:
         results: dict[str, ActionResult] = {}
         asked: list[str] = []
@@ -171,32 +352,33 @@ class SalesforceActor:
             rows = await self._read(what, asked)
         except (Transient, Permanent) as error:
             return results | {holder: _failure(error) for holder in asked}
-        pending: dict[str, str] = {}
+        pending: dict[str, Row] = {}
         for holder in asked:
             row = rows.get(holder[:15])
             if row is None:
                 results[holder] = Refused("NOT_FOUND", f"the org has no {what.sobject} of this user", _READ_AGAIN)
-            elif row[what.name] is value:
+            elif row[what.name] == value:
                 results[holder] = Done(changed=False, before={what.name: value})
             else:
-                pending[holder] = row["Id"]
+                pending[holder] = row
         return results | await self._write(what, pending, value=value)
 
-    async def _write(self, what: _Field, pending: dict[str, str], *, value: bool) -> dict[str, ActionResult]:
-        """Set the field on records by holder, until each is done or refused, or patience ends.
+    async def _write(self, what: _Field, pending: dict[str, Row], *, value: bool | str) -> dict[str, ActionResult]:
+        """Set the field on records by holder, given as read, until each is done or refused, or patience ends.
 
         `pending` is consumed: a holder leaves it only with a read that shows the field as asked, or a refusal.
         """
         results: dict[str, ActionResult] = {}
 
         async def once_more() -> None:
-            sent = await self._send(what.sobject, what.name, dict.fromkeys(pending.values(), value))
+            sent = await self._send(what.sobject, what.name, {row["Id"]: value for row in pending.values()})
             rows = await self._read(what, list(pending))
-            for holder, row_id in list(pending.items()):
-                row = rows.get(holder[:15])
-                if row is not None and row[what.name] is value:
+            for holder, before in list(pending.items()):
+                row, row_id = rows.get(holder[:15]), before["Id"]
+                if row is not None and row[what.name] == value:
                     # Refused and yet as asked: somebody else did it in between.
-                    results[holder] = Done(changed=row_id not in sent.refused, before={what.name: not value})
+                    changed = row_id not in sent.refused
+                    results[holder] = Done(changed=changed, before={what.name: before[what.name]})
                 elif row_id in sent.refused:
                     results[holder] = refused(sent.refused[row_id])
                 elif row_id in sent.accepted:
@@ -216,18 +398,29 @@ class SalesforceActor:
         return results
 
     async def _send(self, sobject: str, field: str, values: Mapping[str, bool | str]) -> _Sent:
-        """Send each record once, 200 a call; after an error that the next call would meet too, send no more."""
+        """Send each record once."""
+
+        async def update(ids: Sequence[str]) -> Sequence[Row]:
+            answer = await self._session.update(sobject, field, {each: values[each] for each in ids})
+            return list(answer.values())
+
+        return await self._send_each(list(values), update)
+
+    async def _send_each(
+        self, names: Sequence[str], call: Callable[[Sequence[str]], Awaitable[Sequence[Row]]]
+    ) -> _Sent:
+        """Send what is named once, 200 a call; after an error that the next call would meet too, send no more."""
         sent = _Sent()
-        for chunk in _chunks(list(values.items()), ROWS_PER_WRITE):
+        for chunk in _chunks(names, ROWS_PER_WRITE):
             try:
-                answer = await self._session.update(sobject, field, dict(chunk))
+                answer = await call(chunk)
             except Busy as error:
                 sent.reason = str(error)
                 continue
             except (Transient, Permanent) as error:
                 sent.stopped_by = error
                 break
-            for record_id, row in answer.items():
+            for record_id, row in zip(chunk, answer, strict=True):
                 if row.get("success") is True:
                     sent.accepted.add(record_id)
                     continue
@@ -343,6 +536,18 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def _is_user_id(text: str) -> bool:
     return soql.is_id(text) and text.startswith("005")
+
+
+def _short(pair: Pair) -> Pair:
+    return pair[0][:15], pair[1][:15]
+
+
+def _among(pair: Pair, holders: Iterable[str]) -> bool:
+    return pair[0][:15] in {holder[:15] for holder in holders}
+
+
+def _changed(result: ActionResult) -> bool:
+    return isinstance(result, Done) and result.changed
 
 
 def _same(one: str, other: str) -> bool:

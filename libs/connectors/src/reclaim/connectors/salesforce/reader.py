@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, TypeVar
 from reclaim.common.contracts import Person
 from reclaim.common.errors import Invalid, NotFound, Permanent, ReclaimError, Transient
 from reclaim.connectors.ports import (
+    Grants,
     Incomplete,
     Known,
     Licence,
@@ -52,6 +53,9 @@ _USERS: Final = Query(
 _FROZEN: Final = Query("UserId", "UserLogin", ("IsFrozen = true",))
 _LICENCES: Final = Query(
     "Id, Name, LicenseDefinitionKey, TotalLicenses, UsedLicenses", "UserLicense", ("Status = 'Active'",)
+)
+_SETS: Final = Query(
+    "AssigneeId, PermissionSetId", "PermissionSetAssignment", ("PermissionSet.IsOwnedByProfile = false",)
 )
 _ASSIGNMENTS: Final = Query("AssigneeId", "PermissionSetAssignment")
 
@@ -162,6 +166,37 @@ class SalesforceReader:
         by_id = {row["Id"]: row for row in licences}
         # Salesforce answers with 18 characters, also when it was asked with 15.
         found = {row["Id"][:15]: _seat(row, by_id, frozen) for row in rows}
+        return {each: found[each[:15]] for each in asked if each[:15] in found}
+
+    async def grants(self, holders: Sequence[str]) -> Mapping[str, Grants]:
+        """Return each holder's licence and profile, with the permission sets and permission set licences."""
+        asked = [each for each in dict.fromkeys(holders) if soql.is_id(each)]
+        if not asked:
+            return {}
+        licences, users, sets, add_ons = await asyncio.gather(
+            self._session.rows(_LICENCES),
+            self._per_chunk(Query("Id, ProfileId, Profile.UserLicenseId", "User"), "Id", asked),
+            self._per_chunk(_SETS, "AssigneeId", asked),
+            self._per_chunk(
+                Query("AssigneeId, PermissionSetLicenseId", "PermissionSetLicenseAssign"), "AssigneeId", asked
+            ),
+        )
+        by_id = {row["Id"]: row for row in licences}
+        held: dict[str, list[str]] = defaultdict(list)
+        added: dict[str, list[str]] = defaultdict(list)
+        for row in sets:
+            held[row["AssigneeId"][:15]].append(row["PermissionSetId"])
+        for row in add_ons:
+            added[row["AssigneeId"][:15]].append(row["PermissionSetLicenseId"])
+        found = {
+            row["Id"][:15]: Grants(
+                product=_product_of(row, by_id),
+                profile=row["ProfileId"],
+                permission_sets=tuple(sorted(held[row["Id"][:15]])),
+                permission_set_licences=tuple(sorted(added[row["Id"][:15]])),
+            )
+            for row in users
+        }
         return {each: found[each[:15]] for each in asked if each[:15] in found}
 
     async def survey(self, holders: Sequence[str] | None, *, since: datetime) -> Survey:
@@ -488,6 +523,11 @@ def _seat(row: Row, licences: Mapping[str, Row], frozen: Collection[str]) -> Sea
         last_used_at=None if row["LastLoginDate"] is None else _instant(row["LastLoginDate"]),
         manager=manager,
     )
+
+
+def _product_of(user: Row, licences: Mapping[str, Row]) -> str:
+    licence = licences.get((user["Profile"] or {}).get("UserLicenseId") or "")
+    return "" if licence is None else _product(licence)
 
 
 def _product(licence: Row) -> str:

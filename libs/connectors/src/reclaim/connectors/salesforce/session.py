@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import msgspec
@@ -60,6 +60,15 @@ _RESTARTS: Final = 3
 _USAGE: Final = re.compile(r"(?:^|[\s;,])api-usage=(\d+)/(\d+)")
 _LOCATOR: Final = re.compile(r"/services/data/v[\d.]+/query/([\w-]+)")
 _USER_ID: Final = re.compile(r"005[A-Za-z0-9]{12}(?:[A-Za-z0-9]{3})?")
+
+
+ASSIGNED: Final[Mapping[str, str]] = {
+    "PermissionSetAssignment": "PermissionSetId",
+    "PermissionSetLicenseAssign": "PermissionSetLicenseId",
+}
+"""The assignments that a downgrade takes away and a reactivation puts back, and the field of what is assigned."""
+
+_ASSIGNMENT_PREFIXES: Final = frozenset({"0Pa", "2La"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +127,30 @@ class _Adapter(requests.adapters.HTTPAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         method, url = request.method or "", (request.url or "").partition("?")[0]
-        if not any(method == verb and _covers(target, url) for verb, target in self._allowed):
+        listed = any(method == verb and _covers(target, url) for verb, target in self._allowed)
+        if not listed or not _only_assignments(request):
             raise WriteForbidden(f"This connection may not send {method} {urlsplit(url).path}.")
         return super().send(request, stream, timeout or self._timeout, verify, cert, proxies)
+
+
+def _only_assignments(request: requests.PreparedRequest) -> bool:
+    """Tell whether what a request creates or deletes through the collections is nothing but assignments.
+
+    The last guard before the network: whatever code came to it, no account and no business record goes through.
+    """
+    target = urlsplit(request.url or "")
+    if not target.path.endswith("/composite/sobjects"):
+        return True
+    if request.method == "DELETE":
+        ids = parse_qs(target.query).get("ids", [""])[0].split(",")
+        return all(each[:3] in _ASSIGNMENT_PREFIXES for each in ids)
+    if request.method == "POST":
+        try:
+            records = msgspec.json.decode(request.body or b"")["records"]
+            return all(record["attributes"]["type"] in ASSIGNED for record in records)
+        except (msgspec.DecodeError, KeyError, TypeError):
+            return False
+    return True
 
 
 def _covers(target: str, url: str) -> bool:
@@ -424,7 +454,7 @@ class WriteSession(ReadSession):
 
     def _may_send(self) -> tuple[tuple[str, str], ...]:
         base = f"{self.profile.base}/services/data/v{self.profile.api_version}"
-        return (*super()._may_send(), ("PATCH", f"{base}/composite/sobjects"))
+        return (*super()._may_send(), *((verb, f"{base}/composite/sobjects") for verb in ("PATCH", "POST", "DELETE")))
 
     async def update(self, sobject: str, field: str, values: Mapping[str, bool | str]) -> dict[str, Row]:
         """Set one field of up to 200 records of one type in one call; return each record's own result, by its id.
@@ -446,9 +476,42 @@ class WriteSession(ReadSession):
         ]
         body = msgspec.json.encode({"allOrNone": False, "records": records})
         answer = await self._call(lambda client: client.restful("composite/sobjects", method="PATCH", data=body))
-        if not isinstance(answer, list) or len(answer) != len(records):
-            raise Busy("Salesforce did not give a result for every record.", unsure=True)
-        return dict(zip(values, answer, strict=True))
+        return dict(zip(values, _results(answer, len(records)), strict=True))
+
+    async def assign(self, sobject: str, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+        """Create up to 200 assignments (user id, id of what is assigned) in one call; return each one's own result.
+
+        Sent once, and raising, as `update`.
+        """
+        field = ASSIGNED.get(sobject)
+        if field is None or len(pairs) > ROWS_PER_WRITE or not all(map(_may_assign, pairs)):
+            raise WriteForbidden(f"Reclaim may not create these {len(pairs)} records of {sobject}.")
+        records = [{"attributes": {"type": sobject}, "AssigneeId": user, field: what} for user, what in pairs]
+        body = msgspec.json.encode({"allOrNone": False, "records": records})
+        answer = await self._call(lambda client: client.restful("composite/sobjects", method="POST", data=body))
+        return _results(answer, len(records))
+
+    async def unassign(self, ids: Sequence[str]) -> list[Row]:
+        """Delete up to 200 assignments in one call; return each one's own result. Sent once, and raising, as `update`.
+
+        An id begins with its object's three characters, so nothing but assignments can be deleted.
+        """
+        if len(ids) > ROWS_PER_WRITE or not all(soql.is_id(each) and each[:3] in _ASSIGNMENT_PREFIXES for each in ids):
+            raise WriteForbidden(f"Reclaim may not delete these {len(ids)} records.")
+        listed = {"ids": ",".join(ids), "allOrNone": "false"}
+        answer = await self._call(lambda client: client.restful("composite/sobjects", listed, method="DELETE"))
+        return _results(answer, len(ids))
+
+
+def _results(answer: object, count: int) -> list[Row]:
+    if not isinstance(answer, list) or len(answer) != count:
+        raise Busy("Salesforce did not give a result for every record.", unsure=True)
+    return answer
+
+
+def _may_assign(pair: tuple[str, str]) -> bool:
+    user, what = pair
+    return bool(_USER_ID.fullmatch(user)) and soql.is_id(what) and what[:3] in {"0PS", "0PL"}
 
 
 _BUSINESS: Final = frozenset({"Opportunity", "Case", "Lead"})
@@ -458,6 +521,8 @@ def may_write(sobject: str, field: str, value: object) -> bool:
     """Tell whether this is one of the only things that Reclaim ever writes to an org."""
     if (sobject, field) in (("UserLogin", "IsFrozen"), ("User", "IsActive")):
         return isinstance(value, bool)
+    if (sobject, field) == ("User", "ProfileId"):
+        return isinstance(value, str) and soql.is_id(value) and value.startswith("00e")
     return sobject in _BUSINESS and field == "OwnerId" and isinstance(value, str) and bool(_USER_ID.fullmatch(value))
 
 
