@@ -28,11 +28,14 @@ class Message:
 class Broker:
     """Queues in memory. `happened` is told the name of each trouble; `seen` is shown what is really stored."""
 
-    def __init__(self, chance: Random, happened: Callable[[str], None], seen: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, chance: Random, likely: float, happened: Callable[[str], None], seen: Callable[[bytes], None]
+    ) -> None:
         self.queues: dict[QueueName, list[Message]] = defaultdict(list)
         self.away = False
         self.calm = False
         self._chance = chance
+        self._likely = likely
         self._happened = happened
         self._seen = seen
 
@@ -66,7 +69,7 @@ class Broker:
         waiting = self.queues[name]
         if self.calm:
             return waiting[:AT_ONCE]
-        if self._trouble("reordered", likely=0.2):
+        if self._trouble("reordered"):
             waiting = self._chance.sample(waiting, len(waiting))
         return list(waiting[: self._chance.randint(1, AT_ONCE)])
 
@@ -86,8 +89,8 @@ class Broker:
                 if name[1] == EVENTS:
                     self.queues[name[0], DEAD].append(Message(message.body))
 
-    def _trouble(self, *kinds: str, likely: float = 0.06) -> str | None:
-        if self.calm or self._chance.random() >= likely:
+    def _trouble(self, *kinds: str) -> str | None:
+        if self.calm or self._chance.random() >= self._likely:
             return None
         kind = self._chance.choice(kinds)
         self._happened(f"broker: {kind}")

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
-from sqlalchemy.util import await_only
+from sqlalchemy.util import LRUCache, await_only
 
 Kind = Literal["cut", "cut before commit", "cut after commit", "disk full", "busy", "kill before commit", "kill after commit"]
 KINDS: tuple[Kind, ...] = (
@@ -78,6 +78,13 @@ class InlineDialect(SQLiteDialect_pysqlite):
     def get_pool_class(cls, url: URL) -> type[Pool]:
         return AsyncAdaptedQueuePool
 
+    def __eq__(self, other: object) -> bool:
+        # What one engine compiled, and every type it prepared, is good for all.
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
     def create_connect_args(self, url: URL) -> Any:
         positional, named = super().create_connect_args(url)
         return positional, {**named, "factory": InlineConnection}
@@ -95,6 +102,9 @@ class InlineDialect(SQLiteDialect_pysqlite):
 async def _at_once() -> None:
     """Nothing to wait for."""
 
+
+_COMPILED: Any = LRUCache(5_000)
+"""Compiled statements of all engines: compiling them anew after every kill would take longer than running them."""
 
 registry.register("sqlite.inline", __name__, "InlineDialect")
 
@@ -116,6 +126,8 @@ class Driver:
         self.commits = 0
         self._happened = happened
         self._dialect: Any = engine.sync_engine.dialect
+        if isinstance(self._dialect, InlineDialect):
+            engine.sync_engine._compiled_cache = _COMPILED
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
             setattr(self._dialect, name, self._statement(getattr(self._dialect, name)))
         self._dialect.do_commit = self._commit(self._dialect.do_commit)

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import sqlalchemy as sa
 
 from reclaim.approvals.resend import resend
-from reclaim.common.errors import Conflict, NotFound
+from reclaim.common.contracts import SERVICES
 from reclaim.common.outbox import OUTBOX
 from reclaim.connectors.fake import FakeRecord, FakeUser
 from reclaim.connectors.ports import Refused
@@ -54,8 +54,10 @@ class History:
     def __init__(self, seed: int, database_url: str, *, chances: Chances | None = None, length: int | None = None):
         self.world = World(seed, database_url, chances=chances)
         self.chance = self.world.chance
-        self.length = self.chance.randint(40, 90) if length is None else length
-        self.opened = 0
+        self.length = self.chance.randint(30, 80) if length is None else length
+        speeds = (0.1, 2.0, 4.0, 4.0)
+        self.speed = {name: self.chance.choice(speeds) for name in SERVICES}
+        """How soon each process looks at what waits for it: some lag far behind."""
 
     async def play(self) -> Outcome:
         """Play the history to its end and judge it."""
@@ -149,22 +151,22 @@ class History:
         world = self.world
         choices: list[tuple[float, Callable[[], Awaitable[Any]]]] = []
         for name in world.broker.waiting():
-            choices.append((3.0, lambda name=name: world.deliver(name)))
+            choices.append((self.speed[name[0]], lambda name=name: world.deliver(name)))
         for process in world.processes.values():
             for job in process.woken():
-                choices.append((4.0, lambda process=process, job=job: world.do_job(process, job)))
+                choices.append((2 * self.speed[process.name], lambda process=process, job=job: world.do_job(process, job)))
         for hold in world.holds:
             choices.append((1.5, lambda hold=hold: world.go_on(hold)))
         choices.append((1.5, self._some_job))
-        choices.append((0.3, self._kill))
+        choices.append((0.12, self._kill))
         if world.letters:
             choices.append((2.5, self._somebody_reads))
         if world.judge.cases:
             choices.append((0.5, self._console))
         choices.append((0.5, self._in_the_org))
         choices.append((0.15, self._scan))
-        choices.append((2.5, self._time))
-        choices.append((0.15, self._broker_goes_or_comes))
+        choices.append((3.0, self._time))
+        choices.append((1.0 if world.broker.away else 0.1, self._broker_goes_or_comes))
         weights = [weight for weight, _ in choices]
         (_, chosen) = self.chance.choices(choices, weights)[0]
         await chosen()
@@ -323,10 +325,10 @@ class History:
         world = self.world
         world.log("faults stop")
         await world.calm_down()
-        for later in (1, 60, 1200, 86_400, 7 * 86_400, 86_400, 7 * 86_400, 86_400, 14 * 86_400, 3600, 3600):
-            self._advance(timedelta(seconds=later))
+        for later in (timedelta(hours=3), 8 * DAY, 8 * DAY, 8 * DAY, 30 * DAY, 30 * DAY):
+            self._advance(later)
             await self._drain()
-            if later > 7200 and not await self._unsettled():
+            if not await self._unsettled():
                 break
 
     async def _drain(self) -> None:

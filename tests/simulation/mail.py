@@ -55,36 +55,38 @@ class PostOffice:
     def __init__(
         self,
         chance: Random,
+        likely: float,
         gate: Callable[[str], Awaitable[None]],
         happened: Callable[[str], None],
         accepted: Callable[[Letter], None],
     ) -> None:
         self._chance, self._gate, self._happened, self._accepted = chance, gate, happened, accepted
+        self._likely = likely
         self.calm = False
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[PostOffice]:
-        if self._strikes(0.04):
+        if self._strikes():
             self._happened("mail: server away")
             raise MailServerAway("simulated: nobody answers")
         yield self
 
     async def send(self, message: EmailMessage, recipient: str) -> None:
         await self._gate("before mail")
-        if self._strikes(0.05):
+        if self._strikes():
             self._happened("mail: 451")
             raise MailDelayed("simulated: 451 try again later")
-        if self._strikes(0.02):
+        if self._strikes(0.3):
             self._happened("mail: 550")
             raise MailRefused("simulated: 550 no such mailbox")
         found = _TOKEN.search(message.get_content())
         self._accepted(
             Letter(message["X-Reclaim-Case"], message["X-Reclaim-Mail"], recipient, found[1] if found else None)
         )
-        if self._strikes(0.04):
+        if self._strikes():
             self._happened("mail: timed out after it was accepted")
             raise MailServerAway("simulated: the answer timed out")
         await self._gate("after mail")
 
-    def _strikes(self, likely: float) -> bool:
-        return not self.calm and self._chance.random() < likely
+    def _strikes(self, part: float = 1.0) -> bool:
+        return not self.calm and self._chance.random() < self._likely * part

@@ -47,8 +47,17 @@ class Moments(Protocol):
 class SimOrg(FakeOrg):
     """An org in memory whose writes and readings are judged as they happen."""
 
-    def __init__(self, clock: Clock, judge: Judge, moments: Moments, chance: Random, happened: Callable[[str], None]):
+    def __init__(
+        self,
+        clock: Clock,
+        judge: Judge,
+        moments: Moments,
+        chance: Random,
+        likely: float,
+        happened: Callable[[str], None],
+    ) -> None:
         super().__init__(clock)
+        self._likely = likely
         self.judge, self.moments, self.chance, self.happened = judge, moments, chance, happened
         self.calm = False
 
@@ -70,13 +79,18 @@ class SimOrg(FakeOrg):
                     user.frozen_changed_at = self.clock.now()
             setattr(user, name, value)
 
-    def strikes(self, *kinds: str, likely: float) -> str | None:
+    def strikes(self, *kinds: str) -> str | None:
         """Return the trouble that there is now, if any."""
-        if self.calm or self.chance.random() >= likely:
+        if self.calm or self.chance.random() >= self._likely:
             return None
         kind = self.chance.choice(kinds)
         self.happened(f"org: {kind}")
         return kind
+
+    def outage(self) -> None:
+        """Fail a call before it does anything, half as often as anything else goes wrong."""
+        if self.chance.random() < 0.5 and (kind := self.strikes(*OUTAGES)) is not None:
+            raise Transient(f"simulated: {kind}")
 
     def looked(self, process: str, part: Any, holders: Sequence[str] | None) -> None:
         """Tell the judge what a reading showed about each holder."""
@@ -125,16 +139,14 @@ class SimReader(FakeReader):
 
     async def _before(self, what: str) -> None:
         await self._gate(f"before {what}")
-        outage = self._sim.strikes(*OUTAGES, likely=0.05)
-        if outage is not None:
-            raise Transient(f"simulated: {outage}")
+        self._sim.outage()
 
     async def licences(self) -> Sequence[Licence]:
         await self._before("licences")
         return await super().licences()
 
     async def seats(self, products: Sequence[str]) -> AsyncIterator[Sequence[SeatRecord]]:
-        trouble = self._sim.strikes("cut list", "short list", "empty list", likely=0.1)
+        trouble = self._sim.strikes("cut list", "short list", "empty list")
         async for page in super().seats(products):
             await self._before("seats")
             if trouble == "cut list":
@@ -152,7 +164,7 @@ class SimReader(FakeReader):
 
     async def survey(self, holders: Sequence[str] | None, *, since: datetime) -> Survey:
         await self._before("survey")
-        if self._sim.strikes("unreadable part", likely=0.04):
+        if self._sim.strikes("unreadable part"):
             part = self._sim.chance.choice(("exempt", "frozen", "administrators", "last_seen_elsewhere"))
             self._sim.unreadable = {part: "simulated: the query failed"}
         try:
@@ -196,10 +208,8 @@ class SimActor(FakeActor):
 
     async def _acting(self, what: str, given: Any, act: Callable[[Any], Awaitable[Any]]) -> Any:
         await self._gate(f"before {what}")
-        outage = self._sim.strikes(*OUTAGES, likely=0.05)
-        if outage is not None:
-            raise Transient(f"simulated: {outage}")
-        trouble = self._sim.strikes("timed out after commit", "partial success", "UNABLE_TO_LOCK_ROW", likely=0.12)
+        self._sim.outage()
+        trouble = self._sim.strikes("timed out after commit", "partial success", "UNABLE_TO_LOCK_ROW")
         rows: dict[str | None, tuple[Trouble, ...]] = {
             "timed out after commit": ("after",),
             "partial success": ("none", "before", "after"),

@@ -63,13 +63,31 @@ PUBLIC = "http://127.0.0.1:8080"
 BARE = jinja2.Environment(autoescape=True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Chances:
-    """How likely each kind of trouble is, a step or a gate."""
+    """How likely each kind of trouble is, at each occasion for it."""
 
-    hold: float = 0.08
-    kill: float = 0.02
-    database: float = 0.08
+    hold: float
+    kill: float
+    database: float
+    broker: float
+    org: float
+    mail: float
+
+    @classmethod
+    def drawn(cls, chance: Random) -> Chances:
+        """Return how one history goes: most kinds of trouble are rare in it, and a few of them haunt it.
+
+        Histories that have a little of everything would hardly ever have enough of one thing.
+        """
+        return cls(
+            hold=chance.choice((0, 0.05, 0.05, 0.25)),
+            kill=chance.choice((0, 0.01, 0.01, 0.06)),
+            database=chance.choice((0, 0.04, 0.04, 0.3)),
+            broker=chance.choice((0, 0.04, 0.04, 0.3)),
+            org=chance.choice((0, 0.05, 0.3, 0.6)),
+            mail=chance.choice((0, 0.04, 0.3)),
+        )
 
 
 class HostClock:
@@ -136,7 +154,9 @@ class Process:
             case "scanner":
                 return lambda runtime: build_scanner(runtime, connectors=connected, settings=_scanner())
             case "approvals":
-                self.post = PostOffice(self.world.chance, self.gate, self.world.happened, self.world.arrived)
+                self.post = PostOffice(
+                    self.world.chance, self.world.chances.mail, self.gate, self.world.happened, self.world.arrived
+                )
                 self.post.calm = self.world.calm
                 return lambda runtime: build_approvals(runtime, settings=_approvals(), mailer=self.post)
             case "itsm-gateway":
@@ -213,7 +233,7 @@ class World:
     def __init__(self, seed: int, database_url: str, *, chances: Chances | None = None) -> None:
         self.seed = seed
         self.chance = Random(seed)
-        self.chances = chances or Chances()
+        self.chances = chances or Chances.drawn(self.chance)
         self.calm = False
         self.true = START
         self.wall_off = timedelta()
@@ -236,8 +256,8 @@ class World:
             database_url=database_url,
             public_url=PUBLIC,
         )
-        self.broker = Broker(self.chance, self.happened, self._published)
-        self.org = SimOrg(_TrueClock(self), self.judge, self, self.chance, self.happened)
+        self.broker = Broker(self.chance, self.chances.broker, self.happened, self._published)
+        self.org = SimOrg(_TrueClock(self), self.judge, self, self.chance, self.chances.org, self.happened)
         self.processes: dict[str, Process] = {}
 
     def start(self) -> None:
