@@ -570,7 +570,9 @@ async def test_a_step_that_an_appeal_overtook_is_not_begun(tmp_path: Path) -> No
         await it.tell(decision("revoke"))
         await it.once("act")
         assert (await it.case()).state is State.FREEZING
+        it.org.users["005A"].frozen = True
         await it.tell(decision("keep"))
         await it.act()
-        assert (await it.case()).state is State.RESTORED
+        assert (await it.case()).state is State.KEPT
         assert it.org.writes == []
+        assert it.org.users["005A"].frozen

@@ -294,7 +294,9 @@ class Actions:
                     evidence = msgspec.json.encode({"changed": changed, "before": before}).decode()
                     outcomes[effect.id] = Answer(SUCCESS[kind], evidence)
                 case Refused(code, message, remedy):
-                    outcomes[effect.id] = Answer(ActionFailed(f"{code}: {message}", remedy), message)
+                    tried = kind in UNSURE and effect.attempts > 1
+                    failed = ActionFailed(f"{code}: {message}", remedy, unsure=tried)
+                    outcomes[effect.id] = Answer(failed, message)
                 case TryLater(reason):
                     outcomes[effect.id] = Later(reason)
                 case None:
