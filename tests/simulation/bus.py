@@ -50,9 +50,11 @@ class Broker:
             raise Transient("simulated: the broker is away")
         for position, (wire, body) in enumerate(messages):
             self._seen(body)
-            if trouble == "lost" or (trouble == "half stored" and position >= len(messages) // 2):
+            if trouble == "half stored" and position >= len(messages) // 2:
                 continue
             for service in CONSUMERS[BY_WIRE[wire]]:
+                if trouble == "lost" and self._chance.random() < 0.6:
+                    continue
                 for _ in range(2 if trouble == "doubled" else 1):
                     self.queues[service, EVENTS].append(Message(body))
         if trouble in {"unconfirmed", "half stored"}:

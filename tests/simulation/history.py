@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
 import sqlalchemy as sa
 
 from reclaim.approvals.resend import resend
 from reclaim.common.contracts import SERVICES
+from reclaim.common.errors import Conflict
 from reclaim.common.outbox import OUTBOX
 from reclaim.connectors.fake import FakeRecord, FakeUser
 from reclaim.connectors.ports import Refused
@@ -24,13 +25,24 @@ from reclaim.lifecycle.domain import ENDED, Case, Command, Decide, Reactivate, R
 from reclaim.savings import store as savings_store
 from reclaim.scanner import actions
 from reclaim.web.operators import Operator
-from tests.simulation.invariants import Instant
+from tests.simulation.invariants import Known
 from tests.simulation.mail import Letter
 from tests.simulation.org import INACTIVE_DAYS, PRODUCT
-from tests.simulation.world import Chances, Page, Process, World, controlled
+from tests.simulation.world import Chances, Page, Process, Step, World, controlled
 
 DAY: Final = timedelta(days=1)
 OTTO: Final = Operator("otto", "operator", "session")
+UNDER_WAY: Final = {"checking_before_freeze", "freezing", "checking_before_reclaim", "handing_over", "attention"}
+KEEPABLE: Final = {
+    "flagged",
+    "awaiting_decision",
+    "checking_before_freeze",
+    "freezing",
+    "frozen",
+    "checking_before_reclaim",
+    "handing_over",
+}
+"""Where a case may stand when somebody asks for the first time to keep the seat, and must be heard."""
 SETTINGS: Final = {"instance_url": "https://sim.my.salesforce.com", "client_id": "3MVG9"}
 
 
@@ -54,10 +66,11 @@ class History:
     def __init__(self, seed: int, database_url: str, *, chances: Chances | None = None, length: int | None = None):
         self.world = World(seed, database_url, chances=chances)
         self.chance = self.world.chance
-        self.length = self.chance.randint(30, 80) if length is None else length
-        speeds = (0.1, 2.0, 4.0, 4.0)
-        self.speed = {name: self.chance.choice(speeds) for name in SERVICES}
-        """How soon each process looks at what waits for it: some lag far behind."""
+        self.length = self.chance.randint(40, 90) if length is None else length
+        speeds = (0.3, 3.0, 4.0, 4.0)
+        self.hears = {name: self.chance.choice(speeds) for name in SERVICES}
+        self.works = {name: self.chance.choice(speeds) for name in SERVICES}
+        """How soon each process hears what waits in its queues, and does what it has to: some lag far behind."""
 
     async def play(self) -> Outcome:
         """Play the history to its end and judge it."""
@@ -133,8 +146,12 @@ class History:
             author="otto",
         )
         self.rule = await actions.activate_rule(deps, rule.id)
-        self.world.calm = org.calm = self.world.broker.calm = False
         await self._scan()
+        if chance.random() < 0.8:
+            while await self.world.do_job(scanner, "scan"):
+                pass
+            await self.world.do_job(scanner, "relay")
+        self.world.calm = org.calm = self.world.broker.calm = False
 
     async def _scan(self) -> None:
         scanner = self.world.processes["scanner"]
@@ -151,18 +168,19 @@ class History:
         world = self.world
         choices: list[tuple[float, Callable[[], Awaitable[Any]]]] = []
         for name in world.broker.waiting():
-            choices.append((self.speed[name[0]], lambda name=name: world.deliver(name)))
+            choices.append((self.hears[name[0]], lambda name=name: world.deliver(name)))
         for process in world.processes.values():
             for job in process.woken():
-                choices.append((2 * self.speed[process.name], lambda process=process, job=job: world.do_job(process, job)))
+                choices.append((2 * self.works[process.name], lambda process=process, job=job: world.do_job(process, job)))
         for hold in world.holds:
             choices.append((1.5, lambda hold=hold: world.go_on(hold)))
-        choices.append((1.5, self._some_job))
+        choices.append((0.8, self._some_job))
         choices.append((0.12, self._kill))
+        choices.append((0.7, self._busy))
         if world.letters:
             choices.append((2.5, self._somebody_reads))
         if world.judge.cases:
-            choices.append((0.5, self._console))
+            choices.append((0.8, self._console))
         choices.append((0.5, self._in_the_org))
         choices.append((0.15, self._scan))
         choices.append((3.0, self._time))
@@ -170,6 +188,14 @@ class History:
         weights = [weight for weight, _ in choices]
         (_, chosen) = self.chance.choices(choices, weights)[0]
         await chosen()
+
+    async def _busy(self) -> None:
+        """Let everything that waits be looked at once, in order: histories of single steps hardly come far."""
+        for name in self.world.broker.waiting():
+            await self.world.deliver(name)
+        for process in self.world.processes.values():
+            for job in process.woken():
+                await self.world.do_job(process, job)
 
     async def _some_job(self) -> None:
         process = self.chance.choice(list(self.world.processes.values()))
@@ -243,11 +269,12 @@ class History:
     # People.
 
     async def _somebody_reads(self) -> None:
-        letter = self.chance.choice(self.world.letters[-12:])
-        letter.readings += 1
-        if letter.token is None:
+        letters = [letter for letter in self.world.letters if letter.token is not None]
+        if not letters:
             return
-        match self.chance.choices(("open", "head", "keep", "revoke", "both", "twice", "ignore"), (1, 1, 2.5, 4, 0.5, 0.7, 1))[0]:
+        letter = self.chance.choices(letters, [1 / (1 + 3 * letter.readings) for letter in letters])[0]
+        letter.readings += 1
+        match self.chance.choices(("open", "head", "keep", "revoke", "both", "twice", "ignore"), (0.5, 0.5, 2.5, 5, 0.5, 0.7, 0.2))[0]:
             case "open":
                 await self._get(letter, "GET")
             case "head":
@@ -288,10 +315,16 @@ class History:
                 self.world.log(f"  {choice} for {case.holder} is confirmed")
 
     async def _console(self) -> None:
-        """Let an operator look at a case and do what its page offers."""
-        case = self.chance.choice(list(self.world.judge.cases.values()))
+        """Let an operator look at a case and do something that its page offers, or just something."""
+        shown = self.world.shown
+        cases = [case for case in self.world.judge.cases.values() if case.id in shown]
+        if not cases:
+            return
+        case = self.chance.choices(cases, [4 if shown[case.id] in UNDER_WAY else 1 for case in cases])[0]
         lifecycle = self.world.processes["lifecycle"]
-        match self.chance.choices(("keep", "revoke", "retry", "reactivate", "resend"), (1, 1, 2, 1, 1))[0]:
+        offered = {"attention": ("retry", "retry", "keep", "revoke", "resend"), "reclaimed": ("reactivate",)}
+        wanted = self.chance.choice(offered.get(shown[case.id], ("keep", "keep", "revoke", "revoke", "retry", "resend")))
+        match wanted:
             case "resend":
                 approvals = self.world.processes["approvals"]
                 await self.world.run(approvals, "resend", self._resend(approvals, case.id))
@@ -300,19 +333,23 @@ class History:
             case "reactivate":
                 await self._order(lifecycle, case.id, Reactivate("otto", "asked for"))
             case "keep" | "revoke" as decision:
-                at = self.world.moment("lifecycle")
-                case.sent.append((decision, at))
-                wanted = Decide(decision, "otto", "console", "said so", at.clock)
-                done = await self._order(lifecycle, case.id, wanted)
-                if done is not None:
-                    case.confirmed.append((decision, at))
-                    if decision == "keep":
-                        case.keeps_heard.append((self.world.steps, at))
+                await self._decide(lifecycle, case, decision)
 
-    async def _order(self, process: Process, case_id: str, wanted: Command) -> Case | None:
+    async def _decide(self, lifecycle: Process, case: Known, decision: Literal["keep", "revoke"]) -> None:
+        at = self.world.moment("lifecycle")
+        in_time = self.world.shown[case.id] in KEEPABLE and not any(what == "keep" for what, _ in case.sent)
+        case.sent.append((decision, at))
+        step = await self._order(lifecycle, case.id, Decide(decision, "otto", "console", "said so", at.clock))
+        if isinstance(step.result, Case):
+            case.confirmed.append((decision, at))
+            if decision == "keep":
+                case.keeps_heard.append((self.world.steps, at))
+        elif decision == "keep" and in_time and isinstance(step.error, Conflict):
+            self.world.judge.blame(f"{case.holder}: a keep that came in time was refused: {step.error}")
+
+    async def _order(self, process: Process, case_id: str, wanted: Command) -> Step:
         work = command(process.running.database, case_id, OTTO, wanted)
-        step = await self.world.run(process, f"console: {type(wanted).__name__} {case_id}", work)
-        return step.result if isinstance(step.result, Case) else None
+        return await self.world.run(process, f"console: {type(wanted).__name__} {case_id}", work)
 
     async def _resend(self, process: Process, case_id: str) -> None:
         async with process.running.database.unit() as unit:
@@ -394,6 +431,10 @@ class History:
                 holder = judge.cases[entry.case_id].holder
                 booked[holder] = booked.get(holder, Decimal(0)) + entry.monthly
         judge.savings(booked, self.states, world.org.users)
+        heard = Counter(link.entry.case_id for link in world.audit if link.entry.command.startswith("decide_"))
+        for case_id, times in heard.items():
+            if times > len(judge.cases[case_id].sent):
+                judge.blame(f"{judge.cases[case_id].holder}: {times} decisions were heard, and fewer were sent")
         fired = Counter(
             (link.entry.case_id, link.entry.command)
             for link in world.audit

@@ -103,6 +103,8 @@ class Judge:
         self._events: set[str] = set()
         self._said: dict[tuple[str, type[Event]], int] = defaultdict(int)
         self.protected: dict[str, str] = {}
+        self.unsure: set[str] = set()
+        """Holders that we tried to freeze without an answer: nobody can tell our freeze from another's."""
 
     def blame(self, what: str) -> None:
         """Note a violation."""
@@ -174,7 +176,7 @@ class Judge:
             self.blame(f"{write.id}: frozen more often than it was flagged")
 
     def _unfreeze(self, write: Write) -> None:
-        if not self._last_ours(write.id, "frozen"):
+        if not self._last_ours(write.id, "frozen") and write.id not in self.unsure:
             self.blame(f"{write.id}: unfrozen, though it was not us who had frozen it")
 
     def _deactivate(self, write: Write) -> None:

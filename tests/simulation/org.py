@@ -188,7 +188,10 @@ class SimActor(FakeActor):
         self._sim, self._gate = org, gate
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
-        return await self._acting("freeze", holders, super().freeze)
+        self._sim.judge.unsure.update(holders)
+        results = await self._acting("freeze", holders, super().freeze)
+        self._sim.judge.unsure -= {holder for holder, result in results.items() if not isinstance(result, TryLater)}
+        return results
 
     async def unfreeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         return await self._acting("unfreeze", holders, super().unfreeze)

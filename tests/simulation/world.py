@@ -111,6 +111,7 @@ class Step:
     began: Instant
     task: asyncio.Task[Any] | None = None
     result: Any = None
+    error: BaseException | None = None
 
 
 @dataclass(eq=False)
@@ -246,6 +247,8 @@ class World:
         self.steps = 0
         self.verifier = Verifier()
         self.audit: list[Link] = []
+        self.shown: dict[str, str] = {}
+        """The state of each case as the console shows it."""
         self._numbers = 0
         self.building: Process | None = None
         self.settings = Settings(
@@ -328,7 +331,7 @@ class World:
             await asyncio.sleep(0)
         step.process.driver.armed = None
         if step.task.done():
-            error = step.task.exception()
+            error = step.error = step.task.exception()
             if error is None:
                 step.result = step.task.result()
             elif isinstance(error, Killed):
@@ -355,6 +358,7 @@ class World:
         if links:
             self.verifier.read(links)
             self.audit.extend(links)
+            self.shown |= {link.entry.case_id: link.entry.after for link in links}
             if self.verifier.fault is not None:
                 self.judge.blame(f"the audit trail: {self.verifier.fault}")
                 self.verifier.fault = None
