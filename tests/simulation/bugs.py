@@ -12,7 +12,8 @@ from unittest.mock import patch
 import msgspec
 import sqlalchemy as sa
 
-from reclaim.approvals import jobs as approvals_jobs, pages as approvals_pages
+from reclaim.approvals import jobs as approvals_jobs
+from reclaim.approvals import pages as approvals_pages
 from reclaim.common import inbox, outbox
 from reclaim.common.contracts import DecisionReceived, SeatReactivated
 from reclaim.common.db import Unit
@@ -20,7 +21,9 @@ from reclaim.connectors import checks
 from reclaim.connectors.ports import Done, Known, TryLater
 from reclaim.lifecycle import actions, domain, handlers, jobs, store, submit
 from reclaim.lifecycle.domain import Effect, SeatChecked, State
-from reclaim.savings import domain as savings_domain, handlers as savings_handlers, store as savings_store
+from reclaim.savings import domain as savings_domain
+from reclaim.savings import handlers as savings_handlers
+from reclaim.savings import store as savings_store
 
 Plant = Callable[[], AbstractContextManager[Any]]
 

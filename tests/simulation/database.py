@@ -20,7 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
 from sqlalchemy.util import LRUCache, await_only
 
-Kind = Literal["cut", "cut before commit", "cut after commit", "disk full", "busy", "kill before commit", "kill after commit"]
+Kind = Literal[
+    "cut", "cut before commit", "cut after commit", "disk full", "busy", "kill before commit", "kill after commit"
+]
 KINDS: tuple[Kind, ...] = (
     "cut",
     "cut before commit",
@@ -111,7 +113,7 @@ registry.register("sqlite.inline", __name__, "InlineDialect")
 
 @dataclass
 class Fault:
-    """One thing that will go wrong at the given statement, or commit, from now."""
+    """One thing that will go wrong in the given transaction from now, the present one being the first."""
 
     kind: Kind
     countdown: int
@@ -135,7 +137,7 @@ class Driver:
     def _statement(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **more: Any) -> Any:
             self._alive()
-            if self._strikes("cut", "disk full", "busy"):
+            if self.armed is not None and self.armed.countdown <= 1 and self._strikes("cut", "disk full", "busy"):
                 raise self._error()
             return original(*args, **more)
 
@@ -152,6 +154,9 @@ class Driver:
             after = self._strikes("cut after commit", "kill after commit")
             original(connection)
             self.commits += 1
+            if self.armed is not None and self.armed.kind in {"cut", "disk full", "busy"}:
+                # Counted in transactions: the two databases need different numbers of statements for one.
+                self.armed.countdown -= 1
             if after == "kill after commit":
                 self.dead = True
                 raise Killed

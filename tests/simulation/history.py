@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from reclaim.common.errors import Conflict
 from reclaim.common.outbox import OUTBOX
 from reclaim.connectors.fake import FakeRecord, FakeUser
 from reclaim.connectors.ports import Refused
-from reclaim.lifecycle import queries, store as lifecycle_store
+from reclaim.lifecycle import queries
+from reclaim.lifecycle import store as lifecycle_store
 from reclaim.lifecycle.api import command
 from reclaim.lifecycle.domain import ENDED, Case, Command, Decide, Reactivate, Retry, State
 from reclaim.savings import store as savings_store
@@ -113,7 +113,9 @@ class History:
                 case 4:
                     user.last_used_at = None
                 case 5:
-                    user.blocked = Refused("DEFAULT_OWNER", "user is the default owner", "Choose another default owner.")
+                    user.blocked = Refused(
+                        "DEFAULT_OWNER", "user is the default owner", "Choose another default owner."
+                    )
             for record in range(chance.choice((0, 0, 1, 3))):
                 org.records[f"{user.id}-r{record}"] = FakeRecord(f"{user.id}-r{record}", "Opportunity", user.id)
             people.append(user)
@@ -171,7 +173,9 @@ class History:
             choices.append((self.hears[name[0]], lambda name=name: world.deliver(name)))
         for process in world.processes.values():
             for job in process.woken():
-                choices.append((2 * self.works[process.name], lambda process=process, job=job: world.do_job(process, job)))
+                choices.append(
+                    (2 * self.works[process.name], lambda process=process, job=job: world.do_job(process, job))
+                )
         for hold in world.holds:
             choices.append((1.5, lambda hold=hold: world.go_on(hold)))
         choices.append((0.8, self._some_job))
@@ -212,7 +216,9 @@ class History:
 
     async def _time(self) -> None:
         world, chance = self.world, self.chance
-        match chance.choices(("seconds", "minutes", "hours", "days", "weeks", "back", "skew"), (6, 4, 2, 5, 0.6, 0.2, 0.3))[0]:
+        match chance.choices(
+            ("seconds", "minutes", "hours", "days", "weeks", "back", "skew"), (6, 4, 2, 5, 0.6, 0.2, 0.3)
+        )[0]:
             case "seconds":
                 self._advance(timedelta(seconds=chance.randint(1, 40)))
             case "minutes":
@@ -245,7 +251,15 @@ class History:
         user = org.users[holder]
         now = self.world.true
         what = chance.choices(
-            ("signs in", "works elsewhere", "made exempt", "made administrator", "freeze changed", "active changed", "manager"),
+            (
+                "signs in",
+                "works elsewhere",
+                "made exempt",
+                "made administrator",
+                "freeze changed",
+                "active changed",
+                "manager",
+            ),
             (3, 1, 1, 1, 1.5, 0.5, 0.5),
         )[0]
         self.world.happened(f"person: {what}")
@@ -274,7 +288,9 @@ class History:
             return
         letter = self.chance.choices(letters, [1 / (1 + 3 * letter.readings) for letter in letters])[0]
         letter.readings += 1
-        match self.chance.choices(("open", "head", "keep", "revoke", "both", "twice", "ignore"), (0.5, 0.5, 2.5, 5, 0.5, 0.7, 0.2))[0]:
+        match self.chance.choices(
+            ("open", "head", "keep", "revoke", "both", "twice", "ignore"), (0.5, 0.5, 2.5, 5, 0.5, 0.7, 0.2)
+        )[0]:
             case "open":
                 await self._get(letter, "GET")
             case "head":
@@ -323,7 +339,9 @@ class History:
         case = self.chance.choices(cases, [4 if shown[case.id] in UNDER_WAY else 1 for case in cases])[0]
         lifecycle = self.world.processes["lifecycle"]
         offered = {"attention": ("retry", "retry", "keep", "revoke", "resend"), "reclaimed": ("reactivate",)}
-        wanted = self.chance.choice(offered.get(shown[case.id], ("keep", "keep", "revoke", "revoke", "retry", "resend")))
+        wanted = self.chance.choice(
+            offered.get(shown[case.id], ("keep", "keep", "revoke", "revoke", "retry", "resend"))
+        )
         match wanted:
             case "resend":
                 approvals = self.world.processes["approvals"]
@@ -367,6 +385,13 @@ class History:
             await self._drain()
             if not await self._unsettled():
                 break
+        reclaimed = [case_id for case_id, state in world.shown.items() if state == "reclaimed"]
+        if reclaimed and self.chance.random() < 0.4:
+            wanted = Reactivate("otto", "the holder is back")
+            await self._order(world.processes["lifecycle"], self.chance.choice(reclaimed), wanted)
+            await self._drain()
+            self._advance(timedelta(hours=3))
+            await self._drain()
 
     async def _drain(self) -> None:
         world = self.world

@@ -222,7 +222,8 @@ class Judge:
         looks = [
             look
             for look in self._looks[holder]
-            if look.serial >= write.began or abs(write.step_at.clock - look.at.clock) <= CHECK_IS_FRESH
+            if look.serial >= write.began
+            or abs(write.step_at.clock - look.at.clock) <= CHECK_IS_FRESH
             or abs(write.step_at.true - look.at.true) <= CHECK_IS_FRESH
         ]
         for part in ("seat", "survey"):

@@ -79,9 +79,9 @@ class SimOrg(FakeOrg):
                     user.frozen_changed_at = self.clock.now()
             setattr(user, name, value)
 
-    def strikes(self, *kinds: str) -> str | None:
-        """Return the trouble that there is now, if any."""
-        if self.calm or self.chance.random() >= self._likely:
+    def strikes(self, *kinds: str, times: float = 1.0) -> str | None:
+        """Return the trouble that there is now, if any; `times` as likely as others."""
+        if self.calm or self.chance.random() >= self._likely * times:
             return None
         kind = self.chance.choice(kinds)
         self.happened(f"org: {kind}")
@@ -212,7 +212,7 @@ class SimActor(FakeActor):
     async def _acting(self, what: str, given: Any, act: Callable[[Any], Awaitable[Any]]) -> Any:
         await self._gate(f"before {what}")
         self._sim.outage()
-        trouble = self._sim.strikes("timed out after commit", "partial success", "UNABLE_TO_LOCK_ROW")
+        trouble = self._sim.strikes("timed out after commit", "partial success", "UNABLE_TO_LOCK_ROW", times=4)
         rows: dict[str | None, tuple[Trouble, ...]] = {
             "timed out after commit": ("after",),
             "partial success": ("none", "before", "after"),

@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -48,7 +48,8 @@ from reclaim.savings.service import build as build_savings
 from reclaim.scanner.service import build as build_scanner
 from reclaim.scanner.settings import ScannerSettings
 from reclaim.web import pages as web_pages
-from reclaim.web.state import SCOPE_KEY, Connected as WebConnected, Web
+from reclaim.web.state import SCOPE_KEY, Web
+from reclaim.web.state import Connected as WebConnected
 from tests.simulation import database as simulated
 from tests.simulation.bus import Broker, Line, Message, QueueName
 from tests.simulation.database import Driver, Fault, Killed
@@ -337,7 +338,7 @@ class World:
             elif isinstance(error, Killed):
                 await step.process.bury()
             elif isinstance(error, Transient | Conflict | NotFound) or is_outage(error):
-                self.log(f"  {type(error).__name__}: {error}"[:160])
+                self.log("  the database is away" if is_outage(error) else f"  {type(error).__name__}")
             else:
                 self.judge.blame(f"{step.process.name}: {step.what} failed: {type(error).__name__}: {error}")
         await self.check()
