@@ -1,4 +1,4 @@
-"""Where histories are played: a folder in memory, a template of the migrated databases, and as many workers as cores."""
+"""Where histories are played: a folder in memory, a template of migrated databases, as many workers as cores."""
 
 from __future__ import annotations
 

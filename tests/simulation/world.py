@@ -328,7 +328,7 @@ class World:
     async def _until_quiet(self, step: Step) -> None:
         assert step.task is not None
         self.stopped = False
-        while not step.task.done() and not self.stopped:
+        while not step.task.done() and not self.stopped:  # noqa: ASYNC110  each turn of the loop is the step's
             await asyncio.sleep(0)
         step.process.driver.armed = None
         if step.task.done():
