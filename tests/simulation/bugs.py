@@ -24,6 +24,7 @@ from reclaim.lifecycle.domain import Effect, SeatChecked, State
 from reclaim.savings import domain as savings_domain
 from reclaim.savings import handlers as savings_handlers
 from reclaim.savings import store as savings_store
+from tests.simulation.world import Chances
 
 Plant = Callable[[], AbstractContextManager[Any]]
 
@@ -370,3 +371,9 @@ BUGS: Final[dict[str, Plant]] = {
         projection_misses_rows,
     )
 }
+
+HAUNTED: Final[dict[str, Chances]] = {
+    "ack_before_commit": Chances(hold=0, kill=0, database=0.6, broker=0, org=0, mail=0),
+    "too_early_is_dropped": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
+}
+"""The trouble without which a bug does no harm; the others are looked for in histories as they come."""

@@ -1,4 +1,4 @@
-"""The broker of a simulation: it keeps bytes, delivers when the scheduler says so, and has the troubles brokers have."""
+"""The broker of a simulation: it keeps bytes, delivers at the scheduler's word, and has the troubles brokers have."""
 
 from __future__ import annotations
 

@@ -130,7 +130,8 @@ class Judge:
         self._said[holder, type(event)] += 1
         count = self._said[holder, type(event)]
         user = users[holder]
-        if isinstance(event, UserFrozen) and count > len(self._ours(holder, "frozen", after=True)):
+        freezes = self._ours(holder, "frozen", after=True)
+        if isinstance(event, UserFrozen) and count > len(freezes) and holder not in self.unsure:
             self.blame(f"{holder}: we said that it was frozen, and the org's log has no such write")
         if isinstance(event, SeatReclaimed) and count > len(self._ours(holder, "active", after=False)):
             self.blame(f"{holder}: we said that its seat was freed, and the org's log has no such write")
@@ -210,7 +211,8 @@ class Judge:
     def _after_grace(self, what: str, holder: str, write: Write, cases: Sequence[Known]) -> None:
         freezes = self._ours(holder, "frozen", after=True)
         if not freezes:
-            self.blame(f"{holder}: {what} without a freeze of ours")
+            if holder not in self.unsure:
+                self.blame(f"{holder}: {what} without a freeze of ours")
             return
         since = write.at.since(freezes[-1].at)
         if cases and all(since < timedelta(days=case.policy.grace_days) for case in cases):

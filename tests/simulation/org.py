@@ -12,6 +12,7 @@ from reclaim.common.errors import Transient
 from reclaim.connectors.fake import FakeActor, FakeOrg, FakeReader, FakeUser, Trouble
 from reclaim.connectors.ports import (
     ActionResult,
+    Done,
     HandedOver,
     Incomplete,
     Licence,
@@ -190,7 +191,9 @@ class SimActor(FakeActor):
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         self._sim.judge.unsure.update(holders)
         results = await self._acting("freeze", holders, super().freeze)
-        self._sim.judge.unsure -= {holder for holder, result in results.items() if not isinstance(result, TryLater)}
+        self._sim.judge.unsure -= {
+            holder for holder, result in results.items() if isinstance(result, Done) and result.changed
+        }
         return results
 
     async def unfreeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:

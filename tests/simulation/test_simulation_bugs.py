@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.bugs import BUGS
+from tests.simulation.bugs import BUGS, HAUNTED
 from tests.simulation.stage import Stage, quiet
 
 WITHIN = 150
@@ -17,7 +17,7 @@ def test_a_planted_bug_is_found(name: str) -> None:
     with quiet(), Stage() as stage:
         for seed in range(WITHIN):
             with BUGS[name]():
-                outcome = stage.play(seed)
+                outcome = stage.play(seed, chances=HAUNTED.get(name))
             if outcome.violations:
                 return
     pytest.fail(f"{name} was not found in {WITHIN} histories")
