@@ -18,7 +18,7 @@ from reclaim.common.errors import Conflict
 from reclaim.common.outbox import OUTBOX
 from reclaim.connectors.fake import FakeRecord, FakeUser
 from reclaim.connectors.ports import Refused
-from reclaim.lifecycle import queries
+from reclaim.lifecycle import brake_store, queries
 from reclaim.lifecycle import store as lifecycle_store
 from reclaim.lifecycle.api import command
 from reclaim.lifecycle.domain import ENDED, Case, Command, Decide, Reactivate, Retry, State
@@ -43,6 +43,15 @@ KEEPABLE: Final = {
     "handing_over",
 }
 """Where a case may stand when somebody asks for the first time to keep the seat, and must be heard."""
+LOOSE: Final = {
+    "run_most": 100,
+    "run_share": 100,
+    "day_most": 100,
+    "day_share": 100,
+    "month_most": 100,
+    "month_share": 100,
+    "canary": 100,
+}
 SETTINGS: Final = {"instance_url": "https://sim.my.salesforce.com", "client_id": "3MVG9"}
 
 
@@ -148,12 +157,23 @@ class History:
             author="otto",
         )
         self.rule = await actions.activate_rule(deps, rule.id)
+        if chance.random() < 0.85:
+            await self._loosen_the_brakes(connection.id)
         await self._scan()
         if chance.random() < 0.8:
             while await self.world.do_job(scanner, "scan"):
                 pass
             await self.world.do_job(scanner, "relay")
         self.world.calm = org.calm = self.world.broker.calm = False
+
+    async def _loosen_the_brakes(self, connection_id: str) -> None:
+        """Let an org of a handful of people be worked on: by default it would hardly ever get beyond a canary."""
+        database = self.world.processes["lifecycle"].running.database
+        async with database.unit() as unit:
+            # Past the check that the connection is known here: its event is still on its way.
+            await brake_store.set_limits(
+                unit.db, connection_id, LOOSE, by="anna", reason="a small org", now=self.world.true
+            )
 
     async def _scan(self) -> None:
         scanner = self.world.processes["scanner"]
