@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -32,7 +32,8 @@ from reclaim.common.errors import Conflict
 from reclaim.common.security import Sealer
 from reclaim.common.service import Running
 from reclaim.common.settings import Settings
-from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser
+from reclaim.connectors.fake import FakeOrg, FakeReader, FakeRecord, FakeUser
+from reclaim.connectors.ports import ConnectionProfile, Survey
 from reclaim.lifecycle import queries, store
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.api import command as give_command
@@ -537,3 +538,60 @@ async def test_what_an_operator_is_refused_is_recorded(tmp_path: Path) -> None:
             last = (await store.history(db, "case-1"))[-1].link.entry
         assert (last.actor, last.command, last.accepted) == ("otto", "decide_revoke", False)
         assert await it.verified()
+
+
+async def test_what_was_read_before_the_process_was_stopped_is_not_acted_upon(tmp_path: Path) -> None:
+    class Stopped(FakeReader):
+        """Is stopped for two days between its two readings, once."""
+
+        async def survey(self, holders: Sequence[str] | None, *, since: datetime) -> Survey:
+            if clock.now() == NOW:
+                clock.advance(2 * DAY)
+                self._org.users["005A"].last_used_at = NOW + DAY
+            return await super().survey(holders, since=since)
+
+    class Org(FakeOrg):
+        def reader(self, profile: ConnectionProfile | None = None) -> FakeReader:
+            return Stopped(self)
+
+    def slow(given: FixedClock) -> FakeOrg:
+        nonlocal clock
+        clock, usual = given, org_of(given)
+        return Org(given, users=usual.users)
+
+    clock = FixedClock(NOW)
+    async with world(None, tmp_path, slow) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.act()
+        assert (await it.case()).state is State.CHECKING_BEFORE_FREEZE
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
+        assert (await it.case()).state is State.CANCELLED
+        assert it.org.writes == []
+
+
+async def test_an_account_that_somebody_else_froze_since_the_check_is_left_to_them(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.once("act")
+        assert (await it.case()).state is State.FREEZING
+        it.org.users["005A"].frozen = True
+        await it.act()
+        assert (await it.case()).state is State.SKIPPED
+        assert it.org.writes == []
+
+
+async def test_a_step_that_an_appeal_overtook_is_not_begun(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.once("act")
+        assert (await it.case()).state is State.FREEZING
+        it.org.users["005A"].frozen = True
+        await it.tell(decision("keep"))
+        await it.act()
+        assert (await it.case()).state is State.KEPT
+        assert it.org.writes == []
+        assert it.org.users["005A"].frozen

@@ -271,6 +271,8 @@ class Actions:
         outcomes: dict[str, Outcome] = self._days_off(claimed)
         claimed = [effect for effect in claimed if effect.id not in outcomes]
         if kind in CHECKED:
+            outcomes |= _appealed_meanwhile(claimed)
+            claimed = [effect for effect in claimed if effect.id not in outcomes]
             outcomes |= await self._check_again(claimed, reader)
             claimed = [effect for effect in claimed if effect.id not in outcomes]
         # A dry run never gets further than this line with anything that could write.
@@ -308,12 +310,16 @@ class Actions:
         outcomes: dict[str, Outcome] = {}
         for effect in claimed:
             match results.get(effect.case.seat.holder.id):
+                case Done(changed=False) if kind is Effect.FREEZE and not (effect.case.unsure or effect.attempts > 1):
+                    # Undone at an appeal, or taken for the beginning of grace, it would be somebody else's freeze.
+                    outcomes[effect.id] = _found("exempt", "somebody else froze the account since it was checked")
                 case Done(changed, before):
                     evidence = msgspec.json.encode({"changed": changed, "before": before}).decode()
                     outcomes[effect.id] = Answer(SUCCESS[kind], evidence)
                 case Refused(code, message, remedy):
                     # Of a downgrade that is refused, a part may have been done.
-                    failed = ActionFailed(f"{code}: {message}", remedy, unsure=kind is Effect.DOWNGRADE)
+                    unsure = kind is Effect.DOWNGRADE or (kind in UNSURE and effect.attempts > 1)
+                    failed = ActionFailed(f"{code}: {message}", remedy, unsure=unsure)
                     outcomes[effect.id] = Answer(failed, message)
                 case TryLater(reason):
                     outcomes[effect.id] = Later(reason)
@@ -335,8 +341,12 @@ class Actions:
     async def _check(self, claimed: Sequence[Claimed], reader: SeatReader) -> dict[str, Outcome]:
         holders = [effect.case.seat.holder.id for effect in claimed]
         longest = max(effect.case.policy.inactive_days for effect in claimed)
+        began = self._clock.now()
         records = await reader.seats_of(holders)
-        survey = await reader.survey(holders, since=self._clock.now() - timedelta(days=longest))
+        survey = await reader.survey(holders, since=began - timedelta(days=longest))
+        if abs(self._clock.now() - began) > CHECK_HOLDS:
+            # This process was stopped, or the answer hung: what was read first may be days old.
+            return dict.fromkeys((effect.id for effect in claimed), Later("the check took too long to be believed"))
         outcomes = {e.id: self._checked(e, records.get(e.case.seat.holder.id), survey) for e in claimed}
         return await self._with_images(claimed, outcomes, reader)
 
@@ -529,6 +539,22 @@ def _downgrade(case: Case) -> Downgrade:
     target = case.policy.downgrade_to
     assert target is not None
     return Downgrade(case.seat.holder.id, target.product, target.profile)
+
+
+def _appealed_meanwhile(claimed: Sequence[Claimed]) -> dict[str, Outcome]:
+    """Return, for each step that an appeal overtook before it was begun, that it is not taken."""
+    return {
+        effect.id: Answer(
+            ActionFailed(
+                f"{effect.kind.value} was not begun any more",
+                "Nothing is to be done: the appeal is granted.",
+                unsure=effect.kind in UNSURE and effect.attempts > 1,
+            ),
+            "the appeal came first",
+        )
+        for effect in claimed
+        if effect.case.appealed_by is not None
+    }
 
 
 def _found(found: Any, evidence: str) -> Answer:

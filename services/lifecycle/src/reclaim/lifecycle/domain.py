@@ -866,8 +866,11 @@ def _failed_before_reclaim(case: Case, command: ActionFailed, now: datetime) -> 
     """What an appeal was waiting for failed: nothing more is taken away, and the appeal is granted."""
     if case.appealed_by is None:
         return _failed(case, command, now)
-    note = f"restored: an appeal came while a step failed ({command.reason})"
-    return _go(_after_failure(case, command), State.RESTORING, note)
+    after = _after_failure(case, command)
+    if case.state is State.FREEZING and not after.unsure:
+        # Were it undone, what somebody else froze meanwhile would be.
+        return _end(after, State.KEPT, "kept", f"{case.appealed_by} wants it kept; nothing had been done yet", now)
+    return _go(after, State.RESTORING, f"restored: an appeal came while a step failed ({command.reason})")
 
 
 def _braked(case: Case, command: BrakeTripped, now: datetime) -> Verdict:

@@ -1,0 +1,379 @@
+"""Bugs planted over the real code, to try the judge: each has to be found within a bounded number of histories."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+from unittest.mock import patch
+
+import msgspec
+import sqlalchemy as sa
+
+from reclaim.approvals import jobs as approvals_jobs
+from reclaim.approvals import pages as approvals_pages
+from reclaim.common import inbox, outbox
+from reclaim.common.contracts import DecisionReceived, SeatReactivated
+from reclaim.common.db import Unit
+from reclaim.connectors import checks
+from reclaim.connectors.ports import Done, Known, TryLater
+from reclaim.lifecycle import actions, domain, handlers, jobs, store, submit
+from reclaim.lifecycle.domain import Effect, SeatChecked, State
+from reclaim.savings import domain as savings_domain
+from reclaim.savings import handlers as savings_handlers
+from reclaim.savings import store as savings_store
+from tests.simulation.world import Chances
+
+Plant = Callable[[], AbstractContextManager[Any]]
+
+
+def _transition(state: State, kind: type[Any], instead: Callable[..., Any]) -> AbstractContextManager[Any]:
+    return patch.dict(domain.TRANSITIONS, {(state, kind): instead})  # type: ignore[arg-type]
+
+
+def _refused(*_: Any) -> domain.Rejected:
+    return domain.Rejected("planted: not heard")
+
+
+# Messages.
+
+
+def ack_before_commit() -> AbstractContextManager[Any]:
+    original = inbox.Inbox.receive
+
+    async def receive(self: inbox.Inbox, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            await self._confirm(inbox._split(message))
+        try:
+            await original(self, messages)
+        except Exception:
+            return
+
+    return patch.object(inbox.Inbox, "receive", receive)
+
+
+def no_inbox() -> AbstractContextManager[Any]:
+    async def record(self: inbox.Inbox, db: Any, parts: Sequence[Any]) -> set[str]:
+        return {part.id for part in parts}
+
+    return patch.object(inbox.Inbox, "_record", record)
+
+
+def too_early_is_dropped() -> AbstractContextManager[Any]:
+    async def set_aside(self: inbox.Inbox, part: Any, error: Exception) -> None:
+        return
+
+    return patch.object(inbox.Inbox, "_set_aside", set_aside)
+
+
+def outbox_row_is_lost() -> AbstractContextManager[Any]:
+    async def insert(*_: Any, **__: Any) -> None:
+        return
+
+    return patch.object(outbox, "insert_many", insert)
+
+
+def outbox_row_deleted_at_publish() -> AbstractContextManager[Any]:
+    original = outbox.Outbox.relay
+
+    async def relay(self: outbox.Outbox, database: Any, bus: Any) -> bool:
+        said = [one.event_id for one in self._at_hand]
+        worked = await original(self, database, bus)
+        async with database.unit() as unit:
+            for event_id in said:
+                await unit.db.execute(sa.delete(outbox.OUTBOX).where(outbox.OUTBOX.c.event_id == event_id))
+        return worked
+
+    return patch.object(outbox.Outbox, "relay", relay)
+
+
+def keep_is_never_said() -> AbstractContextManager[Any]:
+    original = Unit.emit
+
+    def emit(self: Unit, *events: Any) -> None:
+        original(self, *(e for e in events if not (isinstance(e, DecisionReceived) and e.decision == "keep")))
+
+    return patch.object(Unit, "emit", emit)
+
+
+# Checks.
+
+
+def _unchecked(state: State) -> AbstractContextManager[Any]:
+    original = actions.Actions._check
+
+    async def check(self: actions.Actions, claimed: Sequence[Any], reader: Any) -> dict[str, Any]:
+        skipped = [effect for effect in claimed if effect.case.state is state]
+        rest = [effect for effect in claimed if effect.case.state is not state]
+        found = await original(self, rest, reader) if rest else {}
+        clear = actions.Answer(SeatChecked("clear", "planted"), "planted")
+        return found | {effect.id: clear for effect in skipped}
+
+    return patch.object(actions.Actions, "_check", check)
+
+
+def no_recheck_before_freeze() -> AbstractContextManager[Any]:
+    return _unchecked(State.CHECKING_BEFORE_FREEZE)
+
+
+def no_recheck_before_reclaim() -> AbstractContextManager[Any]:
+    return _unchecked(State.CHECKING_BEFORE_RECLAIM)
+
+
+def old_check_is_good_enough() -> AbstractContextManager[Any]:
+    return patch.object(actions, "CHECK_HOLDS", timedelta(days=400))
+
+
+def _blind_to(part: str) -> AbstractContextManager[Any]:
+    original = checks.evaluate
+
+    def evaluate(seat: Any, survey: Any, **more: Any) -> Any:
+        return original(seat, replace(survey, **{part: Known({})}), **more)
+
+    return patch.object(checks, "evaluate", evaluate)
+
+
+def exempt_is_ignored() -> AbstractContextManager[Any]:
+    return _blind_to("exempt")
+
+
+def administrator_is_ignored() -> AbstractContextManager[Any]:
+    return _blind_to("administrators")
+
+
+def sign_in_is_ignored() -> AbstractContextManager[Any]:
+    return patch.object(checks, "is_unused", lambda *_, **__: True)
+
+
+# Decisions and time.
+
+
+def get_mutates() -> AbstractContextManager[Any]:
+    original = approvals_pages.LinkPages.show
+
+    async def show(self: Any, request: Any, token: str, choice: str) -> Any:
+        found = await self._find(token)
+        if found is not None and found.opens is approvals_pages.Opens.QUESTION and found.link.purpose == "decision":
+            await self._record(found.link, "revoke", "", request)
+        return await original(self, request, token, choice)
+
+    return patch.object(approvals_pages.LinkPages, "show", show)
+
+
+def timer_early() -> AbstractContextManager[Any]:
+    original = jobs.fire_timers
+
+    class Ahead:
+        def __init__(self, database: Any) -> None:
+            self._database = database
+
+        @asynccontextmanager
+        async def unit(self) -> AsyncIterator[Unit]:
+            async with self._database.unit() as unit:
+                unit.now += timedelta(days=2)
+                yield unit
+
+    async def fire(database: Any) -> bool:
+        return await original(Ahead(database))  # type: ignore[arg-type]
+
+    return patch.object(jobs, "fire_timers", fire)
+
+
+def grace_is_ignored() -> AbstractContextManager[Any]:
+    original = domain.TRANSITIONS[State.FREEZING, domain.SeatFrozen]
+
+    def frozen(case: Any, command: Any, now: Any) -> Any:
+        hasty = msgspec.structs.replace(case, policy=msgspec.structs.replace(case.policy, grace_days=0))
+        return original(hasty, command, now)
+
+    return _transition(State.FREEZING, domain.SeatFrozen, frozen)
+
+
+def keep_in_grace_is_ignored() -> AbstractContextManager[Any]:
+    return _transition(State.FROZEN, domain.Decide, _refused)
+
+
+def appeal_while_acting_is_ignored() -> AbstractContextManager[Any]:
+    return _transition(State.FREEZING, domain.Decide, _refused)
+
+
+def keep_before_the_freeze_is_ignored() -> AbstractContextManager[Any]:
+    return _transition(State.CHECKING_BEFORE_FREEZE, domain.Decide, _refused)
+
+
+def second_decision_wins() -> AbstractContextManager[Any]:
+    return _transition(State.KEPT, domain.Decide, domain._decided)
+
+
+def delivered_before_it_is_sent() -> AbstractContextManager[Any]:
+    async def send(self: Any, session: Any, mail: Any, request: Any) -> None:
+        await self._sent(mail, request)
+
+    return patch.object(approvals_jobs.MailJob, "_send", send)
+
+
+def deadline_without_a_question() -> AbstractContextManager[Any]:
+    original = handlers.SUBSCRIPTIONS[handlers.UserFlagged]
+
+    async def opened(deps: Any, unit: Unit, events: Sequence[Any]) -> None:
+        await original(deps, unit, events)
+        known = await store.load(unit.db, [event.data.case_id for event in events])
+        fresh = [case for case in known.values() if case.state is State.FLAGGED]
+        due = unit.now + timedelta(days=1)
+        asked = [
+            msgspec.structs.replace(case, state=State.AWAITING_DECISION, notified_at=unit.now, decide_by=due)
+            for case in fresh
+        ]
+        await store.update(unit.db, asked, unit.now)
+        await store.set_timers(unit.db, [(case.id, domain.Timer("deadline", due)) for case in asked])
+
+    return patch.dict(handlers.SUBSCRIPTIONS, {handlers.UserFlagged: opened})
+
+
+# Acting.
+
+
+def no_answer_is_taken_for_success() -> AbstractContextManager[Any]:
+    original = actions.Actions._act
+
+    class Hopeful:
+        def __init__(self, actor: Any) -> None:
+            self._actor = actor
+
+        def __getattr__(self, name: str) -> Any:
+            async def act(holders: Any) -> Any:
+                results = await getattr(self._actor, name)(holders)
+                return {
+                    holder: Done(changed=True) if isinstance(result, TryLater) else result
+                    for holder, result in results.items()
+                }
+
+            return act
+
+    async def act(self: Any, claimed: Any, kind: Any, actor: Any) -> Any:
+        return await original(self, claimed, kind, Hopeful(actor))  # type: ignore[arg-type]
+
+    return patch.object(actions.Actions, "_act", act)
+
+
+def dry_run_writes() -> AbstractContextManager[Any]:
+    original = store.claim_effects
+
+    async def claim(db: Any, *, most: int) -> list[Any]:
+        return [
+            replace(
+                effect,
+                case=msgspec.structs.replace(
+                    effect.case, policy=msgspec.structs.replace(effect.case.policy, dry_run=False)
+                ),
+            )
+            for effect in await original(db, most=most)
+        ]
+
+    return patch.object(store, "claim_effects", claim)
+
+
+def unfreezes_what_others_froze() -> AbstractContextManager[Any]:
+    original = domain.TRANSITIONS[State.CHECKING_BEFORE_FREEZE, SeatChecked]
+
+    def checked(case: Any, command: SeatChecked, now: Any) -> Any:
+        return original(case, msgspec.structs.replace(command, tried=True), now)
+
+    return _transition(State.CHECKING_BEFORE_FREEZE, SeatChecked, checked)
+
+
+def unfreeze_is_only_said() -> AbstractContextManager[Any]:
+    original = actions.Actions._act
+
+    async def act(self: Any, claimed: Any, kind: Any, actor: Any) -> Any:
+        if kind is Effect.UNFREEZE:
+            return {e.id: actions.Answer(domain.SeatUnfrozen(), "planted") for e in claimed}
+        return await original(self, claimed, kind, actor)
+
+    return patch.object(actions.Actions, "_act", act)
+
+
+def acts_within_a_transaction() -> AbstractContextManager[Any]:
+    original = actions.Actions._perform
+
+    async def perform(self: Any, claimed: Any, connection: Any) -> Any:
+        async with self._database.reading() as db:
+            await db.execute(sa.text("SELECT 1"))
+            return await original(self, claimed, connection)
+
+    return patch.object(actions.Actions, "_perform", perform)
+
+
+# Records.
+
+
+def audit_entry_is_skipped() -> AbstractContextManager[Any]:
+    original = submit.record
+
+    def record(unit: Any, entries: Sequence[Any]) -> None:
+        original(unit, [pair for pair in entries if pair[0].command != "seat_checked"])
+
+    return patch.object(submit, "record", record)
+
+
+def savings_are_counted_twice() -> AbstractContextManager[Any]:
+    return patch.dict(savings_domain.SIGN, {"reclaimed": 2})
+
+
+def reactivations_are_not_booked() -> AbstractContextManager[Any]:
+    async def nothing(deps: Any, unit: Unit, events: Sequence[Any]) -> None:
+        return
+
+    return patch.dict(savings_handlers.SUBSCRIPTIONS, {SeatReactivated: nothing})
+
+
+def projection_misses_rows() -> AbstractContextManager[Any]:
+    async def project(*_: Any, **__: Any) -> None:
+        return
+
+    return patch.object(savings_store, "project", project)
+
+
+BUGS: Final[dict[str, Plant]] = {
+    plant.__name__: plant
+    for plant in (
+        ack_before_commit,
+        no_inbox,
+        too_early_is_dropped,
+        outbox_row_is_lost,
+        outbox_row_deleted_at_publish,
+        keep_is_never_said,
+        no_recheck_before_freeze,
+        no_recheck_before_reclaim,
+        old_check_is_good_enough,
+        exempt_is_ignored,
+        administrator_is_ignored,
+        sign_in_is_ignored,
+        get_mutates,
+        timer_early,
+        grace_is_ignored,
+        keep_in_grace_is_ignored,
+        appeal_while_acting_is_ignored,
+        keep_before_the_freeze_is_ignored,
+        second_decision_wins,
+        delivered_before_it_is_sent,
+        deadline_without_a_question,
+        no_answer_is_taken_for_success,
+        dry_run_writes,
+        unfreezes_what_others_froze,
+        unfreeze_is_only_said,
+        acts_within_a_transaction,
+        audit_entry_is_skipped,
+        savings_are_counted_twice,
+        reactivations_are_not_booked,
+        projection_misses_rows,
+    )
+}
+
+HAUNTED: Final[dict[str, Chances]] = {
+    "ack_before_commit": Chances(hold=0, kill=0, database=0.6, broker=0, org=0, mail=0),
+    "too_early_is_dropped": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
+}
+"""The trouble without which a bug does no harm; the others are looked for in histories as they come."""

@@ -1,0 +1,515 @@
+"""One seed is one history: a `Random` chooses the org, the rule, every step, every fault and what people do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, Final, Literal
+from urllib.parse import urlencode
+
+import sqlalchemy as sa
+
+from reclaim.approvals.resend import resend
+from reclaim.common.contracts import SERVICES
+from reclaim.common.errors import Conflict
+from reclaim.common.outbox import OUTBOX
+from reclaim.connectors.fake import FakeRecord, FakeUser
+from reclaim.connectors.ports import Refused
+from reclaim.lifecycle import brake_store, queries
+from reclaim.lifecycle import store as lifecycle_store
+from reclaim.lifecycle.api import command
+from reclaim.lifecycle.domain import ENDED, Case, Command, Decide, Reactivate, Retry, State
+from reclaim.savings import store as savings_store
+from reclaim.scanner import actions
+from reclaim.web.operators import Operator
+from tests.simulation.invariants import Known
+from tests.simulation.mail import Letter
+from tests.simulation.org import INACTIVE_DAYS, PRODUCT
+from tests.simulation.world import Chances, Page, Process, Step, World, controlled
+
+DAY: Final = timedelta(days=1)
+OTTO: Final = Operator("otto", "operator", "session")
+UNDER_WAY: Final = {"checking_before_freeze", "freezing", "checking_before_reclaim", "handing_over", "attention"}
+KEEPABLE: Final = {
+    "flagged",
+    "awaiting_decision",
+    "checking_before_freeze",
+    "freezing",
+    "frozen",
+    "checking_before_reclaim",
+    "handing_over",
+}
+"""Where a case may stand when somebody asks for the first time to keep the seat, and must be heard."""
+LOOSE: Final = {
+    "run_most": 100,
+    "run_share": 100,
+    "day_most": 100,
+    "day_share": 100,
+    "month_most": 100,
+    "month_share": 100,
+    "canary": 100,
+}
+SETTINGS: Final = {"instance_url": "https://sim.my.salesforce.com", "client_id": "3MVG9"}
+
+
+@dataclass
+class Outcome:
+    """What became of a history."""
+
+    seed: int
+    violations: list[str]
+    cases: int
+    steps: int
+    faults: Counter[str]
+    states: Counter[str]
+    trace: list[str] = field(default_factory=list)
+    signature: list[str] = field(default_factory=list)
+
+
+class History:
+    """Plays one seed."""
+
+    def __init__(self, seed: int, database_url: str, *, chances: Chances | None = None, length: int | None = None):
+        self.world = World(seed, database_url, chances=chances)
+        self.chance = self.world.chance
+        self.length = self.chance.randint(40, 90) if length is None else length
+        speeds = (0.3, 3.0, 4.0, 4.0)
+        self.hears = {name: self.chance.choice(speeds) for name in SERVICES}
+        self.works = {name: self.chance.choice(speeds) for name in SERVICES}
+        """How soon each process hears what waits in its queues, and does what it has to: some lag far behind."""
+
+    async def play(self) -> Outcome:
+        """Play the history to its end and judge it."""
+        with controlled(self.world):
+            self.world.start()
+            try:
+                await self._set_up()
+                for _ in range(self.length):
+                    await self._anything()
+                await self._settle()
+                await self._judge_the_end()
+            finally:
+                await self.world.close()
+        return self._outcome()
+
+    # The beginning.
+
+    async def _set_up(self) -> None:
+        chance, org, now = self.chance, self.world.org, self.world.true
+        long_ago = now - 900 * DAY
+        org.run_as = "u-robot"
+        people: list[FakeUser] = [
+            FakeUser("u-robot", long_ago, now - 200 * DAY, "Robot", "robot@example.com", administrator=None),
+            FakeUser("u-boss", long_ago, now, "Bea Boss", "boss@example.com", administrator="Modify All Data"),
+        ]
+        for number in range(chance.randint(2, 8)):
+            idle = now - chance.choice((100, 120, 200)) * DAY
+            user = FakeUser(
+                f"u-{number:02}", long_ago, idle, f"User {number}", f"user{number}@example.com", manager_id="u-boss"
+            )
+            match chance.randrange(14):
+                case 0:
+                    user.last_used_at = now - 3 * DAY
+                case 1:
+                    user.exempt = "on leave"
+                case 2:
+                    user.administrator = "Manage Users"
+                case 3:
+                    user.manager_id = None
+                case 4:
+                    user.last_used_at = None
+                case 5:
+                    user.blocked = Refused(
+                        "DEFAULT_OWNER", "user is the default owner", "Choose another default owner."
+                    )
+            for record in range(chance.choice((0, 0, 1, 3))):
+                org.records[f"{user.id}-r{record}"] = FakeRecord(f"{user.id}-r{record}", "Opportunity", user.id)
+            people.append(user)
+        org.users.update({user.id: user for user in people})
+        org.licences = {PRODUCT: len(people) + chance.choice((0, 5))}
+        org.page_size = chance.choice((3, 200))
+        self.world.judge.protected = {"u-robot": "the user we run as", "u-boss": "the last administrator"}
+        self.world.calm = org.calm = self.world.broker.calm = True
+        scanner = self.world.processes["scanner"]
+        deps = scanner.running.service.jobs[0].run.args[0]  # type: ignore[attr-defined]
+        connection = await actions.add_connection(
+            deps, name="Sim", kind="salesforce", settings=SETTINGS, credentials={"client_secret": "s"}, test=False
+        )
+        self.dry_run = chance.random() < 0.15
+        rule = await actions.add_rule(
+            deps,
+            connection.id,
+            {
+                "name": "Idle",
+                "products": [PRODUCT],
+                "inactive_days": INACTIVE_DAYS,
+                "route": "email",
+                "decision_days": chance.choice((2, 7)),
+                "on_timeout": chance.choice(("freeze", "freeze", "keep", "escalate")),
+                "grace_days": chance.choice((3, 7)),
+                "hand_over": chance.random() < 0.7,
+                "dry_run": self.dry_run,
+                "cooldown_days": chance.choice((0, 30)),
+            },
+            author="otto",
+        )
+        self.rule = await actions.activate_rule(deps, rule.id)
+        if chance.random() < 0.85:
+            await self._loosen_the_brakes(connection.id)
+        await self._scan()
+        if chance.random() < 0.8:
+            while await self.world.do_job(scanner, "scan"):
+                pass
+            await self.world.do_job(scanner, "relay")
+        self.world.calm = org.calm = self.world.broker.calm = False
+
+    async def _loosen_the_brakes(self, connection_id: str) -> None:
+        """Let an org of a handful of people be worked on: by default it would hardly ever get beyond a canary."""
+        database = self.world.processes["lifecycle"].running.database
+        async with database.unit() as unit:
+            # Past the check that the connection is known here: its event is still on its way.
+            await brake_store.set_limits(
+                unit.db, connection_id, LOOSE, by="anna", reason="a small org", now=self.world.true
+            )
+
+    async def _scan(self) -> None:
+        scanner = self.world.processes["scanner"]
+        deps = scanner.running.service.jobs[0].run.args[0]  # type: ignore[attr-defined]
+        await self.world.run(
+            scanner,
+            "start a scan",
+            actions.start_scan(deps, self.rule.id, dry_run=False, accept_population=True, asked_by="otto"),
+        )
+
+    # The middle: anything may happen next.
+
+    async def _anything(self) -> None:
+        world = self.world
+        choices: list[tuple[float, Callable[[], Awaitable[Any]]]] = []
+        for name in world.broker.waiting():
+            choices.append((self.hears[name[0]], lambda name=name: world.deliver(name)))
+        for process in world.processes.values():
+            for job in process.woken():
+                choices.append(
+                    (2 * self.works[process.name], lambda process=process, job=job: world.do_job(process, job))
+                )
+        for hold in world.holds:
+            choices.append((1.5, lambda hold=hold: world.go_on(hold)))
+        choices.append((0.8, self._some_job))
+        choices.append((0.12, self._kill))
+        choices.append((0.7, self._busy))
+        if world.letters:
+            choices.append((2.5, self._somebody_reads))
+        if world.judge.cases:
+            choices.append((0.8, self._console))
+        choices.append((0.5, self._in_the_org))
+        choices.append((0.15, self._scan))
+        choices.append((3.0, self._time))
+        choices.append((1.0 if world.broker.away else 0.1, self._broker_goes_or_comes))
+        weights = [weight for weight, _ in choices]
+        (_, chosen) = self.chance.choices(choices, weights)[0]
+        await chosen()
+
+    async def _busy(self) -> None:
+        """Let everything that waits be looked at once, in order: histories of single steps hardly come far."""
+        for name in self.world.broker.waiting():
+            await self.world.deliver(name)
+        for process in self.world.processes.values():
+            for job in process.woken():
+                await self.world.do_job(process, job)
+
+    async def _some_job(self) -> None:
+        process = self.chance.choice(list(self.world.processes.values()))
+        await self.world.do_job(process, self.chance.choice(sorted(process.running.wakers)))
+
+    async def _kill(self) -> None:
+        process = self.chance.choice(list(self.world.processes.values()))
+        self.world.happened(f"kill: {process.name}, between steps")
+        await process.bury()
+
+    async def _broker_goes_or_comes(self) -> None:
+        self.world.broker.away = not self.world.broker.away
+        self.world.happened("broker: goes away" if self.world.broker.away else "broker: is back")
+
+    async def _time(self) -> None:
+        world, chance = self.world, self.chance
+        match chance.choices(
+            ("seconds", "minutes", "hours", "days", "weeks", "back", "skew"), (6, 4, 2, 5, 0.6, 0.2, 0.3)
+        )[0]:
+            case "seconds":
+                self._advance(timedelta(seconds=chance.randint(1, 40)))
+            case "minutes":
+                self._advance(timedelta(minutes=chance.randint(1, 30)))
+            case "hours":
+                self._advance(timedelta(hours=chance.randint(1, 12)))
+            case "days":
+                self._advance(chance.randint(1, 4) * DAY)
+            case "weeks":
+                world.happened("time: +14 days")
+                self._advance(14 * DAY)
+            case "back":
+                process = chance.choice(list(world.processes.values()))
+                world.happened("time: -2 hours")
+                process.clock.off -= timedelta(hours=2)
+                if chance.random() < 0.5:
+                    world.wall_off -= timedelta(hours=2)
+            case "skew":
+                process = chance.choice(list(world.processes.values()))
+                world.happened("time: ±10 minutes between hosts")
+                process.clock.off += timedelta(minutes=chance.choice((-10, 10)))
+
+    def _advance(self, by: timedelta) -> None:
+        self.world.true += by
+        self.world.log(f"{by} later")
+
+    async def _in_the_org(self) -> None:
+        org, chance = self.world.org, self.chance
+        holder = chance.choice(sorted(user for user in org.users if user not in self.world.judge.protected))
+        user = org.users[holder]
+        now = self.world.true
+        what = chance.choices(
+            (
+                "signs in",
+                "works elsewhere",
+                "made exempt",
+                "made administrator",
+                "freeze changed",
+                "active changed",
+                "manager",
+            ),
+            (3, 1, 1, 1, 1.5, 0.5, 0.5),
+        )[0]
+        self.world.happened(f"person: {what}")
+        self.world.log(f"  {holder}")
+        match what:
+            case "signs in" if not user.frozen and user.active:
+                org.person(holder, last_used_at=now)
+            case "works elsewhere" if not user.frozen and user.active:
+                org.person(holder, seen_elsewhere_at=now)
+            case "made exempt":
+                org.person(holder, exempt=None if user.exempt else "legal hold")
+            case "made administrator":
+                org.person(holder, administrator=None if user.administrator else "Manage Users")
+            case "freeze changed":
+                org.person(holder, frozen=not user.frozen)
+            case "active changed":
+                org.person(holder, active=not user.active)
+            case "manager":
+                org.person(holder, manager_id=None if user.manager_id else "u-boss")
+
+    # People.
+
+    async def _somebody_reads(self) -> None:
+        letters = [letter for letter in self.world.letters if letter.token is not None]
+        if not letters:
+            return
+        letter = self.chance.choices(letters, [1 / (1 + 3 * letter.readings) for letter in letters])[0]
+        letter.readings += 1
+        match self.chance.choices(
+            ("open", "head", "keep", "revoke", "both", "twice", "ignore"), (0.5, 0.5, 2.5, 5, 0.5, 0.7, 0.2)
+        )[0]:
+            case "open":
+                await self._get(letter, "GET")
+            case "head":
+                await self._get(letter, "HEAD")
+            case "keep":
+                await self._answer(letter, "keep")
+            case "revoke":
+                await self._answer(letter, "revoke" if letter.kind == "ask" else "keep")
+            case "both":
+                await self._answer(letter, "revoke" if letter.kind == "ask" else "keep")
+                await self._answer(letter, "keep")
+            case "twice":
+                choice = self.chance.choice(("keep", "revoke")) if letter.kind == "ask" else "keep"
+                await self._answer(letter, choice, times=2)
+
+    async def _get(self, letter: Letter, method: str) -> Page | None:
+        process = self.world.processes["approvals"]
+        show = process.endpoints[method, "/d/{token}"]
+        request = self.world.request(method, f"/approvals/d/{letter.token}")
+        step = await self.world.run(process, f"{method} a link", _call(show, request, letter.token, "keep"))
+        return step.result if isinstance(step.result, Page) else None
+
+    async def _answer(self, letter: Letter, choice: str, *, times: int = 1) -> None:
+        page = await self._get(letter, "GET")
+        if page is None or "nonce" not in page.context:
+            return
+        form = urlencode({"form_nonce": page.context["nonce"], "choice": choice, "justification": "I need it"})
+        case = self.world.judge.cases[letter.case_id]
+        for _ in range(times):
+            process = self.world.processes["approvals"]
+            at = self.world.moment("approvals")
+            case.sent.append((choice, at))
+            request = self.world.request("POST", f"/approvals/d/{letter.token}", form)
+            decide = process.endpoints["POST", "/d/{token}"]
+            step = await self.world.run(process, f"POST {choice}", _call(decide, request, letter.token))
+            if isinstance(step.result, Page) and step.result.context.get("tone") == "good":
+                case.confirmed.append((choice, at))
+                self.world.log(f"  {choice} for {case.holder} is confirmed")
+
+    async def _console(self) -> None:
+        """Let an operator look at a case and do something that its page offers, or just something."""
+        shown = self.world.shown
+        cases = [case for case in self.world.judge.cases.values() if case.id in shown]
+        if not cases:
+            return
+        case = self.chance.choices(cases, [4 if shown[case.id] in UNDER_WAY else 1 for case in cases])[0]
+        lifecycle = self.world.processes["lifecycle"]
+        offered = {"attention": ("retry", "retry", "keep", "revoke", "resend"), "reclaimed": ("reactivate",)}
+        wanted = self.chance.choice(
+            offered.get(shown[case.id], ("keep", "keep", "revoke", "revoke", "retry", "resend"))
+        )
+        match wanted:
+            case "resend":
+                approvals = self.world.processes["approvals"]
+                await self.world.run(approvals, "resend", self._resend(approvals, case.id))
+            case "retry":
+                await self._order(lifecycle, case.id, Retry("otto"))
+            case "reactivate":
+                await self._order(lifecycle, case.id, Reactivate("otto", "asked for"))
+            case "keep" | "revoke" as decision:
+                await self._decide(lifecycle, case, decision)
+
+    async def _decide(self, lifecycle: Process, case: Known, decision: Literal["keep", "revoke"]) -> None:
+        at = self.world.moment("lifecycle")
+        in_time = self.world.shown[case.id] in KEEPABLE and not any(what == "keep" for what, _ in case.sent)
+        case.sent.append((decision, at))
+        step = await self._order(lifecycle, case.id, Decide(decision, "otto", "console", "said so", at.clock))
+        if isinstance(step.result, Case):
+            case.confirmed.append((decision, at))
+            if decision == "keep":
+                case.keeps_heard.append((self.world.steps, at))
+        elif decision == "keep" and in_time and isinstance(step.error, Conflict):
+            self.world.judge.blame(f"{case.holder}: a keep that came in time was refused: {step.error}")
+
+    async def _order(self, process: Process, case_id: str, wanted: Command) -> Step:
+        work = command(process.running.database, case_id, OTTO, wanted)
+        return await self.world.run(process, f"console: {type(wanted).__name__} {case_id}", work)
+
+    async def _resend(self, process: Process, case_id: str) -> None:
+        async with process.running.database.unit() as unit:
+            await resend(unit, case_id)
+
+    # The end.
+
+    async def _settle(self) -> None:
+        """Stop the faults and give everything the time that it needs."""
+        world = self.world
+        world.log("faults stop")
+        await world.calm_down()
+        for later in (timedelta(hours=3), 8 * DAY, 8 * DAY, 8 * DAY, 30 * DAY, 30 * DAY):
+            self._advance(later)
+            await self._drain()
+            if not await self._unsettled():
+                break
+        reclaimed = [case_id for case_id, state in world.shown.items() if state == "reclaimed"]
+        if reclaimed and self.chance.random() < 0.4:
+            wanted = Reactivate("otto", "the holder is back")
+            await self._order(world.processes["lifecycle"], self.chance.choice(reclaimed), wanted)
+            await self._drain()
+            self._advance(timedelta(hours=3))
+            await self._drain()
+
+    async def _drain(self) -> None:
+        world = self.world
+        for _ in range(400):
+            waiting = world.broker.waiting()
+            for name in waiting:
+                await world.deliver(name)
+            worked = bool(waiting)
+            for process in world.processes.values():
+                for job in process.woken():
+                    worked |= await world.do_job(process, job)
+            if not worked and not await self._look_round():
+                return
+        world.judge.blame("the work never ends: 400 rounds with the faults stopped")
+
+    async def _look_round(self) -> bool:
+        worked = False
+        for process in self.world.processes.values():
+            for job in ("relay", "retry", "act", "timers", "mail", "scan"):
+                if job in process.running.wakers:
+                    worked |= await self.world.do_job(process, job)
+        return worked
+
+    async def _unsettled(self) -> bool:
+        async with self.world.processes["lifecycle"].running.database.reading() as db:
+            counts = await lifecycle_store.count_by_state(db)
+        moving = sum(count for state, count in counts.items() if state not in ENDED and state != State.ATTENTION)
+        return bool(moving) or any(await self._waiting())
+
+    async def _waiting(self) -> list[int]:
+        depths = []
+        for process in self.world.processes.values():
+            async with process.running.database.reading() as db:
+                depths.append(int((await db.execute(sa.select(sa.func.count()).select_from(OUTBOX))).scalar_one()))
+        return depths
+
+    async def _judge_the_end(self) -> None:
+        world, judge = self.world, self.world.judge
+        lifecycle = world.processes["lifecycle"].running.database
+        async with lifecycle.reading() as db:
+            cases = await lifecycle_store.search(db, limit=1000)
+            verified = await queries.verify(db)
+        if not verified.verified:
+            judge.blame(f"the audit trail: {verified.fault}")
+        self.states = {case.id: case.state.value for case in cases}
+        judge.ended(self.states, world.org.users, frozenset(state.value for state in ENDED))
+        for process, depth in zip(world.processes.values(), await self._waiting(), strict=True):
+            if depth:
+                judge.blame(f"{process.name}: {depth} events never left the outbox")
+            for parked in await process.running.inbox.parked():
+                judge.blame(f"{process.name}: {parked.wire} was parked: {parked.reason}")
+        savings = world.processes["savings"].running.database
+        async with savings.reading() as db:
+            log = await savings_store.entries_after(db, 0, 10_000)
+            agreed = await savings_store.verify(db)
+        if not agreed.ok:
+            judge.blame(f"savings: the tables are not what the log gives: {agreed}")
+        booked: dict[str, Decimal] = {}
+        for logged in log:
+            entry = logged.entry
+            if entry.kind in {"reclaimed", "reactivated"} and not entry.dry_run and entry.monthly is not None:
+                holder = judge.cases[entry.case_id].holder
+                booked[holder] = booked.get(holder, Decimal(0)) + entry.monthly
+        judge.savings(booked, self.states, world.org.users)
+        heard = Counter(link.entry.case_id for link in world.audit if link.entry.command.startswith("decide_"))
+        for case_id, times in heard.items():
+            if times > len(judge.cases[case_id].sent):
+                judge.blame(f"{judge.cases[case_id].holder}: {times} decisions were heard, and fewer were sent")
+        fired = Counter(
+            (link.entry.case_id, link.entry.command)
+            for link in world.audit
+            if link.entry.accepted and link.entry.command == "grace_over"
+        )
+        for (case_id, name), times in fired.items():
+            if times > 1:
+                judge.blame(f"{judge.cases[case_id].holder}: the timer {name} fired {times} times")
+
+    def _outcome(self) -> Outcome:
+        world = self.world
+        signature = [
+            f"{link.entry.case_id} {link.entry.command} {link.entry.before}>{link.entry.after} {link.entry.accepted}"
+            for link in world.audit
+        ]
+        signature += [
+            f"{write.at.true:%m-%d %H:%M:%S} {write.id}.{write.field} {write.before}>{write.after} {write.by_us}"
+            for write in world.judge.writes
+        ]
+        return Outcome(
+            world.seed,
+            world.judge.violations,
+            len(world.judge.cases),
+            world.steps,
+            world.faults,
+            Counter(self.states.values()),
+            world.trace,
+            signature,
+        )
+
+
+async def _call(endpoint: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    return await endpoint(*args)

@@ -1,0 +1,76 @@
+"""Many histories with every kind of fault: nothing may be violated, and a seed is the same history each time."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.stage import Stage, play_many, quiet
+from tests.simulation.world import Chances
+
+HISTORIES = 2_000
+CALM = Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0)
+
+
+@pytest.mark.timeout(900)
+def test_no_history_violates_an_invariant() -> None:
+    *_, total = play_many(range(HISTORIES))
+    assert not total.failed, total.text()
+    assert total.histories == HISTORIES
+    assert total.cases > HISTORIES
+    # A simulation in which nothing goes wrong, or nothing goes right, proves nothing.
+    for state in ("reclaimed", "restored", "kept", "cancelled", "skipped", "attention", "reactivated"):
+        assert total.states[state] > 10, total.text()
+    for kind in (
+        "kill: before an outside call",
+        "kill: after an outside call",
+        "kill before commit",
+        "kill after commit",
+        "cut",
+        "cut before commit",
+        "cut after commit",
+        "busy",
+        "disk full",
+        "broker: lost",
+        "broker: unconfirmed",
+        "broker: doubled",
+        "broker: half stored",
+        "broker: reordered",
+        "broker: redelivered",
+        "broker: receipt lost",
+        "broker: goes away",
+        "org: 503 Service Unavailable",
+        "org: 429 Too Many Requests",
+        "org: 403 REQUEST_LIMIT_EXCEEDED",
+        "org: INVALID_SESSION_ID: Session expired or invalid",
+        "org: timed out after commit",
+        "org: partial success",
+        "org: UNABLE_TO_LOCK_ROW",
+        "org: unreadable part",
+        "org: cut list",
+        "org: short list",
+        "org: empty list",
+        "mail: 451",
+        "mail: 550",
+        "mail: server away",
+        "mail: timed out after it was accepted",
+        "held in an outside call",
+        "time: +14 days",
+        "time: -2 hours",
+        "time: ±10 minutes between hosts",
+    ):
+        assert total.faults[kind] > 0, f"{kind} never happened\n{total.text()}"
+
+
+def test_without_faults_histories_come_to_their_end() -> None:
+    with quiet(), Stage() as stage:
+        outcomes = [stage.play(seed, chances=CALM) for seed in range(10)]
+    assert [outcome.violations for outcome in outcomes] == [[]] * 10
+    assert sum(outcome.cases for outcome in outcomes) > 10
+
+
+def test_a_seed_is_the_same_history_each_time() -> None:
+    with quiet(), Stage() as stage:
+        first, second = ([stage.play(seed) for seed in range(5)] for _ in range(2))
+    assert [outcome.trace for outcome in first] == [outcome.trace for outcome in second]
+    assert [outcome.signature for outcome in first] == [outcome.signature for outcome in second]
+    assert len({tuple(outcome.trace) for outcome in first}) == 5

@@ -1,0 +1,80 @@
+"""The same seeds give the same traces on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from reclaim.common import migrate
+from reclaim.common.contracts import SERVICES
+from tests.simulation.history import History, Outcome
+from tests.simulation.stage import Stage, quiet
+from tests.simulation.world import World, controlled
+from tests.support.providers import plain_url
+
+SEEDS = range(25)
+"""Histories compared; a trace is every accepted and refused entry of the audit trail and every write in the org."""
+
+
+class Postgres:
+    """A database for every service, copied from migrated ones for each history."""
+
+    def __init__(self, url: str) -> None:
+        self._admin = plain_url(url)
+        self._prefix = f"sim_{uuid.uuid4().hex[:8]}"
+        self._url = url
+
+    def url(self, kind: str) -> str:
+        return urlunsplit(urlsplit(self._url)._replace(path=f"/{self._prefix}_{kind}_{{service}}"))
+
+    async def prepare(self) -> None:
+        await self._each("CREATE DATABASE {template} TEMPLATE template0")
+        world = World(0, self.url("template"))
+        with controlled(world):
+            world.start()
+            for process in world.processes.values():
+                await migrate.upgrade(process.running.database.engine, process.running.service.migrations)
+            await world.close()
+
+    async def play(self, seed: int) -> Outcome:
+        await self._each("CREATE DATABASE {played} TEMPLATE {template}")
+        try:
+            return await History(seed, self.url("played")).play()
+        finally:
+            await self._each("DROP DATABASE IF EXISTS {played} WITH (FORCE)")
+
+    async def drop(self) -> None:
+        await self._each("DROP DATABASE IF EXISTS {template} WITH (FORCE)")
+
+    async def _each(self, statement: str) -> None:
+        connection = await asyncpg.connect(self._admin)
+        try:
+            for service in (name.replace("-", "_") for name in SERVICES):
+                names = {kind: f'"{self._prefix}_{kind}_{service}"' for kind in ("template", "played")}
+                await connection.execute(statement.format(**names))
+        finally:
+            await connection.close()
+
+
+@pytest.mark.servers
+@pytest.mark.timeout(300)
+def test_a_history_is_the_same_on_both_databases(postgres_url: str) -> None:
+    async def on_postgres() -> list[Outcome]:
+        postgres = Postgres(postgres_url)
+        try:
+            await postgres.prepare()
+            return [await postgres.play(seed) for seed in SEEDS]
+        finally:
+            await postgres.drop()
+
+    with quiet(), Stage() as stage:
+        on_sqlite = [stage.play(seed) for seed in SEEDS]
+        there = asyncio.run(on_postgres())
+    for here, other in zip(on_sqlite, there, strict=True):
+        assert here.trace == other.trace
+        assert here.signature == other.signature
+        assert not here.violations
