@@ -374,6 +374,7 @@ BUGS: Final[dict[str, Plant]] = {
 
 HAUNTED: Final[dict[str, Chances]] = {
     "ack_before_commit": Chances(hold=0, kill=0, database=0.6, broker=0, org=0, mail=0),
+    "no_answer_is_taken_for_success": Chances(hold=0, kill=0, database=0, broker=0, org=0.2, mail=0),
     "too_early_is_dropped": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
 }
 """The trouble without which a bug does no harm; the others are looked for in histories as they come."""
