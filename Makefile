@@ -83,6 +83,10 @@ boundaries: $(VENV)/.installed ## Check which package may import which
 simulate: $(VENV)/.installed ## Play histories with every kind of fault (SEEDS=10000), or one again (SEED=123 TRACE=1)
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(TRACE),--trace),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0))
 
+.PHONY: test-long
+test-long: $(VENV)/.installed ## Play 2,000 histories, and let each planted bug be found (many minutes)
+	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
 .PHONY: test-containers
 test-containers: $(VENV)/.installed ## Run the story against the running container stack (after: make up PROFILES=sandbox)
 	@RECLAIM_STACK_URL=$${RECLAIM_STACK_URL:-http://127.0.0.1:8080} \

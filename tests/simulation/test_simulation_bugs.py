@@ -11,6 +11,7 @@ WITHIN = 150
 """Histories in which a bug has to be found."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BUGS)
 @pytest.mark.timeout(300)
 def test_a_planted_bug_is_found(name: str) -> None:

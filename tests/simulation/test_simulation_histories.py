@@ -11,7 +11,8 @@ HISTORIES = 2_000
 CALM = Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_no_history_violates_an_invariant() -> None:
     *_, total = play_many(range(HISTORIES))
     assert not total.failed, total.text()

@@ -16,7 +16,7 @@ from tests.simulation.stage import Stage, quiet
 from tests.simulation.world import World, controlled
 from tests.support.providers import plain_url
 
-SEEDS = range(25)
+SEEDS = range(5)
 """Histories compared; a trace is every accepted and refused entry of the audit trail and every write in the org."""
 
 

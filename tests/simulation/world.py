@@ -355,7 +355,7 @@ class World:
                 .where(lifecycle_store.AUDIT.c.position > len(self.audit))
                 .order_by(lifecycle_store.AUDIT.c.position)
             )
-            links = [lifecycle_store._link(row) for row in rows]
+            links = [lifecycle_store.link_of(row) for row in rows]
         if links:
             self.verifier.read(links)
             self.audit.extend(links)
