@@ -16,7 +16,7 @@ from tests.simulation.stage import Stage, quiet
 from tests.simulation.world import World, controlled
 from tests.support.providers import plain_url
 
-SEEDS = range(5)
+SEEDS = range(25)
 """Histories compared; a trace is every accepted and refused entry of the audit trail and every write in the org."""
 
 
@@ -60,8 +60,9 @@ class Postgres:
             await connection.close()
 
 
+@pytest.mark.long
 @pytest.mark.servers
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_history_is_the_same_on_both_databases(postgres_url: str) -> None:
     async def on_postgres() -> list[Outcome]:
         postgres = Postgres(postgres_url)
