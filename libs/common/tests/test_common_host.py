@@ -27,7 +27,7 @@ from reclaim.common import migrate
 from reclaim.common.bus import DEAD, RECEIPTS, Bus
 from reclaim.common.bus.inproc import InprocBus
 from reclaim.common.clock import FixedClock
-from reclaim.common.contracts import CONSUMERS, CaseClosed
+from reclaim.common.contracts import CONSUMERS, CaseClosed, NoticeFailed
 from reclaim.common.db import Unit
 from reclaim.common.errors import Invalid, Transient
 from reclaim.common.host import READY_FOR, Host, _supervise
@@ -441,12 +441,14 @@ def test_a_service_that_is_not_installed_is_named_with_those_that_are() -> None:
 
 
 def test_a_service_whose_handlers_do_not_fit_the_contracts_is_not_built(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"savings: contracts\.CONSUMERS and its handlers disagree about CaseClosed"):
+    with pytest.raises(ValueError, match=r"savings: contracts\.CONSUMERS and its handlers disagree about NoticeFailed"):
         Service(
             name="savings",
             metadata=migrate.service_metadata(),
             migrations=tmp_path,
             subscriptions={
-                event: ignore for event, consumers in CONSUMERS.items() if "savings" in consumers or event is CaseClosed
+                event: ignore
+                for event, consumers in CONSUMERS.items()
+                if "savings" in consumers or event is NoticeFailed
             },
         )

@@ -118,7 +118,7 @@ async def emit(listener: Listener, *events: Event) -> None:
 
 
 async def test_every_consumer_hears_each_event_once_and_the_outbox_empties(tmp_path: Path, bus: Bus) -> None:
-    names = ("scanner", "approvals", "itsm-gateway", "lifecycle")
+    names = ("scanner", "approvals", "itsm-gateway", "lifecycle", "savings")
     listeners = {name: Listener(name, tmp_path) for name in names}
     async with running(tmp_path, bus, *listeners.values()) as host:
         await emit(listeners["lifecycle"], *(closed(n) for n in range(250)))
@@ -148,7 +148,7 @@ async def test_publishing_again_has_no_second_effect(tmp_path: Path, bus: Bus) -
 
 
 async def test_only_the_bad_event_of_a_batch_is_parked_and_can_be_driven_again(tmp_path: Path, bus: Bus) -> None:
-    names = ("scanner", "approvals", "itsm-gateway", "lifecycle")
+    names = ("scanner", "approvals", "itsm-gateway", "lifecycle", "savings")
     listeners = {name: Listener(name, tmp_path) for name in names}
     scanner = listeners["scanner"]
     scanner.poison = {"case-7"}

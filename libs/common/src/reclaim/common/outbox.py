@@ -174,6 +174,9 @@ class Outbox:
         for event_id, bits in confirmed.items():
             by_bits[bits].append(event_id)
         async with database.unit() as unit:
+            if unit.db.dialect.name == "postgresql":
+                # Two replicas that lock the same rows, each in an order of its own, would wait for one another.
+                await unit.db.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('reclaim.outbox.receipts'))"))
             which = f"event_id IN (SELECT value FROM {listed(unit.db, 'ids')})"
             for bits, ids in by_bits.items():
                 bound = {"ids": msgspec.json.encode(ids).decode()}
