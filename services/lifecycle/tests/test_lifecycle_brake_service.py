@@ -518,9 +518,11 @@ async def test_a_kill_switch_that_cannot_be_read_stops_everything(
         assert it.org.writes == []
 
 
-@pytest.mark.parametrize("step", ["frozen", "reclaiming", "freezing"])
+@pytest.mark.parametrize(
+    ("step", "end"), [("frozen", State.RESTORED), ("reclaiming", State.RESTORED), ("freezing", State.KEPT)]
+)
 async def test_appeals_are_granted_while_the_kill_switch_is_engaged(
-    database_url: str | None, tmp_path: Path, step: str
+    database_url: str | None, tmp_path: Path, step: str, end: State
 ) -> None:
     async with world(database_url, tmp_path, crowd) as it:
         await limit(it)
@@ -537,8 +539,9 @@ async def test_appeals_are_granted_while_the_kill_switch_is_engaged(
         await it.tell(decision("keep", "case-000"))
         await it.sql("UPDATE effect SET due = 0")
         await it.act()
-        assert (await it.case("case-000")).state is State.RESTORED
+        assert (await it.case("case-000")).state is end
         assert frozen(it) == 0
+        assert (it.org.writes == []) is (step == "freezing"), "what was never begun is not undone"
         assert await it.verified()
 
 

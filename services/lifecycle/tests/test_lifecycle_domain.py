@@ -473,6 +473,13 @@ def test_a_brake_grants_the_appeal_that_waits_for_the_step(state: State) -> None
     assert restoring.case.unsure, "an earlier attempt may have happened, and is undone as well"
 
 
+def test_a_brake_that_holds_a_freeze_before_it_was_begun_leaves_nothing_to_undo() -> None:
+    """Somebody else may have frozen the account meanwhile: only what we froze is unfrozen."""
+    case = accept(walk(PATHS[State.FREEZING])[0], keep()).case
+    kept = accept(case, BRAKE)
+    assert (kept.case.state, kept.effect) == (State.KEPT, None)
+
+
 def test_nobody_asked_is_attention_until_somebody_is() -> None:
     case, _ = walk(PATHS[State.ATTENTION])
     assert isinstance(decide(case, Retry("op"), NOW), Rejected)

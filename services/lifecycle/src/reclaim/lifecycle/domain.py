@@ -866,18 +866,22 @@ def _failed_before_reclaim(case: Case, command: ActionFailed, now: datetime) -> 
     """What an appeal was waiting for failed: nothing more is taken away, and the appeal is granted."""
     if case.appealed_by is None:
         return _failed(case, command, now)
-    after = _after_failure(case, command)
-    if case.state is State.FREEZING and not after.unsure:
-        # Were it undone, what somebody else froze meanwhile would be.
-        return _end(after, State.KEPT, "kept", f"{case.appealed_by} wants it kept; nothing had been done yet", now)
-    return _go(after, State.RESTORING, f"restored: an appeal came while a step failed ({command.reason})")
+    return _grant_what_waited(_after_failure(case, command), f"a step failed ({command.reason})", now)
 
 
 def _braked(case: Case, command: BrakeTripped, now: datetime) -> Verdict:
     stopped = replace(case, unsure=case.unsure or command.unsure)
     if case.appealed_by is not None:
-        return _go(stopped, State.RESTORING, f"restored: an appeal came while a brake held the step ({command.reason})")
+        return _grant_what_waited(stopped, f"a brake held the step ({command.reason})", now)
     return _call_a_person(stopped, _CHECK_BEFORE[case.state], command.reason, command.remedy, now)
+
+
+def _grant_what_waited(case: Case, why: str, now: datetime) -> Accepted:
+    """Grant the appeal that came while a step was under way which is not taken now."""
+    if case.state is State.FREEZING and not case.unsure:
+        # Were it undone, what somebody else froze meanwhile would be.
+        return _end(case, State.KEPT, "kept", f"{case.appealed_by} wants it kept; nothing had been done yet", now)
+    return _go(case, State.RESTORING, f"restored: an appeal came while {why}")
 
 
 def _retried(case: Case, command: Retry, now: datetime) -> Verdict:  # noqa: ARG001
