@@ -353,6 +353,33 @@ async def test_a_queue_that_is_taken_away_ends_its_consumer(amqp: AmqpBus, fresh
 
 
 @pytest.mark.servers
+async def test_a_set_that_takes_long_holds_up_neither_the_next_nor_takes_it_along(
+    amqp: AmqpBus, fresh_vhost: Topology
+) -> None:
+    """What the later one acknowledged is gone; what the earlier one still had comes again."""
+    slow, *others = [message(notice(n)) for n in range(4)]
+    begun, handled = asyncio.Event(), []
+
+    async def handle(messages: Sequence[bytes]) -> None:
+        if slow in messages:
+            begun.set()
+            await asyncio.Event().wait()
+        handled.extend(messages)
+
+    async with consuming(amqp, handle):
+        await amqp.publish([(NOTICE, slow)])
+        await asyncio.wait_for(begun.wait(), 10)
+        await amqp.publish([(NOTICE, other) for other in others])
+        await until(lambda: sorted(handled) == sorted(others))
+        await amqp.probe("lifecycle")  # goes through the same queue behind them: they are acknowledged
+    heard = Heard()
+    async with consuming(amqp, heard):
+        await until(lambda: heard.messages != [])
+        await amqp.probe("lifecycle")
+    assert heard.messages == [slow]
+
+
+@pytest.mark.servers
 @pytest.mark.parametrize("moment", ["while it waits", "while it handles"])
 @pytest.mark.parametrize("end", ["cut", "closed"])
 async def test_a_consumer_whose_connection_ends_says_so_and_the_next_gets_the_messages(

@@ -33,6 +33,7 @@ from reclaim.common.inbox import hold
 from reclaim.common.outbox import Receipt
 from reclaim.common.service import Build, Job, Running, chosen
 from reclaim.common.settings import Settings
+from reclaim.common.tasks import cancel
 from reclaim.common.telemetry import set_up_logging, set_up_telemetry
 from reclaim.common.timing import backoff, wall_milliseconds
 
@@ -114,7 +115,7 @@ class Host:
         try:
             yield self
         finally:
-            await _cancel(tasks)
+            await cancel(tasks)
             await self.close()
 
     async def close(self) -> None:
@@ -165,15 +166,6 @@ def _receipts(service: str, messages: Sequence[bytes]) -> list[Receipt]:
         else:
             log.warning("%s: a receipt came from %r, which is no service known here", service, receipt.consumer)
     return receipts
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        # Until Python 3.12 `wait_for` loses a cancellation that comes as its future is done: then it is asked again.
-        _done, pending = await asyncio.wait(pending, timeout=0.5)
 
 
 async def _again(job: Job, woken: asyncio.Event) -> None:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 IN_ONE_TRANSACTION: Final = 1_000
 """Most events handled in one transaction; more gains little and loses more when one of them fails."""
 
-AT_ONCE: Final = 3
+AT_ONCE: Final = 2
 """Transactions under way together: one is prepared here while the database works on the others."""
 
 TRANSIENT_ATTEMPTS: Final = 30

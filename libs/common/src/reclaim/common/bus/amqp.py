@@ -22,12 +22,16 @@ from reclaim.common.bus import DEAD, DELIVERY_LIMIT, EVENTS, QUEUES, RECEIPTS, R
 from reclaim.common.contracts import CONSUMERS, SERVICES
 from reclaim.common.envelope import CONTENT_TYPE
 from reclaim.common.errors import Transient
+from reclaim.common.tasks import cancel
 
 PREFETCH: Final = 64
 """Messages that may be under way to one consumer; with batches of hundreds of events that is plenty."""
 
-HALF: Final = PREFETCH // 2
-"""Most messages handled together: the other half is here already when they are done."""
+TURNS: Final = 2
+"""Sets of events handled side by side: while the last transactions of one end, the other keeps the database busy."""
+
+TOGETHER: Final = PREFETCH // (2 * TURNS)
+"""Most messages in a set: as many again are here already when it is done."""
 
 PROBE: Final = "probe"
 REPLIES: Final = "amq.rabbitmq.reply-to"
@@ -134,28 +138,35 @@ class AmqpBus:
             yield arrivals
 
     async def consume(self, service: str, queue: str, receive: Receive) -> None:
-        failure: Exception | None = None
+        # Receipts gather while earlier ones are cleared: a second turn would only halve what is cleared together.
+        turns = TURNS if queue == EVENTS else 1
         with _as_transient("consume"):
             async with self._arrivals(self.queue_name(service, queue)) as arrivals:
-                while failure is None:
-                    arrived = [await arrivals.get()]
-                    while not arrivals.empty() and len(arrived) < HALF:
-                        arrived.append(arrivals.get_nowait())
-                    messages = [message for message in arrived if message is not None]
-                    if len(messages) < len(arrived):
-                        raise Transient("the broker closed the channel, or the queue has gone")
-                    bodies = [message.body for message in messages if message.type != PROBE]
-                    if bodies:
-                        try:
-                            await receive(bodies)
-                        except Exception as error:  # raised below: it is not the broker's
-                            failure = error
-                            continue
-                    for message in messages:
-                        if message.type == PROBE and message.reply_to:
-                            await self._answer(message.reply_to)
-                    await messages[-1].ack(multiple=True)
-        raise failure
+                taking = [asyncio.create_task(self._take_turns(arrivals, receive)) for _ in range(turns)]
+                try:
+                    ended, _ = await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    await cancel(taking)
+        # Out here, since it need not be the broker's fault.
+        for task in ended:
+            task.result()
+
+    async def _take_turns(self, arrivals: asyncio.Queue[AbstractIncomingMessage | None], receive: Receive) -> None:
+        while True:
+            arrived = [await arrivals.get()]
+            while not arrivals.empty() and len(arrived) < TOGETHER:
+                arrived.append(arrivals.get_nowait())
+            messages = [message for message in arrived if message is not None]
+            if len(messages) < len(arrived):
+                raise Transient("the broker closed the channel, or the queue has gone")
+            bodies = [message.body for message in messages if message.type != PROBE]
+            if bodies:
+                await receive(bodies)
+            with _as_transient("take an acknowledgement"):
+                for message in messages:
+                    if message.type == PROBE and message.reply_to:
+                        await self._answer(message.reply_to)
+                    await message.ack()
 
     async def probe(self, service: str) -> None:
         answers: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
