@@ -138,17 +138,21 @@ class Said:
         self.database = Database(url, FixedClock(NOW), append=self.outbox.append)
 
     async def say(self, *events: Event) -> list[str]:
-        """Say events in one unit; return their ids."""
+        """Say events in one unit; return their ids, by type in the order the types were said."""
+        async with self.database.reading() as db:
+            newest = (await db.execute(sa.text("SELECT coalesce(max(seq), 0) FROM outbox"))).scalar_one()
         async with self.database.unit() as unit:
             unit.emit(*events)
         async with self.database.reading() as db:
-            newest = await db.execute(
-                sa.text("SELECT event_id FROM outbox ORDER BY seq DESC LIMIT :n"), {"n": len(events)}
-            )
-            return list(newest.scalars())[::-1]
+            bodies = await db.execute(sa.text("SELECT body FROM outbox WHERE seq > :n ORDER BY seq"), {"n": newest})
+            return [part.id for part in envelope.split(envelope.join(list(bodies.scalars())))]
+
+    async def say_each(self, *events: Event) -> list[str]:
+        """Say each event in a unit of its own, so that it has a row of its own; return their ids."""
+        return [event_id for event in events for event_id in await self.say(event)]
 
     async def rows(self) -> dict[str, tuple[int, int, int]]:
-        """By event id: outstanding bits, attempts, due."""
+        """By the id of the row: outstanding bits, attempts, due."""
         async with self.database.reading() as db:
             rows = await db.execute(sa.text("SELECT event_id, outstanding, attempts, due FROM outbox"))
             return {row.event_id: (row.outstanding, row.attempts, row.due) for row in rows}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from libs.common.tests.common_world import NOW, Carrier, Said, Wall, closed, notice, sqlite_url, with_tables
 from reclaim.common import envelope
@@ -17,15 +18,18 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CONSUMERS, SERVICES, CaseClosed, NoticeDelivered
 from reclaim.common.envelope import Received
 from reclaim.common.errors import Transient
+from reclaim.common.ids import new_id
 from reclaim.common.outbox import (
     AFTER_FAILURE,
+    AT_A_TIME,
     AT_HAND,
     CLAIM,
     FIRST_REPUBLISH,
-    IN_ONE_MESSAGE,
+    FULL,
     LOOK_EVERY,
     Outbox,
     Receipt,
+    rows_of,
 )
 
 LEASE = FIRST_REPUBLISH / 1000
@@ -35,17 +39,38 @@ def bits(*services: str) -> int:
     return sum(1 << SERVICES.index(service) for service in services)
 
 
+def large(case: object, size: int) -> CaseClosed:
+    """An event whose body has about this many bytes."""
+    return replace(closed(case), reason="x" * size)
+
+
 async def test_what_is_said_is_published_in_order_and_in_batches(said: Said, wall: Wall) -> None:
+    """One row for each type and message's worth, however many events that is."""
     bus = Carrier()
-    ids = await said.say(*(closed(n) for n in range(IN_ONE_MESSAGE + 5)), notice("other"))
+    ids = await said.say(*(large(n, FULL // 10) for n in range(14)), notice("other"))
+    assert len(set(ids)) == 15
+    assert list(await said.rows()) == rows_of(ids)
     assert await said.outbox.relay(said.database, bus)
-    assert sorted(bus.ids()) == sorted(ids)
     assert [wire for wire, _ in bus.published] == [CaseClosed.wire, CaseClosed.wire, NoticeDelivered.wire]
-    assert [len(envelope.split(batch)) for _, batch in bus.published] == [IN_ONE_MESSAGE, 5, 1]
-    assert bus.ids()[: IN_ONE_MESSAGE + 5] == ids[:-1]
+    assert [len(envelope.split(batch)) for _, batch in bus.published] == [10, 4, 1]
+    assert bus.ids() == ids
     (first, *_) = envelope.split(bus.published[0][1])
     assert isinstance(first, Received)
-    assert (first.source, first.time, first.data) == ("lifecycle", NOW, closed(0))
+    assert (first.source, first.time, first.data) == ("lifecycle", NOW, large(0, FULL // 10))
+
+
+async def test_rows_of_many_transactions_travel_together(said: Said, wall: Wall) -> None:
+    bus = Carrier()
+    ids = await said.say_each(*(large(n, FULL // 10) for n in range(14)))
+    assert len(await said.rows()) == 14
+    await said.outbox.relay(said.database, bus)
+    assert [len(envelope.split(batch)) for _, batch in bus.published] == [10, 4]
+    assert bus.ids() == ids
+
+
+def test_events_name_their_row() -> None:
+    first, other = new_id(), new_id()
+    assert rows_of([f"{first}.1", other, first, f"{first}.249"]) == [first, other]
 
 
 async def test_an_empty_outbox_publishes_nothing(said: Said) -> None:
@@ -54,14 +79,26 @@ async def test_an_empty_outbox_publishes_nothing(said: Said) -> None:
     assert bus.published == []
 
 
+async def test_so_much_is_published_at_a_time(said: Said, wall: Wall) -> None:
+    bus = Carrier()
+    ids = await said.say(*(large(n, FULL) for n in range(AT_A_TIME // FULL + 1)))
+    assert await said.outbox.relay(said.database, bus)
+    assert bus.ids() == ids[:-1]
+    assert await said.outbox.relay(said.database, bus)
+    assert bus.ids() == ids
+    assert not await said.outbox.relay(said.database, bus)
+
+
 async def test_more_than_one_claim_takes_several_rounds(said: Said, wall: Wall) -> None:
     bus = Carrier()
-    ids = await said.say(*(closed(n) for n in range(CLAIM + 1)))
-    assert await said.outbox.relay(said.database, bus)
+    ids = await said.say(*(large(n, FULL) for n in range(CLAIM + 1)))
+    another = Outbox("lifecycle")
+    wall.move(LEASE)
+    assert await another.relay(said.database, bus)
     assert len(bus.ids()) == CLAIM
-    assert await said.outbox.relay(said.database, bus)
+    assert await another.relay(said.database, bus)
     assert Counter(bus.ids()) == Counter(ids)
-    assert not await said.outbox.relay(said.database, bus)
+    assert not await another.relay(said.database, bus)
 
 
 async def test_the_trace_goes_along(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,11 +217,14 @@ async def test_what_was_rolled_back_is_never_published(said: Said, wall: Wall) -
 
 async def test_memory_holds_only_so_much_of_what_a_broker_does_not_take(said: Said, wall: Wall) -> None:
     """What does not fit is not lost: it falls due."""
-    ids = [each for n in range(3) for each in await said.say(*(notice(f"{n}-{m}") for m in range(AT_HAND // 2)))]
+    ids = [each for n in range(3) for each in await said.say(*(large(m, FULL) for m in range(AT_HAND // FULL // 2)))]
     bus = Carrier()
     while await said.outbox.relay(said.database, bus):
         continue
-    assert Counter(bus.ids()) == Counter(ids[:AT_HAND])
+    assert Counter(bus.ids()) == Counter(ids[: AT_HAND // FULL])
+    ids += await said.say(closed("once there is room again"))
+    assert await said.outbox.relay(said.database, bus)
+    assert bus.ids()[-1] == ids[-1]
     wall.move(LEASE)
     late = Carrier()
     while await said.outbox.relay(said.database, late):
@@ -194,7 +234,7 @@ async def test_memory_holds_only_so_much_of_what_a_broker_does_not_take(said: Sa
 
 async def test_after_a_start_all_that_is_unconfirmed_is_published_again(said: Said, wall: Wall) -> None:
     bus = Carrier()
-    confirmed, unconfirmed = await said.say(notice(1), notice(2))
+    confirmed, unconfirmed = await said.say_each(notice(1), notice(2))
     await said.outbox.relay(said.database, bus)
     await said.outbox.confirm(said.database, [Receipt("lifecycle", [confirmed])])
     await said.outbox.publish_again(said.database)
@@ -218,7 +258,7 @@ async def test_receipts_clear_their_bits_in_any_order(tmp_path: Path, order: tup
 
 
 async def test_receipts_that_come_together_are_all_counted(said: Said) -> None:
-    one, two, three = await said.say(closed(1), closed(2), closed(3))
+    one, two, three = await said.say_each(closed(1), closed(2), closed(3))
     await said.outbox.confirm(
         said.database,
         [
@@ -269,7 +309,7 @@ async def test_a_receipt_while_its_event_is_being_published_is_kept(said: Said, 
 async def test_two_relays_at_once_never_claim_the_same_row(emptied_database: str, wall: Wall) -> None:
     one, other, killed = Said(emptied_database), Said(emptied_database), Said(emptied_database)
     await with_tables(one.database.engine)
-    ids = await killed.say(*(closed(n) for n in range(3 * CLAIM)))
+    ids = await killed.say(*(large(n, FULL) for n in range(3 * CLAIM)))
     wall.move(LEASE)
     bus = Carrier()
 
@@ -290,7 +330,7 @@ async def test_two_relays_at_once_never_claim_the_same_row(emptied_database: str
 async def test_a_relay_does_not_wait_for_rows_that_another_is_claiming(emptied_database: str, wall: Wall) -> None:
     said = Said(emptied_database)
     await with_tables(said.database.engine)
-    held, free = await said.say(closed(1), closed(2))
+    held, free = await said.say_each(closed(1), closed(2))
     await said.outbox.relay(said.database, Carrier())
     wall.move(LEASE)
     bus = Carrier()
@@ -308,7 +348,7 @@ async def test_a_relay_does_not_wait_for_rows_that_another_is_claiming(emptied_d
 async def test_receipts_of_two_consumers_at_once_lose_no_bit(emptied_database: str) -> None:
     said = Said(emptied_database)
     await with_tables(said.database.engine)
-    ids = await said.say(*(closed(n) for n in range(200)))
+    ids = await said.say_each(*(closed(n) for n in range(100)))
     parts = [ids[start::4] for start in range(4)]
     receipts = [Receipt(consumer, part) for consumer in CONSUMERS[CaseClosed] for part in parts]
 

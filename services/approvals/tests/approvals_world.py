@@ -204,8 +204,8 @@ class World:
     async def emitted(self) -> list[Event]:
         """Return what the stage has said, oldest first."""
         async with self.running.database.reading() as db:
-            bodies = (await db.execute(sa.text("SELECT body FROM outbox ORDER BY seq"))).scalars()
-            return [envelope.read(bytes(body)).data for body in bodies]
+            rows = (await db.execute(sa.text("SELECT body FROM outbox ORDER BY seq"))).scalars()
+            return [part.data for part in envelope.split(envelope.join(list(rows)))]
 
     async def dump(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return everything in every table."""

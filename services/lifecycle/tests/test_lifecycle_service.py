@@ -94,8 +94,8 @@ class World:
 
     async def said(self) -> list[str]:
         async with self.running.database.reading() as db:
-            rows = await db.exec_driver_sql("SELECT wire FROM outbox ORDER BY seq")
-            return [str(wire).split(".")[1] for wire in rows.scalars()]
+            bodies = (await db.exec_driver_sql("SELECT body FROM outbox ORDER BY seq")).scalars()
+            return [type(part.data).__name__ for part in envelope.split(envelope.join(list(bodies)))]
 
     async def verified(self) -> bool:
         async with self.running.database.reading() as db:

@@ -107,8 +107,8 @@ class Scanner:
     async def said(self, kind: type[Event] | None = None) -> list[Any]:
         """Return what stands in the outbox, in the order it was said."""
         async with self.running.database.reading() as db:
-            rows = await db.execute(sa.text("SELECT body FROM outbox ORDER BY seq"))
-            events = [envelope.read(bytes(body)).data for (body,) in rows]  # type: ignore[union-attr]
+            rows = (await db.execute(sa.text("SELECT body FROM outbox ORDER BY seq"))).scalars()
+            events = [part.data for part in envelope.split(envelope.join(list(rows)))]  # type: ignore[union-attr]
         return [event for event in events if kind is None or isinstance(event, kind)]
 
     async def hear(self, *events: Event, batch: str | None = None) -> None:

@@ -80,9 +80,14 @@ def encode(
     )
 
 
+def listed(bodies: Sequence[bytes]) -> bytes:
+    """Return already encoded events one after the other, as they stand in a batch."""
+    return b",".join(bodies)
+
+
 def join(bodies: Sequence[bytes]) -> bytes:
-    """Return the batch of already encoded events, without encoding them again."""
-    return b"[" + b",".join(bodies) + b"]"
+    """Return the batch of already encoded events, or of lists of them, without encoding them again."""
+    return b"[" + listed(bodies) + b"]"
 
 
 def split(message: bytes) -> list[Received[Event] | Unreadable]:

@@ -24,7 +24,7 @@ from reclaim.common.contracts import Event
 from reclaim.common.db import Database, Unit, UtcDateTime, is_outage, listed
 from reclaim.common.envelope import Received, Unreadable
 from reclaim.common.errors import Conflict, NotFound, Permanent, Transient
-from reclaim.common.outbox import Receipt
+from reclaim.common.outbox import Receipt, rows_of
 from reclaim.common.timing import backoff, wall_milliseconds
 
 log = logging.getLogger(__name__)
@@ -233,7 +233,7 @@ class Inbox:
                 by_source[part.source].append(part.id)
         for source, ids in by_source.items():
             try:
-                await self._send_receipt(source, msgspec.json.encode(Receipt(self._service, ids)))
+                await self._send_receipt(source, msgspec.json.encode(Receipt(self._service, rows_of(ids))))
             except Transient as error:
                 # Safe to go on: the producer publishes again, and is answered again.
                 log.warning("%s: a receipt for %s was not sent: %s", self._service, source, error)

@@ -1,10 +1,11 @@
 """The outbox: what a service says, kept until everyone who must hear it has a receipt for it.
 
-A row is written in the transaction that made the fact, already claimed for the process that wrote it: once it is
-committed, the events are handed to that process's relay in memory, which publishes them with no transaction open. A
-row goes only when the last consumer's receipt has come. Rows without receipts fall due; the relay claims them by
-moving their due time forward, and publishes them again, so neither what a process that died had not published yet nor
-a confirmed message that the broker then lost is lost. Consumers ignore what they had.
+A row has events of one type that were said together, as many as fill a message: they travel together, are confirmed
+together, and cost what one event costs. It is written in the transaction that made the facts, already claimed for the
+process that wrote it: once it is committed, the row is handed to that process's relay in memory, which publishes it
+with no transaction open. A row goes only when the last consumer's receipt has come. Rows without receipts fall due;
+the relay claims them by moving their due time forward, and publishes them again, so neither what a process that died
+had not published yet nor a confirmed message that the broker then lost is lost. Consumers ignore what they had.
 
 Due times are wall-clock milliseconds, not business time: a clock moved by two weeks must not publish anything twice.
 """
@@ -12,7 +13,7 @@ Due times are wall-clock milliseconds, not business time: a clock moved by two w
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -28,11 +29,16 @@ from reclaim.common.db import BigKey, Database, insert_many, listed
 from reclaim.common.ids import new_id
 from reclaim.common.timing import wall_milliseconds
 
-CLAIM: Final = 2_000
-"""Events claimed at a time."""
+FULL: Final = 150_000
+"""Bytes from which on a row, or a message, takes nothing more (some 250 events): beyond it the gain is small and a
+split costs more.
+"""
 
-IN_ONE_MESSAGE: Final = 250
-"""Most events that travel in one message (about 150 kB): beyond it the gain is small and a split costs more."""
+CLAIM: Final = 200
+"""Rows claimed at a time."""
+
+AT_A_TIME: Final = 8 * FULL
+"""Bytes from which on the relay publishes what it took from memory."""
 
 FIRST_REPUBLISH: Final = 30_000
 """Milliseconds until a row without all its receipts is published again; doubles up to 128 times as long."""
@@ -42,12 +48,16 @@ AFTER_FAILURE: Final = 1_000
 LOOK_EVERY: Final = 1_000
 """Milliseconds between two looks for rows that fell due, once a look found none."""
 
-AT_HAND: Final = 20_000
-"""Most events kept in memory for the relay (about 12 MB); beyond them, rows wait until they fall due."""
+AT_HAND: Final = 80 * FULL
+"""Bytes from which on nothing more is kept in memory for the relay (12 MB): rows then wait until they fall due."""
 
 
 def outbox_table(metadata: sa.MetaData) -> sa.Table:
-    """Declare the table in a service's metadata. `outstanding` has a bit set for every consumer still to confirm."""
+    """Declare the table in a service's metadata.
+
+    `event_id` is the id of the row's first event, with which the ids of the others begin. `body` has the events as they
+    stand in a batch. `outstanding` has a bit set for every consumer still to confirm.
+    """
     return sa.Table(
         "outbox",
         metadata,
@@ -66,6 +76,8 @@ OUTBOX = outbox_table(sa.MetaData())
 
 
 class _Said(NamedTuple):
+    """What is published of a row."""
+
     event_id: str
     wire: str
     body: bytes
@@ -83,10 +95,31 @@ _BITS = {wire: sum(1 << SERVICES.index(consumer) for consumer in CONSUMERS[event
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """A consumer's word to a producer that it has these events safely (handled, or set aside in its own database)."""
+    """A consumer's word to a producer that it has the events of these rows safely: handled, or set aside in its own
+    database.
+    """
 
     consumer: str
     ids: list[str]
+
+
+def rows_of(event_ids: Iterable[str]) -> list[str]:
+    """Return the ids of the outbox rows that events came from, each once."""
+    return list({event_id.partition(".")[0]: None for event_id in event_ids})
+
+
+def _filled(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield what is given in order, as much at a time as fills a message."""
+    taken: list[bytes] = []
+    size = 0
+    for body in bodies:
+        taken.append(body)
+        size += len(body)
+        if size >= FULL:
+            yield taken
+            taken, size = [], 0
+    if taken:
+        yield taken
 
 
 class Outbox:
@@ -95,6 +128,7 @@ class Outbox:
     def __init__(self, service: str) -> None:
         self._service = service
         self._at_hand: deque[_Said] = deque()
+        self._held = 0
         self._looked = 0
 
     async def append(self, db: AsyncConnection, events: Sequence[Event], now: datetime) -> Callable[[], None]:
@@ -103,20 +137,48 @@ class Outbox:
         """
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
-        said = []
+        traceparent = carrier.get("traceparent")
+        by_wire: dict[str, list[Event]] = defaultdict(list)
         for event in events:
-            event_id = new_id()
-            body = envelope.encode(
-                event, source=self._service, time=now, event_id=event_id, traceparent=carrier.get("traceparent")
-            )
-            said.append(_Said(event_id, event.wire, body))
+            by_wire[event.wire].append(event)
+        said = []
+        for wire, alike in by_wire.items():
+            said += self._rows(wire, alike, now, traceparent)
         await insert_many(
             db,
             OUTBOX,
             [{**one._asdict(), "outstanding": _BITS[one.wire]} for one in said],
             same={"attempts": 1, "due": wall_milliseconds() + FIRST_REPUBLISH},
         )
-        return lambda: self._at_hand.extend(said[: AT_HAND - len(self._at_hand)])
+        return lambda: self._keep_at_hand(said)
+
+    def _rows(self, wire: str, events: Sequence[Event], now: datetime, traceparent: str | None) -> Iterator[_Said]:
+        first, bodies, size = new_id(), [], 0
+        for event in events:
+            if size >= FULL:
+                yield _Said(first, wire, envelope.listed(bodies))
+                first, bodies, size = new_id(), [], 0
+            event_id = f"{first}.{len(bodies)}" if bodies else first
+            body = envelope.encode(event, source=self._service, time=now, event_id=event_id, traceparent=traceparent)
+            bodies.append(body)
+            size += len(body)
+        yield _Said(first, wire, envelope.listed(bodies))
+
+    def _keep_at_hand(self, said: Sequence[_Said]) -> None:
+        for one in said:
+            if self._held >= AT_HAND:
+                return
+            self._at_hand.append(one)
+            self._held += len(one.body)
+
+    def _from_hand(self) -> list[_Said]:
+        taken: list[_Said] = []
+        size = 0
+        while self._at_hand and size < AT_A_TIME:
+            taken.append(self._at_hand.popleft())
+            size += len(taken[-1].body)
+        self._held -= size
+        return taken
 
     async def relay(self, database: Database, bus: Bus) -> bool:
         """Publish what was just said, or else what fell due; return whether there was anything.
@@ -124,7 +186,7 @@ class Outbox:
         Raises:
             Transient: the broker did not take it; the rows fall due again after a second.
         """
-        said = [self._at_hand.popleft() for _ in range(min(len(self._at_hand), CLAIM))] or await self._due(database)
+        said = self._from_hand() or await self._due(database)
         if not said:
             return False
         by_wire: dict[str, list[bytes]] = defaultdict(list)
@@ -132,11 +194,7 @@ class Outbox:
             by_wire[wire].append(body)
         try:
             await bus.publish(
-                [
-                    (wire, envelope.join(bodies[start : start + IN_ONE_MESSAGE]))
-                    for wire, bodies in by_wire.items()
-                    for start in range(0, len(bodies), IN_ONE_MESSAGE)
-                ]
+                [(wire, envelope.join(filled)) for wire, bodies in by_wire.items() for filled in _filled(bodies)]
             )
         except Exception:
             async with database.unit() as unit:
@@ -197,6 +255,6 @@ class Outbox:
         self._looked = 0
 
     async def depth(self, database: Database) -> int:
-        """Return how many events have not been confirmed by everybody."""
+        """Return how many rows have not been confirmed by everybody."""
         async with database.reading() as db:
             return int((await db.execute(sa.text("SELECT count(*) FROM outbox"))).scalar_one())

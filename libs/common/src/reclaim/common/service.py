@@ -33,7 +33,9 @@ MEASURED_EVERY: Final = 15.0
 """Seconds between two readings of what waits; about as often as it is scraped."""
 
 _meter = metrics.get_meter("reclaim.service")
-_outbox_depth = _meter.create_gauge("reclaim_outbox_depth", description="Events not yet confirmed by every consumer")
+_outbox_depth = _meter.create_gauge(
+    "reclaim_outbox_depth", description="Outbox rows not yet confirmed by every consumer"
+)
 _parked = _meter.create_gauge("reclaim_parked_messages", description="Messages that wait for an operator")
 
 
