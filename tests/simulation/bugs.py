@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 from unittest.mock import patch
+from weakref import WeakKeyDictionary
 
 import msgspec
 import sqlalchemy as sa
@@ -17,13 +19,14 @@ from reclaim.approvals import pages as approvals_pages
 from reclaim.common import inbox, outbox
 from reclaim.common.contracts import DecisionReceived, SeatReactivated
 from reclaim.common.db import Unit
-from reclaim.connectors import checks
+from reclaim.connectors import checks, fake
 from reclaim.connectors.ports import Done, Known, TryLater
-from reclaim.lifecycle import actions, domain, handlers, jobs, store, submit
+from reclaim.lifecycle import actions, brake_store, brakes, domain, handlers, jobs, store, submit
 from reclaim.lifecycle.domain import Effect, SeatChecked, State
 from reclaim.savings import domain as savings_domain
 from reclaim.savings import handlers as savings_handlers
 from reclaim.savings import store as savings_store
+from tests.simulation.stage import Stage
 from tests.simulation.world import Chances
 
 Plant = Callable[[], AbstractContextManager[Any]]
@@ -306,6 +309,94 @@ def acts_within_a_transaction() -> AbstractContextManager[Any]:
     return patch.object(actions.Actions, "_perform", perform)
 
 
+def writes_without_reading() -> AbstractContextManager[Any]:
+    original = fake.FakeActor._set_one
+
+    def set_one(self: fake.FakeActor, operation: str, holder: str, name: str, *, value: Any) -> Any:
+        result = original(self, operation, holder, name, value=value)
+        if isinstance(result, Done) and not result.changed:
+            self._log(holder, name, value, value)
+        return result
+
+    return patch.object(fake.FakeActor, "_set_one", set_one)
+
+
+def whose_freeze_it_is_is_not_read() -> AbstractContextManager[Any]:
+    original = fake.FakeActor._set_one
+
+    def set_one(self: fake.FakeActor, operation: str, holder: str, name: str, *, value: Any) -> Any:
+        if holder in self._org.users:
+            self._org.users[holder].frozen_by_another = False
+        return original(self, operation, holder, name, value=value)
+
+    return patch.object(fake.FakeActor, "_set_one", set_one)
+
+
+# Brakes.
+
+
+def cap_is_counted_per_process() -> AbstractContextManager[Any]:
+    taken: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+    ledger, add_permits = brake_store.ledger, brake_store.add_permits
+
+    async def of_this_process(db: Any, *args: Any, **more: Any) -> Any:
+        mine = taken.setdefault(db.sync_connection.engine, [])
+        return replace(
+            await ledger(db, *args, **more),
+            runs=Counter((request.step, request.run_id) for request in mine),
+            windows=Counter((cap, request.step) for request in mine for cap in brakes.WINDOWS),
+        )
+
+    async def add(db: Any, permits: Sequence[Any], *args: Any, **more: Any) -> None:
+        taken.setdefault(db.sync_connection.engine, []).extend(permit.request for permit in permits)
+        await add_permits(db, permits, *args, **more)
+
+    return patch.multiple(brake_store, ledger=of_this_process, add_permits=add)
+
+
+def permits_are_not_kept() -> AbstractContextManager[Any]:
+    async def add(*_: Any, **__: Any) -> None:
+        return
+
+    return patch.object(brake_store, "add_permits", add)
+
+
+def permit_counts_from_the_first_attempt() -> AbstractContextManager[Any]:
+    async def renew(*_: Any) -> None:
+        return
+
+    return patch.object(brake_store, "renew_permits", renew)
+
+
+def canary_is_ignored() -> AbstractContextManager[Any]:
+    original = brake_store._canaries
+
+    async def canaries(*args: Any) -> dict[str, Any]:
+        return {rule: replace(canary, confirmed=True) for rule, canary in (await original(*args)).items()}
+
+    return patch.object(brake_store, "_canaries", canaries)
+
+
+def kill_switch_is_read_at_the_start() -> AbstractContextManager[Any]:
+    known: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+    original = brake_store.engaged
+
+    async def engaged(db: Any) -> Any:
+        engine = db.sync_connection.engine
+        if engine not in known:
+            known[engine] = await original(db)
+        return known[engine]
+
+    return patch.object(brake_store, "engaged", engaged)
+
+
+def kill_switch_is_not_read_before_the_write() -> AbstractContextManager[Any]:
+    async def cleared(self: actions.Actions, claimed: Sequence[Any]) -> Any:
+        return await self._still_ours(claimed), {}
+
+    return patch.object(actions.Actions, "_cleared", cleared)
+
+
 # Records.
 
 
@@ -365,6 +456,14 @@ BUGS: Final[dict[str, Plant]] = {
         unfreezes_what_others_froze,
         unfreeze_is_only_said,
         acts_within_a_transaction,
+        writes_without_reading,
+        whose_freeze_it_is_is_not_read,
+        cap_is_counted_per_process,
+        permits_are_not_kept,
+        permit_counts_from_the_first_attempt,
+        canary_is_ignored,
+        kill_switch_is_read_at_the_start,
+        kill_switch_is_not_read_before_the_write,
         audit_entry_is_skipped,
         savings_are_counted_twice,
         reactivations_are_not_booked,
@@ -376,5 +475,21 @@ HAUNTED: Final[dict[str, Chances]] = {
     "ack_before_commit": Chances(hold=0, kill=0, database=0.6, broker=0, org=0, mail=0),
     "no_answer_is_taken_for_success": Chances(hold=0, kill=0, database=0, broker=0, org=0.2, mail=0),
     "too_early_is_dropped": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
+    "kill_switch_is_not_read_before_the_write": Chances(hold=0.4, kill=0, database=0, broker=0, org=0, mail=0),
+    "permit_counts_from_the_first_attempt": Chances(hold=0.1, kill=0, database=0, broker=0, org=0.2, mail=0),
 }
 """The trouble without which a bug does no harm; the others are looked for in histories as they come."""
+
+FOUND_BY: Final[dict[str, int]] = {}
+"""The first history that finds each bug; `python -m tests.simulation --bugs` tells them anew."""
+
+
+def violations(stage: Stage, seed: int, name: str, *, planted: bool = True) -> list[str]:
+    """Play a history with a bug in it, or with the same trouble and without the bug; return what was violated."""
+    with BUGS[name]() if planted else nullcontext():
+        return stage.play(seed, chances=HAUNTED.get(name)).violations
+
+
+def find(stage: Stage, name: str, seeds: Iterable[int]) -> int | None:
+    """Return the first history that finds a bug."""
+    return next((seed for seed in seeds if violations(stage, seed, name)), None)
