@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
@@ -26,6 +26,7 @@ from reclaim.lifecycle.domain import Effect, SeatChecked, State
 from reclaim.savings import domain as savings_domain
 from reclaim.savings import handlers as savings_handlers
 from reclaim.savings import store as savings_store
+from tests.simulation.invariants import Limits
 from tests.simulation.stage import Stage
 from tests.simulation.world import Chances
 
@@ -278,13 +279,16 @@ def dry_run_writes() -> AbstractContextManager[Any]:
     return patch.object(store, "claim_effects", claim)
 
 
-def unfreezes_what_others_froze() -> AbstractContextManager[Any]:
+@contextmanager
+def unfreezes_what_others_froze() -> Iterator[None]:
+    """Take any account that is found frozen before our freeze for frozen by us, and the org's word for nothing."""
     original = domain.TRANSITIONS[State.CHECKING_BEFORE_FREEZE, SeatChecked]
 
     def checked(case: Any, command: SeatChecked, now: Any) -> Any:
         return original(case, msgspec.structs.replace(command, tried=True), now)
 
-    return _transition(State.CHECKING_BEFORE_FREEZE, SeatChecked, checked)
+    with _transition(State.CHECKING_BEFORE_FREEZE, SeatChecked, checked), whose_freeze_it_is_is_not_read():
+        yield
 
 
 def unfreeze_is_only_said() -> AbstractContextManager[Any]:
@@ -474,20 +478,55 @@ BUGS: Final[dict[str, Plant]] = {
 HAUNTED: Final[dict[str, Chances]] = {
     "ack_before_commit": Chances(hold=0, kill=0, database=0.6, broker=0, org=0, mail=0),
     "no_answer_is_taken_for_success": Chances(hold=0, kill=0, database=0, broker=0, org=0.2, mail=0),
+    "cap_is_counted_per_process": Chances(hold=0, kill=0.05, database=0, broker=0, org=0, mail=0),
     "too_early_is_dropped": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
+    "whose_freeze_it_is_is_not_read": Chances(hold=0.05, kill=0.1, database=0, broker=0, org=0.3, mail=0),
+    "outbox_row_is_lost": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
+    "outbox_row_deleted_at_publish": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
     "kill_switch_is_not_read_before_the_write": Chances(hold=0.4, kill=0, database=0, broker=0, org=0, mail=0),
     "permit_counts_from_the_first_attempt": Chances(hold=0.1, kill=0, database=0, broker=0, org=0.2, mail=0),
 }
 """The trouble without which a bug does no harm; the others are looked for in histories as they come."""
 
-FOUND_BY: Final[dict[str, int]] = {}
+BRAKED: Final[dict[str, Limits]] = {
+    "cap_is_counted_per_process": Limits(run=100, day=100, month=1, canary=0),
+    "permits_are_not_kept": Limits(run=1, day=1, month=1, canary=0),
+    "canary_is_ignored": Limits(run=100, day=100, month=100, canary=1),
+}
+"""The limits without which a bug in the brakes does not show."""
+
+FOUND_BY: Final[dict[str, int]] = {
+    "ack_before_commit": 2,
+    "no_inbox": 15,
+    "too_early_is_dropped": 9,
+    "outbox_row_is_lost": 5,
+    "outbox_row_deleted_at_publish": 13,
+    "keep_is_never_said": 5,
+    "no_recheck_before_freeze": 1,
+    "no_recheck_before_reclaim": 5,
+    "old_check_is_good_enough": 7,
+    "exempt_is_ignored": 1,
+    "administrator_is_ignored": 7,
+    "sign_in_is_ignored": 14,
+    "get_mutates": 1,
+    "timer_early": 5,
+    "grace_is_ignored": 5,
+    "keep_in_grace_is_ignored": 30,
+    "no_answer_is_taken_for_success": 8,
+    "keep_before_the_freeze_is_ignored": 6,
+    "second_decision_wins": 4,
+    "delivered_before_it_is_sent": 7,
+    "deadline_without_a_question": 5,
+    "dry_run_writes": 15,
+    "unfreezes_what_others_froze": 6,
+}
 """The first history that finds each bug; `python -m tests.simulation --bugs` tells them anew."""
 
 
 def violations(stage: Stage, seed: int, name: str, *, planted: bool = True) -> list[str]:
     """Play a history with a bug in it, or with the same trouble and without the bug; return what was violated."""
     with BUGS[name]() if planted else nullcontext():
-        return stage.play(seed, chances=HAUNTED.get(name)).violations
+        return stage.play(seed, chances=HAUNTED.get(name), limits=BRAKED.get(name)).violations
 
 
 def find(stage: Stage, name: str, seeds: Iterable[int]) -> int | None:

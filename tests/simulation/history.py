@@ -74,10 +74,14 @@ class Outcome:
 class History:
     """Plays one seed."""
 
-    def __init__(self, seed: int, database_url: str, *, chances: Chances | None = None, length: int | None = None):
+    def __init__(
+        self, seed: int, database_url: str, *, chances: Chances | None = None, limits: Limits | None = None
+    ) -> None:
+        """Draw the trouble and the brakes, unless they are given."""
+        self.limits = limits
         self.world = World(seed, database_url, chances=chances)
         self.chance = self.world.chance
-        self.length = self.chance.randint(30, 70) if length is None else length
+        self.length = self.chance.randint(30, 70)
         speeds = (0.3, 3.0, 4.0, 4.0)
         self.hears = {name: self.chance.choice(speeds) for name in SERVICES}
         self.works = {name: self.chance.choice(speeds) for name in SERVICES}
@@ -171,13 +175,14 @@ class History:
     async def _set_the_brakes(self) -> None:
         """Let an org of a handful of people be worked on, mostly: by default one of them is frozen, and no more."""
         drawn = self.chance.random()
-        if drawn < 0.1:
+        if drawn < 0.1 and self.limits is None:
             seats = self.world.org.licences[PRODUCT]
             self.world.judge.limits = Limits(
                 run=max(1, seats * 5 // 100), day=max(1, seats * 5 // 100), month=max(1, seats * 15 // 100), canary=5
             )
             return
-        limits = self.world.judge.limits = LOOSE if drawn < 0.7 else self.chance.choice(TIGHT)
+        drawn_limits = LOOSE if drawn < 0.7 else self.chance.choice(TIGHT)
+        limits = self.world.judge.limits = self.limits or drawn_limits
         figures = {f"{cap}_most": getattr(limits, cap) for cap in ("run", "day", "month")}
         figures |= {"run_share": 100, "day_share": 100, "month_share": 100, "canary": limits.canary}
         async with self.world.processes["lifecycle"].running.database.unit() as unit:

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.simulation.history import History, Outcome
+from tests.simulation.invariants import Limits
 from tests.simulation.world import Chances, copy_template, make_template
 
 IN_MEMORY = Path("/dev/shm")
@@ -58,13 +59,13 @@ class Stage:
         self._runner.close()
         self._folder.cleanup()
 
-    def play(self, seed: int, *, chances: Chances | None = None, length: int | None = None) -> Outcome:
+    def play(self, seed: int, *, chances: Chances | None = None, limits: Limits | None = None) -> Outcome:
         """Play one history from its beginning to its end."""
-        return self._runner.run(self._play(seed, chances, length))
+        return self._runner.run(self._play(seed, chances, limits))
 
-    async def _play(self, seed: int, chances: Chances | None, length: int | None) -> Outcome:
+    async def _play(self, seed: int, chances: Chances | None, limits: Limits | None) -> Outcome:
         url = copy_template(self.template, Path(self._folder.name))
-        return await History(seed, url, chances=chances, length=length).play()
+        return await History(seed, url, chances=chances, limits=limits).play()
 
 
 @dataclass
