@@ -512,13 +512,19 @@ FOUND_BY: Final[dict[str, int]] = {
     "timer_early": 5,
     "grace_is_ignored": 5,
     "keep_in_grace_is_ignored": 30,
+    "appeal_while_acting_is_ignored": 51,
     "no_answer_is_taken_for_success": 8,
+    "canary_is_ignored": 17,
     "keep_before_the_freeze_is_ignored": 6,
     "second_decision_wins": 4,
     "delivered_before_it_is_sent": 7,
     "deadline_without_a_question": 5,
     "dry_run_writes": 15,
     "unfreezes_what_others_froze": 6,
+    "unfreeze_is_only_said": 30,
+    "acts_within_a_transaction": 1,
+    "audit_entry_is_skipped": 5,
+    "savings_are_counted_twice": 5,
 }
 """The first history that finds each bug; `python -m tests.simulation --bugs` tells them anew."""
 

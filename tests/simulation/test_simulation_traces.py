@@ -16,7 +16,7 @@ from tests.simulation.stage import Stage, StillLoop, quiet
 from tests.simulation.world import World, controlled
 from tests.support.providers import plain_url
 
-SEEDS, MORE = range(25), range(25, 200)
+SEEDS, MORE = range(8), range(8, 108)
 """Histories compared: every step, every entry of the audit trail and every write in the org."""
 
 
