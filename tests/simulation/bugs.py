@@ -496,6 +496,7 @@ BRAKED: Final[dict[str, Limits]] = {
 """The limits without which a bug in the brakes does not show."""
 
 FOUND_BY: Final[dict[str, int]] = {
+    "cap_is_counted_per_process": 9,
     "ack_before_commit": 2,
     "no_inbox": 15,
     "too_early_is_dropped": 9,

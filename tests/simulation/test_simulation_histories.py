@@ -12,7 +12,7 @@ import pytest
 from tests.simulation.stage import Stage, Summary, play_many, quiet
 from tests.simulation.world import Chances
 
-SOME, MANY = range(60), range(2_000)
+SOME, MANY = range(40), range(2_000)
 CALM = Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0)
 
 
