@@ -496,7 +496,6 @@ BRAKED: Final[dict[str, Limits]] = {
 """The limits without which a bug in the brakes does not show."""
 
 FOUND_BY: Final[dict[str, int]] = {
-    "cap_is_counted_per_process": 9,
     "ack_before_commit": 2,
     "no_inbox": 15,
     "too_early_is_dropped": 9,
@@ -526,6 +525,8 @@ FOUND_BY: Final[dict[str, int]] = {
     "acts_within_a_transaction": 1,
     "audit_entry_is_skipped": 5,
     "savings_are_counted_twice": 5,
+    "cap_is_counted_per_process": 9,
+    "permits_are_not_kept": 17,
 }
 """The first history that finds each bug; `python -m tests.simulation --bugs` tells them anew."""
 
