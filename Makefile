@@ -84,7 +84,7 @@ simulate: $(VENV)/.installed ## Play histories with every kind of fault (SEEDS=1
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(TRACE),--trace),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0))
 
 .PHONY: test-long
-test-long: $(VENV)/.installed ## Play 2,000 histories, on both databases too, and let each planted bug be found (many minutes)
+test-long: $(VENV)/.installed ## Play 2,000 histories, many on both databases, and look for each planted bug (an hour)
 	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 .PHONY: test-containers

@@ -1,4 +1,7 @@
-"""`make simulate SEEDS=10000`: play many histories; `SEED=123 TRACE=1`: play one again and show every step."""
+"""`make simulate SEEDS=10000`: play many histories; `SEED=123 TRACE=1`: play one again and show every step.
+
+`python -m tests.simulation --bugs` tells which history is the first to find each planted bug.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import sys
 import time
 
+from tests.simulation.bugs import BUGS, find
 from tests.simulation.stage import Stage, Summary, play_many, quiet
 
 
@@ -16,7 +20,10 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="play this one only")
     parser.add_argument("--trace", action="store_true", help="show every step of it")
+    parser.add_argument("--bugs", action="store_true", help="find each planted bug, in as many histories")
     given = parser.parse_args()
+    if given.bugs:
+        return _bugs(range(given.first, given.first + given.seeds))
     if given.seed is not None:
         return _one(given.seed, trace=given.trace)
     return _many(range(given.first, given.first + given.seeds))
@@ -31,6 +38,15 @@ def _one(seed: int, *, trace: bool) -> int:
     print(f"seed {seed}: {outcome.cases} cases, {outcome.steps} steps, {outcome.faults.total()} faults")
     print("\n".join(outcome.violations) or "nothing was violated")
     return bool(outcome.violations)
+
+
+def _bugs(seeds: range) -> int:
+    with quiet(), Stage() as stage:
+        found = {}
+        for name in BUGS:
+            found[name] = find(stage, name, seeds)
+            print(f'    "{name}": {found[name]},', flush=True)
+    return None in found.values()
 
 
 def _many(seeds: range) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 from unittest.mock import patch
+from weakref import WeakKeyDictionary
 
 import msgspec
 import sqlalchemy as sa
@@ -17,13 +19,15 @@ from reclaim.approvals import pages as approvals_pages
 from reclaim.common import inbox, outbox
 from reclaim.common.contracts import DecisionReceived, SeatReactivated
 from reclaim.common.db import Unit
-from reclaim.connectors import checks
+from reclaim.connectors import checks, fake
 from reclaim.connectors.ports import Done, Known, TryLater
-from reclaim.lifecycle import actions, domain, handlers, jobs, store, submit
+from reclaim.lifecycle import actions, brake_store, brakes, domain, handlers, jobs, store, submit
 from reclaim.lifecycle.domain import Effect, SeatChecked, State
 from reclaim.savings import domain as savings_domain
 from reclaim.savings import handlers as savings_handlers
 from reclaim.savings import store as savings_store
+from tests.simulation.invariants import Limits
+from tests.simulation.stage import Stage
 from tests.simulation.world import Chances
 
 Plant = Callable[[], AbstractContextManager[Any]]
@@ -275,13 +279,16 @@ def dry_run_writes() -> AbstractContextManager[Any]:
     return patch.object(store, "claim_effects", claim)
 
 
-def unfreezes_what_others_froze() -> AbstractContextManager[Any]:
+@contextmanager
+def unfreezes_what_others_froze() -> Iterator[None]:
+    """Take any account that is found frozen before our freeze for frozen by us, and the org's word for nothing."""
     original = domain.TRANSITIONS[State.CHECKING_BEFORE_FREEZE, SeatChecked]
 
     def checked(case: Any, command: SeatChecked, now: Any) -> Any:
         return original(case, msgspec.structs.replace(command, tried=True), now)
 
-    return _transition(State.CHECKING_BEFORE_FREEZE, SeatChecked, checked)
+    with _transition(State.CHECKING_BEFORE_FREEZE, SeatChecked, checked), whose_freeze_it_is_is_not_read():
+        yield
 
 
 def unfreeze_is_only_said() -> AbstractContextManager[Any]:
@@ -304,6 +311,94 @@ def acts_within_a_transaction() -> AbstractContextManager[Any]:
             return await original(self, claimed, connection)
 
     return patch.object(actions.Actions, "_perform", perform)
+
+
+def writes_without_reading() -> AbstractContextManager[Any]:
+    original = fake.FakeActor._set_one
+
+    def set_one(self: fake.FakeActor, operation: str, holder: str, name: str, *, value: Any) -> Any:
+        result = original(self, operation, holder, name, value=value)
+        if isinstance(result, Done) and not result.changed:
+            self._log(holder, name, value, value)
+        return result
+
+    return patch.object(fake.FakeActor, "_set_one", set_one)
+
+
+def whose_freeze_it_is_is_not_read() -> AbstractContextManager[Any]:
+    original = fake.FakeActor._set_one
+
+    def set_one(self: fake.FakeActor, operation: str, holder: str, name: str, *, value: Any) -> Any:
+        if holder in self._org.users:
+            self._org.users[holder].frozen_by_another = False
+        return original(self, operation, holder, name, value=value)
+
+    return patch.object(fake.FakeActor, "_set_one", set_one)
+
+
+# Brakes.
+
+
+def cap_is_counted_per_process() -> AbstractContextManager[Any]:
+    taken: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+    ledger, add_permits = brake_store.ledger, brake_store.add_permits
+
+    async def of_this_process(db: Any, *args: Any, **more: Any) -> Any:
+        mine = taken.setdefault(db.sync_connection.engine, [])
+        return replace(
+            await ledger(db, *args, **more),
+            runs=Counter((request.step, request.run_id) for request in mine),
+            windows=Counter((cap, request.step) for request in mine for cap in brakes.WINDOWS),
+        )
+
+    async def add(db: Any, permits: Sequence[Any], *args: Any, **more: Any) -> None:
+        taken.setdefault(db.sync_connection.engine, []).extend(permit.request for permit in permits)
+        await add_permits(db, permits, *args, **more)
+
+    return patch.multiple(brake_store, ledger=of_this_process, add_permits=add)
+
+
+def permits_are_not_kept() -> AbstractContextManager[Any]:
+    async def add(*_: Any, **__: Any) -> None:
+        return
+
+    return patch.object(brake_store, "add_permits", add)
+
+
+def permit_counts_from_the_first_attempt() -> AbstractContextManager[Any]:
+    async def renew(*_: Any) -> None:
+        return
+
+    return patch.object(brake_store, "renew_permits", renew)
+
+
+def canary_is_ignored() -> AbstractContextManager[Any]:
+    original = brake_store._canaries
+
+    async def canaries(*args: Any) -> dict[str, Any]:
+        return {rule: replace(canary, confirmed=True) for rule, canary in (await original(*args)).items()}
+
+    return patch.object(brake_store, "_canaries", canaries)
+
+
+def kill_switch_is_read_at_the_start() -> AbstractContextManager[Any]:
+    known: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+    original = brake_store.engaged
+
+    async def engaged(db: Any) -> Any:
+        engine = db.sync_connection.engine
+        if engine not in known:
+            known[engine] = await original(db)
+        return known[engine]
+
+    return patch.object(brake_store, "engaged", engaged)
+
+
+def kill_switch_is_not_read_before_the_write() -> AbstractContextManager[Any]:
+    async def cleared(self: actions.Actions, claimed: Sequence[Any]) -> Any:
+        return await self._still_ours(claimed), {}
+
+    return patch.object(actions.Actions, "_cleared", cleared)
 
 
 # Records.
@@ -365,6 +460,14 @@ BUGS: Final[dict[str, Plant]] = {
         unfreezes_what_others_froze,
         unfreeze_is_only_said,
         acts_within_a_transaction,
+        writes_without_reading,
+        whose_freeze_it_is_is_not_read,
+        cap_is_counted_per_process,
+        permits_are_not_kept,
+        permit_counts_from_the_first_attempt,
+        canary_is_ignored,
+        kill_switch_is_read_at_the_start,
+        kill_switch_is_not_read_before_the_write,
         audit_entry_is_skipped,
         savings_are_counted_twice,
         reactivations_are_not_booked,
@@ -375,6 +478,65 @@ BUGS: Final[dict[str, Plant]] = {
 HAUNTED: Final[dict[str, Chances]] = {
     "ack_before_commit": Chances(hold=0, kill=0, database=0.6, broker=0, org=0, mail=0),
     "no_answer_is_taken_for_success": Chances(hold=0, kill=0, database=0, broker=0, org=0.2, mail=0),
+    "cap_is_counted_per_process": Chances(hold=0, kill=0.05, database=0, broker=0, org=0, mail=0),
     "too_early_is_dropped": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
+    "whose_freeze_it_is_is_not_read": Chances(hold=0.05, kill=0.1, database=0, broker=0, org=0.3, mail=0),
+    "outbox_row_is_lost": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
+    "outbox_row_deleted_at_publish": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
+    "kill_switch_is_not_read_before_the_write": Chances(hold=0.4, kill=0, database=0, broker=0, org=0, mail=0),
+    "permit_counts_from_the_first_attempt": Chances(hold=0.1, kill=0, database=0, broker=0, org=0.2, mail=0),
 }
 """The trouble without which a bug does no harm; the others are looked for in histories as they come."""
+
+BRAKED: Final[dict[str, Limits]] = {
+    "cap_is_counted_per_process": Limits(run=100, day=100, month=1, canary=0),
+    "permits_are_not_kept": Limits(run=1, day=1, month=1, canary=0),
+    "canary_is_ignored": Limits(run=100, day=100, month=100, canary=1),
+}
+"""The limits without which a bug in the brakes does not show."""
+
+FOUND_BY: Final[dict[str, int]] = {
+    "ack_before_commit": 2,
+    "no_inbox": 15,
+    "too_early_is_dropped": 9,
+    "outbox_row_is_lost": 5,
+    "outbox_row_deleted_at_publish": 13,
+    "keep_is_never_said": 5,
+    "no_recheck_before_freeze": 1,
+    "no_recheck_before_reclaim": 5,
+    "old_check_is_good_enough": 7,
+    "exempt_is_ignored": 1,
+    "administrator_is_ignored": 7,
+    "sign_in_is_ignored": 14,
+    "get_mutates": 1,
+    "timer_early": 5,
+    "grace_is_ignored": 5,
+    "keep_in_grace_is_ignored": 30,
+    "appeal_while_acting_is_ignored": 51,
+    "no_answer_is_taken_for_success": 8,
+    "canary_is_ignored": 17,
+    "keep_before_the_freeze_is_ignored": 6,
+    "second_decision_wins": 4,
+    "delivered_before_it_is_sent": 7,
+    "deadline_without_a_question": 5,
+    "dry_run_writes": 15,
+    "unfreezes_what_others_froze": 6,
+    "unfreeze_is_only_said": 30,
+    "acts_within_a_transaction": 1,
+    "audit_entry_is_skipped": 5,
+    "savings_are_counted_twice": 5,
+    "cap_is_counted_per_process": 9,
+    "permits_are_not_kept": 17,
+}
+"""The first history that finds each bug; `python -m tests.simulation --bugs` tells them anew."""
+
+
+def violations(stage: Stage, seed: int, name: str, *, planted: bool = True) -> list[str]:
+    """Play a history with a bug in it, or with the same trouble and without the bug; return what was violated."""
+    with BUGS[name]() if planted else nullcontext():
+        return stage.play(seed, chances=HAUNTED.get(name), limits=BRAKED.get(name)).violations
+
+
+def find(stage: Stage, name: str, seeds: Iterable[int]) -> int | None:
+    """Return the first history that finds a bug."""
+    return next((seed for seed in seeds if violations(stage, seed, name)), None)

@@ -135,17 +135,26 @@ class Driver:
         self._dialect.do_commit = self._commit(self._dialect.do_commit)
 
     def _statement(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **more: Any) -> Any:
-            self._alive()
-            if self.armed is not None and self.armed.countdown <= 1 and self._strikes("cut", "disk full", "busy"):
-                raise self._error()
-            return original(*args, **more)
+        def run(cursor: Any, statement: str, *args: Any, **more: Any) -> Any:
+            # Only SQLite is told that a transaction begins, and one without any statement has its end to fail at.
+            if not statement.startswith("BEGIN"):
+                self._within()
+            return original(cursor, statement, *args, **more)
 
         return run
 
+    def _within(self) -> None:
+        """Let a fault strike in the middle of a transaction.
+
+        That is at its first statement, since one database needs more of them than the other for the same.
+        """
+        self._alive()
+        if self.armed is not None and self.armed.countdown <= 1 and self._strikes("cut", "disk full", "busy"):
+            raise self._error()
+
     def _commit(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
         def run(connection: Any) -> None:
-            self._alive()
+            self._within()
             if self._strikes("cut before commit"):
                 raise self._error()
             if self._strikes("kill before commit"):
@@ -155,7 +164,6 @@ class Driver:
             original(connection)
             self.commits += 1
             if self.armed is not None and self.armed.kind in {"cut", "disk full", "busy"}:
-                # Counted in transactions: the two databases need different numbers of statements for one.
                 self.armed.countdown -= 1
             if after == "kill after commit":
                 self.dead = True

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
@@ -14,18 +15,20 @@ import sqlalchemy as sa
 
 from reclaim.approvals.resend import resend
 from reclaim.common.contracts import SERVICES
+from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict
 from reclaim.common.outbox import OUTBOX
 from reclaim.connectors.fake import FakeRecord, FakeUser
 from reclaim.connectors.ports import Refused
-from reclaim.lifecycle import brake_store, queries
+from reclaim.lifecycle import brake_gate, brake_store, brakes, queries
 from reclaim.lifecycle import store as lifecycle_store
 from reclaim.lifecycle.api import command
+from reclaim.lifecycle.brakes import Scope
 from reclaim.lifecycle.domain import ENDED, Case, Command, Decide, Reactivate, Retry, State
 from reclaim.savings import store as savings_store
 from reclaim.scanner import actions
 from reclaim.web.operators import Operator
-from tests.simulation.invariants import Known
+from tests.simulation.invariants import Known, Limits, Switch
 from tests.simulation.mail import Letter
 from tests.simulation.org import INACTIVE_DAYS, PRODUCT
 from tests.simulation.world import Chances, Page, Process, Step, World, controlled
@@ -43,15 +46,14 @@ KEEPABLE: Final = {
     "handing_over",
 }
 """Where a case may stand when somebody asks for the first time to keep the seat, and must be heard."""
-LOOSE: Final = {
-    "run_most": 100,
-    "run_share": 100,
-    "day_most": 100,
-    "day_share": 100,
-    "month_most": 100,
-    "month_share": 100,
-    "canary": 100,
-}
+LOOSE: Final = Limits(run=100, day=100, month=100, canary=100)
+TIGHT: Final = (
+    Limits(run=2, day=100, month=100, canary=0),
+    Limits(run=100, day=1, month=100, canary=0),
+    Limits(run=100, day=100, month=2, canary=0),
+    Limits(run=100, day=100, month=100, canary=1),
+    Limits(run=3, day=2, month=4, canary=2),
+)
 SETTINGS: Final = {"instance_url": "https://sim.my.salesforce.com", "client_id": "3MVG9"}
 
 
@@ -72,10 +74,14 @@ class Outcome:
 class History:
     """Plays one seed."""
 
-    def __init__(self, seed: int, database_url: str, *, chances: Chances | None = None, length: int | None = None):
+    def __init__(
+        self, seed: int, database_url: str, *, chances: Chances | None = None, limits: Limits | None = None
+    ) -> None:
+        """Draw the trouble and the brakes, unless they are given."""
+        self.limits = limits
         self.world = World(seed, database_url, chances=chances)
         self.chance = self.world.chance
-        self.length = self.chance.randint(40, 90) if length is None else length
+        self.length = self.chance.randint(30, 70)
         speeds = (0.3, 3.0, 4.0, 4.0)
         self.hears = {name: self.chance.choice(speeds) for name in SERVICES}
         self.works = {name: self.chance.choice(speeds) for name in SERVICES}
@@ -105,7 +111,7 @@ class History:
             FakeUser("u-robot", long_ago, now - 200 * DAY, "Robot", "robot@example.com", administrator=None),
             FakeUser("u-boss", long_ago, now, "Bea Boss", "boss@example.com", administrator="Modify All Data"),
         ]
-        for number in range(chance.randint(2, 8)):
+        for number in range(chance.randint(2, 6)):
             idle = now - chance.choice((100, 120, 200)) * DAY
             user = FakeUser(
                 f"u-{number:02}", long_ago, idle, f"User {number}", f"user{number}@example.com", manager_id="u-boss"
@@ -157,8 +163,8 @@ class History:
             author="otto",
         )
         self.rule = await actions.activate_rule(deps, rule.id)
-        if chance.random() < 0.85:
-            await self._loosen_the_brakes(connection.id)
+        self.connection_id = connection.id
+        await self._set_the_brakes()
         await self._scan()
         if chance.random() < 0.8:
             while await self.world.do_job(scanner, "scan"):
@@ -166,13 +172,23 @@ class History:
             await self.world.do_job(scanner, "relay")
         self.world.calm = org.calm = self.world.broker.calm = False
 
-    async def _loosen_the_brakes(self, connection_id: str) -> None:
-        """Let an org of a handful of people be worked on: by default it would hardly ever get beyond a canary."""
-        database = self.world.processes["lifecycle"].running.database
-        async with database.unit() as unit:
+    async def _set_the_brakes(self) -> None:
+        """Let an org of a handful of people be worked on, mostly: by default one of them is frozen, and no more."""
+        drawn = self.chance.random()
+        if drawn < 0.1 and self.limits is None:
+            seats = self.world.org.licences[PRODUCT]
+            self.world.judge.limits = Limits(
+                run=max(1, seats * 5 // 100), day=max(1, seats * 5 // 100), month=max(1, seats * 15 // 100), canary=5
+            )
+            return
+        drawn_limits = LOOSE if drawn < 0.7 else self.chance.choice(TIGHT)
+        limits = self.world.judge.limits = self.limits or drawn_limits
+        figures = {f"{cap}_most": getattr(limits, cap) for cap in ("run", "day", "month")}
+        figures |= {"run_share": 100, "day_share": 100, "month_share": 100, "canary": limits.canary}
+        async with self.world.processes["lifecycle"].running.database.unit() as unit:
             # Past the check that the connection is known here: its event is still on its way.
             await brake_store.set_limits(
-                unit.db, connection_id, LOOSE, by="anna", reason="a small org", now=self.world.true
+                unit.db, self.connection_id, figures, by="anna", reason="a small org", now=self.world.true
             )
 
     async def _scan(self) -> None:
@@ -207,6 +223,8 @@ class History:
             choices.append((0.8, self._console))
         choices.append((0.5, self._in_the_org))
         choices.append((0.15, self._scan))
+        choices.append((1.5 if world.judge.switches else 0.1, self._at_the_kill_switch))
+        choices.append((0.4, self._at_the_brakes))
         choices.append((3.0, self._time))
         choices.append((1.0 if world.broker.away else 0.1, self._broker_goes_or_comes))
         weights = [weight for weight, _ in choices]
@@ -393,6 +411,68 @@ class History:
         async with process.running.database.unit() as unit:
             await resend(unit, case_id)
 
+    async def _at_the_kill_switch(self) -> None:
+        """Let an operator stop everything, or one connection or rule, and release it again before long."""
+        judge, chance = self.world.judge, self.chance
+        if judge.switches:
+            await self._release(chance.choice(sorted(judge.switches)))
+        else:
+            scope: Scope = chance.choice(("global", "global", "connection", "rule"))
+            target = {"global": "", "connection": self.connection_id, "rule": self.rule.id}[scope]
+            engage = partial(brake_gate.engage, scope=scope, target=target, by="otto", reason="drill")
+            step = await self._in_a_unit(f"console: kill switch for {scope}", engage)
+            if step.error is None:
+                switch, _new = step.result
+                judge.switches[switch.id] = Switch(scope, target, step.serial)
+
+    async def _release(self, switch_id: str) -> None:
+        # Whatever the answer will be, the switch may be released by it.
+        del self.world.judge.switches[switch_id]
+        release = partial(brake_gate.release, switch_id=switch_id, by="anna", reason="over")
+        await self._in_a_unit("console: release the kill switch", release)
+
+    async def _at_the_brakes(self) -> None:
+        """Let operators look at a brake that has tripped: try again within the limits, or beyond them together."""
+        lifecycle, judge = self.world.processes["lifecycle"], self.world.judge
+        async with lifecycle.running.database.reading() as db:
+            trips = [trip for trip in await brake_store.trips(db, closed=False) if not trip.dry_run]
+            trip = self.chance.choice(trips) if trips else None
+            held = await brake_store.held(db, trip.id) if trip is not None else []
+        if trip is None:
+            return
+        if trip.cap == "canary":
+            version = int(trip.scope.rpartition("/")[2])
+            confirm = partial(brake_gate.confirm_canary, rule_id=self.rule.id, version=version, by="otto")
+            step = await self._in_a_unit("console: confirm the canary", confirm)
+            if not isinstance(step.error, Conflict):
+                # An answer that was lost may have been a yes.
+                judge.canary_confirmed = judge.canary_confirmed or step.serial
+        elif self.chance.random() < 0.5:
+            again = partial(brake_gate.retry_within_limits, trip_id=trip.id, by="otto")
+            await self._in_a_unit("console: try again within the limits", again)
+        else:
+            ask = partial(brake_gate.ask_override, trip_id=trip.id, by="otto", reason="agreed")
+            asked = await self._in_a_unit("console: ask for an override", ask)
+            if asked.error is None:
+                judge.let_through |= {case.seat.holder.id for case, _ in held}
+                approve = partial(
+                    brake_gate.approve_override,
+                    trip_id=trip.id,
+                    override_id=asked.result,
+                    defaults=brakes.Limits(),
+                    by="anna",
+                )
+                await self._in_a_unit("console: approve the override", approve)
+
+    async def _in_a_unit(self, what: str, order: Callable[[Unit], Awaitable[Any]]) -> Step:
+        lifecycle = self.world.processes["lifecycle"]
+
+        async def work() -> Any:
+            async with lifecycle.running.database.unit() as unit:
+                return await order(unit)
+
+        return await self.world.run(lifecycle, what, work())
+
     # The end.
 
     async def _settle(self) -> None:
@@ -400,6 +480,7 @@ class History:
         world = self.world
         world.log("faults stop")
         await world.calm_down()
+        await self._release_all()
         for later in (timedelta(hours=3), 8 * DAY, 8 * DAY, 8 * DAY, 30 * DAY, 30 * DAY):
             self._advance(later)
             await self._drain()
@@ -412,6 +493,15 @@ class History:
             await self._drain()
             self._advance(timedelta(hours=3))
             await self._drain()
+
+    async def _release_all(self) -> None:
+        """Release the kill switches, those too of which nobody heard that they were engaged."""
+        self.world.judge.switches.clear()
+        async with self.world.processes["lifecycle"].running.database.reading() as db:
+            engaged = [switch.id for switch in await brake_store.switches(db) if switch.released_at is None]
+        for switch_id in sorted(engaged):
+            release = partial(brake_gate.release, switch_id=switch_id, by="anna", reason="over")
+            await self._in_a_unit("console: release the kill switch", release)
 
     async def _drain(self) -> None:
         world = self.world

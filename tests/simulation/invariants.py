@@ -6,7 +6,7 @@ seat was flagged under a policy. Where more than one case of a holder could be m
 allows it.
 
 Clocks may be wrong in a history, so a span of time counts as over if the clock that measured it says so, or if it
-really is.
+really is. What is counted for a limit is counted low: nobody is blamed for a figure that can be read in two ways.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class Instant:
 
 @dataclass(frozen=True)
 class Write:
-    """One change in the org. `by_us`: through an actor; else somebody did it in the org. `began` numbers the step."""
+    """One change in the org. `by_us`: through an actor; else somebody did it in the org.
+
+    `began` numbers the step that made it, `called` the one in which the org was called: later, if it was stopped.
+    """
 
     at: Instant
     id: str
@@ -58,6 +61,7 @@ class Write:
     by_us: bool
     began: int
     step_at: Instant
+    called: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,32 @@ class Look:
     frozen: bool
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The most seats that may be frozen, and as many reclaimed, on the connection; `canary` is a rule's first batch."""
+
+    run: int
+    day: int
+    month: int
+    canary: int
+
+
+WINDOWS = {"day": timedelta(hours=24), "month": timedelta(days=30)}
+
+
+@dataclass
+class Switch:
+    """A kill switch that somebody engaged, and was told so, in the step of that number."""
+
+    scope: str
+    target: str
+    since: int
+
+    def stops(self, case: Known) -> bool:
+        named = {"global": "", "connection": case.seat.connection_id, "rule": case.policy.rule_id}[self.scope]
+        return self.target == named
+
+
 @dataclass
 class Known:
     """A case as people know it."""
@@ -78,6 +108,7 @@ class Known:
     id: str
     seat: Seat
     policy: Policy
+    run_id: str | None = None
     asked: list[Instant] = field(default_factory=list)
     sent: list[tuple[str, Instant]] = field(default_factory=list)
     confirmed: list[tuple[str, Instant]] = field(default_factory=list)
@@ -102,9 +133,14 @@ class Judge:
         self._looks: dict[str, list[Look]] = defaultdict(list)
         self._events: set[str] = set()
         self._said: dict[tuple[str, type[Event]], int] = defaultdict(int)
+        self._done: dict[str, list[tuple[str, Write]]] = defaultdict(list)
         self.protected: dict[str, str] = {}
-        self.unsure: set[str] = set()
-        """Holders that we tried to freeze without an answer: nobody can tell our freeze from another's."""
+        self.limits: Limits | None = None
+        self.switches: dict[str, Switch] = {}
+        self.let_through: set[str] = set()
+        """Holders whose cases two people let go beyond a limit."""
+        self.canary_confirmed: int | None = None
+        """The step in which somebody let the rule go on after its first batch."""
 
     def blame(self, what: str) -> None:
         """Note a violation."""
@@ -114,7 +150,7 @@ class Judge:
 
     def flagged(self, event: UserFlagged) -> None:
         if event.case_id not in self.cases:
-            known = self.cases[event.case_id] = Known(event.case_id, event.seat, event.policy)
+            known = self.cases[event.case_id] = Known(event.case_id, event.seat, event.policy, event.run_id)
             self._by_holder[known.holder].append(known)
 
     def said(self, event_id: str, event: Event, users: dict[str, FakeUser]) -> None:
@@ -131,7 +167,7 @@ class Judge:
         count = self._said[holder, type(event)]
         user = users[holder]
         freezes = self._ours(holder, "frozen", after=True)
-        if isinstance(event, UserFrozen) and count > len(freezes) and holder not in self.unsure:
+        if isinstance(event, UserFrozen) and count > len(freezes):
             self.blame(f"{holder}: we said that it was frozen, and the org's log has no such write")
         if isinstance(event, SeatReclaimed) and count > len(self._ours(holder, "active", after=False)):
             self.blame(f"{holder}: we said that its seat was freed, and the org's log has no such write")
@@ -172,18 +208,20 @@ class Judge:
             self.blame(f"{write.id}: frozen without a decision, or a time-out after a question that had arrived")
         if decided and all(self._kept(case, write) for case in decided):
             self.blame(f"{write.id}: frozen after a keep had been heard")
-        self._freshly_checked("frozen", write.id, write, decided, frozen=False)
+        self._freshly_checked("frozen", write.id, write)
+        self._within_limits("frozen", write.id, write)
         if len(self._ours(write.id, "frozen", after=True)) >= len(self._live(write.id)):
             self.blame(f"{write.id}: frozen more often than it was flagged")
 
     def _unfreeze(self, write: Write) -> None:
-        if not self._last_ours(write.id, "frozen") and write.id not in self.unsure:
+        if not self._last_ours(write.id, "frozen"):
             self.blame(f"{write.id}: unfrozen, though it was not us who had frozen it")
 
     def _deactivate(self, write: Write) -> None:
         allowed = self._begin("deactivated", write.id, write)
         self._after_grace("deactivated", write.id, write, allowed)
-        self._freshly_checked("deactivated", write.id, write, allowed, frozen=True)
+        self._freshly_checked("deactivated", write.id, write)
+        self._within_limits("deactivated", write.id, write)
         if len(self._ours(write.id, "active", after=False)) >= len(self._live(write.id)):
             self.blame(f"{write.id}: deactivated more often than it was flagged")
 
@@ -195,6 +233,7 @@ class Judge:
         holder = str(write.before)
         allowed = self._begin("robbed of a record", holder, write)
         self._after_grace("robbed of a record", holder, write, allowed)
+        self._within_limits("robbed of a record", holder, write)
         if any(earlier.by_us and earlier.before == holder for earlier in self._of[write.id, write.field]):
             self.blame(f"{write.id}: handed over twice")
 
@@ -206,13 +245,16 @@ class Judge:
             self.blame(f"{holder}: {what} in a dry run")
         if holder in self.protected:
             self.blame(f"{holder}: {what}, though it is {self.protected[holder]}")
-        return self._live(holder)
+        live = self._live(holder)
+        for switch in self.switches.values():
+            if switch.since < write.called and live and all(switch.stops(case) for case in live):
+                self.blame(f"{holder}: {what} while the kill switch was engaged")
+        return live
 
     def _after_grace(self, what: str, holder: str, write: Write, cases: Sequence[Known]) -> None:
         freezes = self._ours(holder, "frozen", after=True)
         if not freezes:
-            if holder not in self.unsure:
-                self.blame(f"{holder}: {what} without a freeze of ours")
+            self.blame(f"{holder}: {what} without a freeze of ours")
             return
         since = write.at.since(freezes[-1].at)
         if cases and all(since < timedelta(days=case.policy.grace_days) for case in cases):
@@ -220,7 +262,38 @@ class Judge:
         if cases and all(self._kept(case, write) for case in cases):
             self.blame(f"{holder}: {what} after a keep had been heard")
 
-    def _freshly_checked(self, what: str, holder: str, write: Write, cases: Sequence[Known], *, frozen: bool) -> None:
+    def _within_limits(self, what: str, holder: str, write: Write) -> None:
+        """Count the holders that had this done to them, this one among them, as the org's log shows it."""
+        if self.limits is None or holder in self.let_through:
+            return
+        done = self._done[what]
+        done.append((holder, write))
+        counted = {
+            cap: {
+                other
+                for other, earlier in done
+                if write.step_at.clock - earlier.step_at.clock < window
+                and write.step_at.true - earlier.step_at.true < window
+            }
+            for cap, window in WINDOWS.items()
+        }
+        runs = self._runs(holder)
+        if len(runs) == 1:
+            counted["run"] = {other for other, _ in done if self._runs(other) == runs}
+        for cap, holders in counted.items():
+            most = getattr(self.limits, cap)
+            if len(holders - self.let_through) > most:
+                self.blame(f"{holder}: {what} as number {len(holders)} for the limit of {most} a {cap}")
+        if what == "frozen" and self.limits.canary:
+            free = self.canary_confirmed
+            first = {other for other, earlier in done if free is None or earlier.began <= free}
+            if holder in first and len(first) > self.limits.canary:
+                self.blame(f"{holder}: frozen as number {len(first)}, and the canary of {self.limits.canary} unseen")
+
+    def _runs(self, holder: str) -> set[str | None]:
+        return {case.run_id for case in self._live(holder)}
+
+    def _freshly_checked(self, what: str, holder: str, write: Write) -> None:
         looks = [
             look
             for look in self._looks[holder]

@@ -12,7 +12,6 @@ from reclaim.common.errors import Transient
 from reclaim.connectors.fake import FakeActor, FakeOrg, FakeReader, FakeUser, Trouble
 from reclaim.connectors.ports import (
     ActionResult,
-    Done,
     HandedOver,
     Incomplete,
     Licence,
@@ -61,11 +60,14 @@ class SimOrg(FakeOrg):
         self._likely = likely
         self.judge, self.moments, self.chance, self.happened = judge, moments, chance, happened
         self.calm = False
+        self.called = 0
+        """The step in which the call was made that is being answered."""
 
     def wrote(self, record_id: str, name: str, before: object, after: object) -> None:
         """Have a write of ours judged in the moment before it is done."""
         began, step_at = self.moments.step()
-        write = Write(self.moments.moment("lifecycle"), record_id, name, before, after, True, began, step_at)
+        now = self.moments.moment("lifecycle")
+        write = Write(now, record_id, name, before, after, True, began, step_at, self.called)
         self.judge.wrote(write, self.users.get(record_id))
 
     def person(self, holder: str, **changes: object) -> None:
@@ -77,7 +79,7 @@ class SimOrg(FakeOrg):
                 at = self.moments.moment("lifecycle")
                 self.judge.person_wrote(Write(at, holder, name, getattr(user, name), value, False, began, step_at))
                 if name == "frozen":
-                    user.frozen_changed_at = self.clock.now()
+                    user.frozen_changed_at, user.frozen_by_another = self.clock.now(), True
             setattr(user, name, value)
 
     def strikes(self, *kinds: str, times: float = 1.0) -> str | None:
@@ -189,12 +191,7 @@ class SimActor(FakeActor):
         self._sim, self._gate = org, gate
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
-        self._sim.judge.unsure.update(holders)
-        results = await self._acting("freeze", holders, super().freeze)
-        self._sim.judge.unsure -= {
-            holder for holder, result in results.items() if isinstance(result, Done) and result.changed
-        }
-        return results
+        return await self._acting("freeze", holders, super().freeze)
 
     async def unfreeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         return await self._acting("unfreeze", holders, super().unfreeze)
@@ -213,6 +210,7 @@ class SimActor(FakeActor):
         self._sim.wrote(record_id, name, before, after)
 
     async def _acting(self, what: str, given: Any, act: Callable[[Any], Awaitable[Any]]) -> Any:
+        called = self._sim.moments.serial()
         await self._gate(f"before {what}")
         self._sim.outage()
         trouble = self._sim.strikes("timed out after commit", "partial success", "UNABLE_TO_LOCK_ROW", times=4)
@@ -223,6 +221,7 @@ class SimActor(FakeActor):
         }
         choices = rows.get(trouble, ("none",))
         self._sim.trouble = lambda _operation, _id: self._sim.chance.choice(choices)
+        self._sim.called = called
         try:
             results = await act(given)
         finally:

@@ -12,41 +12,60 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.simulation.history import History, Outcome
+from tests.simulation.invariants import Limits
 from tests.simulation.world import Chances, copy_template, make_template
 
 IN_MEMORY = Path("/dev/shm")
 CHUNK = 20
 
 
+class StillLoop(asyncio.SelectorEventLoop):
+    """An event loop on whose clock no time passes: however slow the machine, no lease is prolonged in a history."""
+
+    def time(self) -> float:
+        return 0.0
+
+
 class Stage:
     """Plays histories on SQLite, one after the other, in a folder of its own."""
 
-    def __enter__(self) -> Self:
+    def __init__(self, template: Path | None = None) -> None:
+        """Take the databases of `template`, or migrate new ones."""
+        self._runner = asyncio.Runner(loop_factory=StillLoop)
         folder = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None
-        self._folder = tempfile.TemporaryDirectory(prefix="reclaim-simulation-", dir=folder)
-        self._template = Path(self._folder.name) / "template"
-        self._template.mkdir()
-        asyncio.run(make_template(self._template))
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="reclaim-simulation-", dir=folder if template is None else template.parent
+        )
+        if template is None:
+            template = Path(self._folder.name) / "template"
+            template.mkdir()
+            self._runner.run(make_template(template))
+        self.template = template
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self._runner.close()
         self._folder.cleanup()
 
-    def play(self, seed: int, *, chances: Chances | None = None, length: int | None = None) -> Outcome:
+    def play(self, seed: int, *, chances: Chances | None = None, limits: Limits | None = None) -> Outcome:
         """Play one history from its beginning to its end."""
-        return asyncio.run(self._play(seed, chances, length))
+        return self._runner.run(self._play(seed, chances, limits))
 
-    async def _play(self, seed: int, chances: Chances | None, length: int | None) -> Outcome:
-        url = copy_template(self._template, Path(self._folder.name))
-        return await History(seed, url, chances=chances, length=length).play()
+    async def _play(self, seed: int, chances: Chances | None, limits: Limits | None) -> Outcome:
+        url = copy_template(self.template, Path(self._folder.name))
+        return await History(seed, url, chances=chances, limits=limits).play()
 
 
 @dataclass
@@ -94,11 +113,18 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def play_some(seeds: Iterable[int]) -> Summary:
-    """Play histories in this process."""
-    found = Summary()
+@cache
+def _stage(template: Path) -> Stage:
+    """Return a worker's stage; its folder lies in the template's, and goes with it."""
+    gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    with quiet(), Stage() as stage:
+    return Stage(template)
+
+
+def _play_some(template: Path, seeds: Iterable[int]) -> Summary:
+    found = Summary()
+    stage = _stage(template)
+    with quiet():
         for seed in seeds:
             outcome = stage.play(seed)
             found.add(
@@ -118,7 +144,8 @@ def play_many(seeds: range, *, workers: int | None = None) -> Iterator[Summary]:
     """Play histories on all cores; yield the sum so far after each part."""
     total = Summary()
     parts = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for part in pool.map(play_some, parts):
+    spawn = get_context("spawn")
+    with quiet(), Stage() as stage, ProcessPoolExecutor(workers or os.cpu_count(), mp_context=spawn) as pool:
+        for part in pool.map(_play_some, repeat(stage.template), parts):
             total.add(part)
             yield total

@@ -12,12 +12,12 @@ import pytest
 from reclaim.common import migrate
 from reclaim.common.contracts import SERVICES
 from tests.simulation.history import History, Outcome
-from tests.simulation.stage import Stage, quiet
+from tests.simulation.stage import Stage, StillLoop, quiet
 from tests.simulation.world import World, controlled
 from tests.support.providers import plain_url
 
-SEEDS = range(25)
-"""Histories compared; a trace is every accepted and refused entry of the audit trail and every write in the org."""
+SEEDS, MORE = range(8), range(8, 108)
+"""Histories compared: every step, every entry of the audit trail and every write in the org."""
 
 
 class Postgres:
@@ -60,21 +60,22 @@ class Postgres:
             await connection.close()
 
 
-@pytest.mark.long
 @pytest.mark.servers
 @pytest.mark.timeout(900)
-def test_a_history_is_the_same_on_both_databases(postgres_url: str) -> None:
+@pytest.mark.parametrize("seeds", [SEEDS, pytest.param(MORE, marks=pytest.mark.long)], ids=["some", "more"])
+def test_a_history_is_the_same_on_both_databases(postgres_url: str, seeds: range) -> None:
     async def on_postgres() -> list[Outcome]:
         postgres = Postgres(postgres_url)
         try:
             await postgres.prepare()
-            return [await postgres.play(seed) for seed in SEEDS]
+            return [await postgres.play(seed) for seed in seeds]
         finally:
             await postgres.drop()
 
     with quiet(), Stage() as stage:
-        on_sqlite = [stage.play(seed) for seed in SEEDS]
-        there = asyncio.run(on_postgres())
+        on_sqlite = [stage.play(seed) for seed in seeds]
+        with asyncio.Runner(loop_factory=StillLoop) as runner:
+            there = runner.run(on_postgres())
     for here, other in zip(on_sqlite, there, strict=True):
         assert here.trace == other.trace
         assert here.signature == other.signature

@@ -257,6 +257,7 @@ class World:
             environment="test",
             secret_keys=[SIGNING],
             sealing_keys=[SEALING],
+            audit_keys=[SEALING],
             database_url=database_url,
             public_url=PUBLIC,
         )

@@ -15,6 +15,7 @@ from reclaim.common.errors import NotFound, Transient
 from reclaim.connectors.checks import CHECK_NAMES, evaluate, left_alone_by
 from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser, Trouble
 from reclaim.connectors.ports import (
+    FROZEN_BY_ANOTHER,
     ConnectionProfile,
     Done,
     Downgrade,
@@ -69,6 +70,9 @@ class World(Protocol):
         """Let something stand in the way of deactivating the holder."""
 
     def seats_bought(self, total: int) -> None: ...
+
+    def somebody_sets_frozen(self, holder: str, *, frozen: bool) -> None:
+        """Let an administrator of the org freeze or unfreeze the holder."""
 
     def lock(self, *ids: str) -> None:
         """Let somebody hold these accounts or records, until `recover`."""
@@ -138,6 +142,9 @@ class Fake:
 
     def seats_bought(self, total: int) -> None:
         self.org.licences["SFDC"] = total
+
+    def somebody_sets_frozen(self, holder: str, *, frozen: bool) -> None:
+        self.org.users[holder].frozen, self.org.users[holder].frozen_by_another = frozen, True
 
     def lock(self, *ids: str) -> None:
         self.org.trouble = lambda _operation, each: "before" if each in ids else "none"
@@ -258,6 +265,9 @@ class Simulated:
 
     def seats_bought(self, total: int) -> None:
         self.org.amend("UserLicense", self.base.licences["Salesforce"], TotalLicenses=total)
+
+    def somebody_sets_frozen(self, holder: str, *, frozen: bool) -> None:
+        self.org.set_frozen(holder, frozen=frozen)
 
     def lock(self, *ids: str) -> None:
         rows = [each for row in ids for each in (row, self._login(row) if row.startswith("005") else row)]
@@ -458,6 +468,29 @@ async def test_freeze_and_unfreeze(world: World) -> None:
     results = await world.actor.unfreeze([first])
     assert results[first] == Done(changed=True, before={"IsFrozen": True})
     assert world.state(first) == (True, False)
+
+
+async def test_what_somebody_else_froze_is_neither_taken_for_ours_nor_undone(world: World) -> None:
+    theirs, ours = world.add(), world.add()
+    await world.actor.freeze([theirs, ours])
+    for frozen in (False, True):
+        world.somebody_sets_frozen(theirs, frozen=frozen)
+    assert (await world.actor.freeze([theirs, ours]))[ours] == Done(changed=False, before={"IsFrozen": True})
+    writes = world.writes()
+    for act in (world.actor.freeze, world.actor.unfreeze, world.actor.reactivate):
+        refusal = (await act([theirs]))[theirs]
+        assert isinstance(refusal, Refused)
+        assert refusal.code == FROZEN_BY_ANOTHER
+        assert "unfreeze" in refusal.remedy.lower()
+    assert (world.state(theirs), world.writes()) == ((True, True), writes)
+    assert (await world.actor.unfreeze([ours]))[ours] == Done(changed=True, before={"IsFrozen": True})
+    # Once they have undone it themselves, it may be frozen again, and is ours then.
+    world.somebody_sets_frozen(theirs, frozen=False)
+    for act, before in ((world.actor.unfreeze, False), (world.actor.freeze, False), (world.actor.unfreeze, True)):
+        done = (await act([theirs]))[theirs]
+        assert isinstance(done, Done)
+        assert done.before == {"IsFrozen": before}
+    assert world.state(theirs) == (True, False)
 
 
 async def test_deactivate_frees_the_seat_and_reactivate_takes_it_again(world: World) -> None:

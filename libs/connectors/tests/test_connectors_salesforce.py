@@ -19,6 +19,7 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Invalid, Transient
 from reclaim.connectors.checks import CHECK_NAMES, evaluate, is_unused, left_alone_by
 from reclaim.connectors.ports import (
+    FROZEN_BY_ANOTHER,
     ConnectionProfile,
     Done,
     Downgrade,
@@ -904,6 +905,33 @@ async def test_what_moved_is_counted_while_the_rest_waits(site: Site) -> None:
     result = (await site.actor().hand_over([Transfer(holder, boss, {"Case": [stuck, fine]})]))[holder]
     assert isinstance(result, TryLater)
     assert result.moved == 1
+
+
+async def test_wrong_passwords_of_the_holder_do_not_make_our_freeze_anothers(
+    site: Site,
+) -> None:
+    [holder] = site.users(1)
+    actor = site.actor()
+    await actor.freeze([holder])
+    login = site.org.tables["UserLogin"].where("UserId", holder)[0][0]
+    site.org.amend("UserLogin", login, IsPasswordLocked=True, LastModifiedById=holder)
+    assert (await actor.unfreeze([holder]))[holder] == Done(changed=True, before={"IsFrozen": True})
+
+
+async def test_a_freeze_that_somebody_makes_while_our_answer_is_lost_is_not_ours(site: Site) -> None:
+    """Our write did not arrive, and a person froze the account before we read it back."""
+    [holder] = site.users(1)
+    session = site.session(WriteSession)
+
+    async def lost(*_: Any) -> Any:
+        site.org.set_frozen(holder, frozen=True)
+        raise Busy("the connection broke off", unsure=True)
+
+    session.update = lost
+    result = (await SalesforceActor(session).freeze([holder]))[holder]
+    assert isinstance(result, Refused)
+    assert result.code == FROZEN_BY_ANOTHER
+    assert site.writes() == {}
 
 
 async def test_a_change_that_somebody_undoes_at_once_is_not_forced(site: Site) -> None:

@@ -11,7 +11,7 @@ from reclaim.common.clock import FixedClock
 from reclaim.sandbox.demo_org import Base
 from reclaim.sandbox.errors import SalesforceError
 from reclaim.sandbox.ids import make_id
-from reclaim.sandbox.org import Org
+from reclaim.sandbox.org import SOMEBODY, Org
 
 NOW = datetime(2026, 3, 18, 12, 30, tzinfo=UTC)
 MISSING = make_id("005", 999_999)
@@ -99,6 +99,17 @@ def test_every_write_moves_the_audit_dates(org: Org, people: Any, clock: FixedCl
     login = people.login_row(user)
     update(org, "UserLogin", login, IsFrozen=True)
     assert org.get("UserLogin", login, "LastModifiedDate") == NOW + timedelta(hours=3)
+
+
+def test_every_write_names_its_author(org: Org, people: Any) -> None:
+    user = people()
+    login = people.login_row(user)
+    assert org.get("UserLogin", login, "LastModifiedById") is None
+    with org.transaction(caller=org.get("User", str(org.run_as), "Username"), api="sobject") as transaction:
+        transaction.update("UserLogin", login, {"IsFrozen": True})
+    assert org.get("UserLogin", login, "LastModifiedById") == org.run_as
+    org.set_frozen(user, frozen=False)
+    assert org.get("UserLogin", login, "LastModifiedById") == SOMEBODY
 
 
 def test_creating(org: Org, people: Any, base: Base) -> None:

@@ -183,6 +183,25 @@ async def test_a_step_that_is_tried_again_after_days_counts_for_the_day_it_is_ta
         assert await permits(it) == 1
 
 
+async def test_a_retried_step_counts_from_when_it_is_taken(database_url: str | None, tmp_path: Path) -> None:
+    """The org's log must show no more in any 24 hours than the limit, however long the first attempt is ago."""
+    async with world(database_url, tmp_path, crowd) as it:
+        await limit(it, day_most=1)
+        await revoke(it, 1)
+        it.org.trouble = lambda _operation, _id: "before"
+        await it.once("act")
+        it.org.trouble = lambda _operation, _id: "none"
+        it.clock.advance(timedelta(hours=20))
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
+        assert frozen(it) == 1
+        it.clock.advance(timedelta(hours=5))
+        await revoke(it, 1, first=1)
+        await it.act()
+        assert frozen(it) == 1
+        assert await in_state(it, State.ATTENTION) == ["case-001"]
+
+
 async def test_a_dry_run_counts_on_its_own(database_url: str | None, tmp_path: Path) -> None:
     async with world(database_url, tmp_path, crowd) as it:
         await limit(it, day_most=2)

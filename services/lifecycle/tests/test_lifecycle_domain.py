@@ -387,6 +387,28 @@ def test_a_freeze_without_an_answer_is_undone_if_the_seat_is_kept() -> None:
     assert accept(again, keep()).case.state is State.RESTORING
 
 
+FOREIGN = ActionFailed("frozen by another", "unfreeze it", unsure=True, foreign=True)
+
+
+@pytest.mark.parametrize("state", [State.FREEZING, State.RESTORING], ids=str)
+def test_somebody_elses_freeze_is_for_a_person_who_may_leave_it(state: State) -> None:
+    case = accept(walk(PATHS[state])[0], FOREIGN).case
+    assert case.attention is not None
+    assert "keep the seat here" in case.attention.remedy
+    again = accept(case, keep())
+    assert again.case.state is State.RESTORING, "who has not seen whose freeze it is wants the account to be let in"
+    left = accept(case, Decide("keep", "op", "console", "legal hold", NOW))
+    assert (left.case.state, left.effect) == (State.KEPT, None)
+    assert left.case.appealed_by == "op"
+
+
+@pytest.mark.parametrize("state", [State.REACTIVATING, State.DOWNGRADING], ids=str)
+def test_somebody_elses_freeze_is_not_left_where_more_was_changed(state: State) -> None:
+    case = accept(at(state), FOREIGN).case
+    assert case.attention is not None
+    assert (case.attention.foreign, case.attention.remedy) == (False, "unfreeze it")
+
+
 # Law 5: checked again before each step.
 
 

@@ -33,7 +33,7 @@ from reclaim.common.security import Sealer
 from reclaim.common.service import Running
 from reclaim.common.settings import Settings
 from reclaim.connectors.fake import FakeOrg, FakeReader, FakeRecord, FakeUser
-from reclaim.connectors.ports import ConnectionProfile, Survey
+from reclaim.connectors.ports import FROZEN_BY_ANOTHER, ConnectionProfile, Survey
 from reclaim.lifecycle import queries, store
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.api import command as give_command
@@ -595,3 +595,57 @@ async def test_a_step_that_an_appeal_overtook_is_not_begun(tmp_path: Path) -> No
         assert (await it.case()).state is State.KEPT
         assert it.org.writes == []
         assert it.org.users["005A"].frozen
+
+
+async def frozen_by_somebody_else_before_ours_was_sent(it: World) -> None:
+    """A process claimed the freeze and died before it sent anything, and somebody else froze the account."""
+    await it.tell(flagged(), source="scanner")
+    await it.tell(decision("revoke"))
+    await it.once("act")
+    assert (await it.case()).state is State.FREEZING
+    await it.sql("UPDATE effect SET attempts = 1")
+    it.org.users["005A"].frozen = it.org.users["005A"].frozen_by_another = True
+
+
+async def test_an_appeal_undoes_no_freeze_but_ours(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path) as it:
+        await frozen_by_somebody_else_before_ours_was_sent(it)
+        await it.tell(decision("keep"))
+        await it.act()
+        case = await it.case()
+        assert case.state is State.ATTENTION
+        assert case.attention is not None
+        assert FROZEN_BY_ANOTHER in case.attention.reason
+        assert it.org.users["005A"].frozen
+        await it.order(Retry("op"))
+        await it.act()
+        assert (await it.case()).state is State.ATTENTION
+        it.org.users["005A"].frozen = False
+        await it.order(Retry("op"))
+        await it.act()
+        assert (await it.case()).state is State.RESTORED
+        assert it.org.writes == []
+
+
+async def test_grace_does_not_begin_with_somebody_elses_freeze(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await frozen_by_somebody_else_before_ours_was_sent(it)
+        await it.act()
+        assert (await it.case()).state is State.ATTENTION
+        await it.order(Decide("keep", "op", "console", "on legal hold", NOW))
+        await it.act()
+        assert (await it.case()).state is State.KEPT
+        assert it.org.users["005A"].frozen
+        assert it.org.writes == []
+        assert "UserFrozen" not in await it.said()
+
+
+async def test_a_freeze_that_somebody_renewed_since_is_left_to_a_person(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.frozen()
+        it.org.users["005A"].frozen_by_another = True
+        await it.tell(decision("keep"))
+        await it.act()
+        assert (await it.case()).state is State.ATTENTION
+        assert it.org.users["005A"].frozen
+        assert len(it.org.writes) == 1

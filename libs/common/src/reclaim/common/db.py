@@ -115,7 +115,7 @@ async def insert_many(
     same = same or {}
     names = tuple(rows[0])
     if db.dialect.name == "sqlite":
-        statement = _replacing(sqlite.insert(table), (*names, *same), replacing)
+        statement = _replacing(sqlite.insert(table), (*names, *same), replacing) if replacing else sa.insert(table)
         await db.execute(statement, [{**row, **same} for row in rows])
     elif replacing or not await _copied(db, table, names, rows, same):
         await db.execute(_insert_arrays(table, names, tuple(same), replacing), _given(names, rows, same))
@@ -203,6 +203,9 @@ def _insert_arrays(
 ) -> sa.Insert:
     given = sa.select(*_unnested(table, names).c, *_shared(table, same).values())
     every = (*names, *same)
+    if not replacing:
+        # The dialects' own statements are compiled anew each time they are run; this one is compiled once.
+        return sa.insert(table).from_select(every, given)
     return _replacing(postgresql.insert(table).from_select(every, given), every, replacing)
 
 

@@ -17,6 +17,7 @@ from reclaim.common.clock import Clock
 from reclaim.common.contracts import Person
 from reclaim.common.errors import NotFound, Permanent, ReclaimError, Transient
 from reclaim.connectors.ports import (
+    FROZEN_BY_ANOTHER,
     ActionResult,
     ConnectionProfile,
     Done,
@@ -42,7 +43,10 @@ Trouble = Literal["none", "before", "after"]
 
 @dataclass(slots=True)
 class FakeUser:
-    """One account. The texts are evidence for the check of the same name; None lets the check pass."""
+    """One account. The texts are evidence for the check of the same name; None lets the check pass.
+
+    `frozen_by_another`: somebody else is known to have changed the freeze last.
+    """
 
     id: str
     created_at: datetime
@@ -58,6 +62,7 @@ class FakeUser:
     manager_id: str | None = None
     active: bool = True
     frozen: bool = False
+    frozen_by_another: bool = False
     frozen_changed_at: datetime | None = None
     seen_elsewhere_at: datetime | None = None
     integration: str | None = None
@@ -377,6 +382,8 @@ class FakeActor:
         if holder == org.run_as and operation in ("freeze", "deactivate"):
             return Refused("OWN_USER", "Reclaim signs in as this user", "Leave it alone.")
         before = (user.profile or user.product) if name == "profile" else getattr(user, name)
+        if name == "frozen" and user.frozen and user.frozen_by_another:
+            return Refused(FROZEN_BY_ANOTHER, "somebody else froze the account", "Unfreeze it in the org, then retry.")
         if before == value:
             return Done(changed=False, before={_FIELDS[name]: before})
         if operation == "deactivate" and user.blocked is not None:
@@ -391,7 +398,7 @@ class FakeActor:
             setattr(user, name, value)
             user.product = product
             if name == "frozen":
-                user.frozen_changed_at = org.clock.now()
+                user.frozen_changed_at, user.frozen_by_another = org.clock.now(), False
         if trouble != "none":
             return TryLater("the org did not answer")
         return Done(changed=True, before={_FIELDS[name]: before})

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from reclaim.common.contracts import Person
 from reclaim.common.errors import Permanent
@@ -196,6 +196,9 @@ class TryLater:
 
 ActionResult = Done | Refused | TryLater
 
+FROZEN_BY_ANOTHER: Final = "FROZEN_BY_ANOTHER"
+"""The code of a refusal: the account is frozen, and it was not us who changed its freeze last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Downgrade:
@@ -234,11 +237,14 @@ class SeatActor(Protocol):
     """
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
-        """Block sign-in, keep the seat."""
+        """Block sign-in, keep the seat. Where the system says who did it, another's freeze is `FROZEN_BY_ANOTHER`."""
         ...
 
     async def unfreeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
-        """Let the holder sign in again."""
+        """Let the holder sign in again; another's freeze is left alone, and refused as `FROZEN_BY_ANOTHER`.
+
+        So is it in every method that lets the holder sign in at its end.
+        """
         ...
 
     async def deactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:

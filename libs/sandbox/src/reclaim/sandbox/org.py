@@ -38,6 +38,9 @@ Channel = Literal["ui", "api", "sso", "mobile", "partner"]
 PERSON = "person"
 """The caller, and the api, that a simulated person's changes are logged under."""
 
+SOMEBODY = make_id("005", 62**9 - 1)
+"""The user that a simulated person's changes are stamped with, who is nobody else in the org."""
+
 _STAMP_FIELDS = ("LastModifiedDate", "SystemModstamp")
 
 
@@ -468,6 +471,8 @@ class Transaction:
         for name in _STAMP_FIELDS:
             if name.lower() in kind.by_name:
                 self._put(table, row, kind.slot(name), now)
+        if "lastmodifiedbyid" in kind.by_name:
+            self._put(table, row, kind.slot("LastModifiedById"), self._author())
         if kind.name == "User" and self.org.profile_slot in changes:
             self._swap_profile_assignment(row, now)
 
@@ -493,6 +498,13 @@ class Transaction:
         self._record(table.kind, row[0], table.kind.fields[slot].name, before, value)
 
     # Inside -------------------------------------------------------------------------------------------------------
+
+    def _author(self) -> str | None:
+        """Return the user that changes are stamped with."""
+        if self.caller == PERSON:
+            return SOMEBODY
+        named = self.org.tables["User"].where("Username", self.caller.lower())
+        return str(named[0][0]) if named else None
 
     def _one_side(self, kind: ObjectType) -> None:
         """Refuse to change setup objects and CRM records in one transaction."""

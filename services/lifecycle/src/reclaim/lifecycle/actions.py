@@ -26,7 +26,7 @@ from reclaim.common.db import Database, is_outage
 from reclaim.common.errors import Permanent, Transient
 from reclaim.common.security import Sealer
 from reclaim.common.timing import backoff
-from reclaim.connectors import checks
+from reclaim.connectors import checks, ports
 from reclaim.connectors.ports import (
     ActionResult,
     ConnectionProfile,
@@ -309,8 +309,9 @@ class Actions:
                     results |= await act[how]([effect.case.seat.holder.id for effect in effects])
         outcomes: dict[str, Outcome] = {}
         for effect in claimed:
+            tried = effect.case.unsure or effect.attempts > 1
             match results.get(effect.case.seat.holder.id):
-                case Done(changed=False) if kind is Effect.FREEZE and not (effect.case.unsure or effect.attempts > 1):
+                case Done(changed=False) | Refused(ports.FROZEN_BY_ANOTHER) if kind is Effect.FREEZE and not tried:
                     # Undone at an appeal, or taken for the beginning of grace, it would be somebody else's freeze.
                     outcomes[effect.id] = _found("exempt", "somebody else froze the account since it was checked")
                 case Done(changed, before):
@@ -319,7 +320,8 @@ class Actions:
                 case Refused(code, message, remedy):
                     # Of a downgrade that is refused, a part may have been done.
                     unsure = kind is Effect.DOWNGRADE or (kind in UNSURE and effect.attempts > 1)
-                    failed = ActionFailed(f"{code}: {message}", remedy, unsure=unsure)
+                    foreign = code == ports.FROZEN_BY_ANOTHER
+                    failed = ActionFailed(f"{code}: {message}", remedy, unsure=unsure, foreign=foreign)
                     outcomes[effect.id] = Answer(failed, message)
                 case TryLater(reason):
                     outcomes[effect.id] = Later(reason)

@@ -79,8 +79,9 @@ async def _reserve(unit: Unit, wanting: Sequence[Claimed], step: Step, defaults:
     requests = [brake_store.request_of(case, step) for case in cases.values()]
     ledger = await _ledger(unit, first, requests, defaults)
     verdicts = reserve(requests, ledger)
-    taken = [verdict for verdict in verdicts if isinstance(verdict, Permit) and verdict.new]
-    await brake_store.add_permits(unit.db, taken, cases, ledger.limits, unit.now)
+    permits = [verdict for verdict in verdicts if isinstance(verdict, Permit)]
+    await brake_store.add_permits(unit.db, [one for one in permits if one.new], cases, ledger.limits, unit.now)
+    await brake_store.renew_permits(unit.db, [one.request for one in permits if not one.new], unit.now)
     return {verdict.request.case_id: verdict for verdict in verdicts if isinstance(verdict, Stop)}
 
 

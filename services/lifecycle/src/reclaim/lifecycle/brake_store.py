@@ -402,6 +402,14 @@ async def add_permits(
         )
 
 
+async def renew_permits(db: AsyncConnection, requests: Sequence[Request], now: datetime) -> None:
+    """Let the permits of these requests, all for one step, count from now on: now is when the step may be taken."""
+    if requests:
+        which = _among(db, "case_id", {request.case_id for request in requests})
+        mine = sa.and_(which, PERMIT.c.step == requests[0].step, PERMIT.c.taken_at < now)
+        await db.execute(sa.update(PERMIT).where(mine).values(taken_at=now))
+
+
 def request_of(case: Case, step: Step) -> Request:
     """Return what a case asks for."""
     policy = case.policy

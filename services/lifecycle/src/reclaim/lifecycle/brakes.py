@@ -33,7 +33,7 @@ STEP_OF: Final[Mapping[Effect, Step]] = {
 WINDOWS: Final[Mapping[Cap, timedelta]] = {"day": timedelta(hours=24), "month": timedelta(days=30)}
 
 PERMIT_HOLDS: Final = timedelta(days=1)
-"""How long a permit serves for another attempt at its step; an older one is reserved anew."""
+"""How long after the latest attempt a permit serves for another one at its step; an older one is reserved anew."""
 
 NAMES: Final[Mapping[Cap, str]] = {"run": "one scan run", "day": "24 hours", "month": "30 days"}
 

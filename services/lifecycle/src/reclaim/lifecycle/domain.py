@@ -83,11 +83,15 @@ ENDED: Final = frozenset(
 
 
 class Attention(msgspec.Struct, frozen=True):
-    """Why a person must look, what they can do, and the state the case goes on from."""
+    """Why a person must look, what they can do, and the state the case goes on from.
+
+    `foreign`: somebody else's freeze is in the way, and may be left as it is.
+    """
 
     reason: str
     remedy: str
     resume: State
+    foreign: bool = False
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,12 +254,14 @@ class ActionFailed(msgspec.Struct, frozen=True):
     """An effect was refused, or was tried as often as is reasonable. `moved` counts records moved before that.
 
     `unsure`: it is a freeze or a deactivation that got no answer, and may have happened, or a downgrade.
+    `foreign`: the account is frozen, and it was somebody else who changed its freeze last.
     """
 
     reason: str
     remedy: str
     moved: int = 0
     unsure: bool = False
+    foreign: bool = False
 
 
 class BrakeTripped(msgspec.Struct, frozen=True):
@@ -412,9 +418,12 @@ def _to_downgrade(case: Case) -> bool:
     return case.method == "downgrade" or (case.method == "task" and case.decision == "downgrade")
 
 
-def _call_a_person(case: Case, resume: State, reason: str, remedy: str, now: datetime) -> Accepted:
+def _call_a_person(
+    case: Case, resume: State, reason: str, remedy: str, now: datetime, *, foreign: bool = False
+) -> Accepted:
     raised = AttentionRaised(case_id=case.id, seat=case.seat, reason=reason, remedy=remedy, raised_at=now)
-    moved = replace(case, state=State.ATTENTION, version=case.version + 1, attention=Attention(reason, remedy, resume))
+    attention = Attention(reason, remedy, resume, foreign)
+    moved = replace(case, state=State.ATTENTION, version=case.version + 1, attention=attention)
     return Accepted(moved, reason, (raised,))
 
 
@@ -498,7 +507,7 @@ def _kept_before_acting(case: Case, command: Decide, now: datetime) -> Verdict:
     if case.unsure:
         # A freeze that got no answer may have happened: unfreezing reads first, and is harmless if it had not.
         return _appealed(case, command, now)
-    appealed = replace(case, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at)
+    appealed = _with_appeal(case, command)
     note = f"{command.actor} wants it kept; nothing had been done yet"
     return _end(appealed, State.KEPT, "kept", note, now)
 
@@ -509,21 +518,19 @@ def _appealed_while_acting(case: Case, command: Decide, now: datetime) -> Verdic
         return Rejected(f"already decided: {case.decision} by {case.decided_by}")
     if case.appealed_by is not None:
         return Rejected(f"{case.appealed_by} has already appealed")
-    appealed = replace(
-        case,
-        version=case.version + 1,
-        appealed_by=command.actor,
-        appeal_reason=command.reason,
-        appealed_at=command.at,
-    )
+    appealed = replace(_with_appeal(case, command), version=case.version + 1)
     return Accepted(appealed, f"{command.actor} appealed; granted when the step under way has ended")
 
 
 def _appealed(case: Case, command: Decide, now: datetime) -> Verdict:  # noqa: ARG001
     if command.decision != "keep":
         return Rejected(f"already decided: {case.decision} by {case.decided_by}")
-    appealed = replace(case, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at)
+    appealed = _with_appeal(case, command)
     return _go(appealed, State.RESTORING, f"{command.actor} appealed by {command.channel}")
+
+
+def _with_appeal(case: Case, command: Decide) -> Case:
+    return replace(case, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at)
 
 
 def _kept_in_grace(case: Case, command: Decide, now: datetime) -> Verdict:
@@ -540,6 +547,10 @@ def _decided_in_attention(case: Case, command: Decide, now: datetime) -> Verdict
         return Rejected(f"already decided: {case.decision} by {case.decided_by}")
     if resume in {State.REACTIVATING, State.RECLAIMED}:
         return Rejected("the seat is already reclaimed; retry the reactivation instead")
+    if case.attention.foreign and command.channel == "console":
+        # Only an operator has been told whose freeze it is; anybody else asks for the account to be let in.
+        note = f"{command.actor} wants it kept, and leaves the account frozen as somebody else left it"
+        return _end(_with_appeal(case, command), State.KEPT, "kept", note, now)
     if case.frozen_at is not None or resume in {State.FREEZING, State.RESTORING}:
         # A freeze that was given up may still have happened: unfreezing reads first, and is harmless if it had not.
         return _appealed(case, command, now)
@@ -555,7 +566,7 @@ def _kept_while_reclaiming(case: Case, command: Decide, now: datetime) -> Verdic
 def _kept_after_reclaim(case: Case, command: Decide, now: datetime) -> Verdict:
     if not _in_time(case, command):
         return _too_late(case, command)
-    appealed = replace(case, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at)
+    appealed = _with_appeal(case, command)
     note = f"{command.actor} appealed by {command.channel} before grace was over, and that came too late to stop it"
     if case.method == "task":
         return _call_a_person(
@@ -854,7 +865,11 @@ def _given_back(case: Case, command: SeatGivenBack, now: datetime) -> Verdict:  
 
 
 def _failed(case: Case, command: ActionFailed, now: datetime) -> Verdict:
-    return _call_a_person(_after_failure(case, command), case.state, command.reason, command.remedy, now)
+    remedy = command.remedy
+    foreign = command.foreign and case.state in {State.FREEZING, State.RESTORING}
+    if foreign:
+        remedy += " If it is to stay frozen, keep the seat here: that closes the case, and changes nothing there."
+    return _call_a_person(_after_failure(case, command), case.state, command.reason, remedy, now, foreign=foreign)
 
 
 def _after_failure(case: Case, command: ActionFailed) -> Case:

@@ -317,7 +317,7 @@ async def due_cases(db: AsyncConnection, now: datetime, *, most: int) -> list[st
 
 
 async def take_timers(db: AsyncConnection, case_ids: Collection[str], now: datetime) -> list[tuple[str, str]]:
-    """Take out the due timers of cases, which the caller has locked; return their (case id, command)."""
+    """Take out the due timers of cases, which the caller has locked; return their (case id, command), in order."""
     rows = await db.execute(
         sa.text(
             f"DELETE FROM timer WHERE case_id IN (SELECT value FROM {listed(db, 'ids')}) AND at <= :now "
@@ -325,7 +325,7 @@ async def take_timers(db: AsyncConnection, case_ids: Collection[str], now: datet
         ).bindparams(sa.bindparam("now", type_=UtcDateTime)),
         {"ids": _ids(case_ids), "now": now},
     )
-    return list(rows.tuples())
+    return sorted((case_id, command) for case_id, command in rows.tuples())
 
 
 # Effects.
@@ -374,7 +374,7 @@ async def claim_effects(db: AsyncConnection, *, most: int) -> list[Claimed]:
         await db.execute(
             sa.select(EFFECT.c.connection_id, EFFECT.c.kind, EFFECT.c.dry_run)
             .where(EFFECT.c.due <= now)
-            .order_by(EFFECT.c.due)
+            .order_by(EFFECT.c.due, EFFECT.c.id)
             .limit(1)
         )
     ).one_or_none()

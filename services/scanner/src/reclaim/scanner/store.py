@@ -672,7 +672,7 @@ async def claim_run(db: AsyncConnection, *, lease_seconds: float, now: datetime)
         await db.execute(
             sa.select(RUNS.c.id, RUNS.c.attempts)
             .where(RUNS.c.look_at <= wall_milliseconds())
-            .order_by(RUNS.c.look_at)
+            .order_by(RUNS.c.look_at, RUNS.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)
         )

@@ -2,8 +2,9 @@
 
 Salesforce has no compare-and-set for users, so every change reads first, writes, and reads back; what happens
 between the first read and the write cannot be seen, and the README says how small that window is. A write that got
-no answer is never sent again before a read has shown that it did not happen. Setup objects (User, UserLogin) and
-business records never share a call.
+no answer is never sent again before a read has shown that it did not happen. What is frozen is ours to take for done,
+or to undo, only while Salesforce names nobody else as the one who changed it last. Setup objects (User, UserLogin)
+and business records never share a call.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from reclaim.common.errors import Permanent, Transient
-from reclaim.connectors.ports import ActionResult, Done, Downgrade, Grants, HandedOver, Refused, Transfer, TryLater
+from reclaim.connectors.ports import (
+    FROZEN_BY_ANOTHER,
+    ActionResult,
+    Done,
+    Downgrade,
+    Grants,
+    HandedOver,
+    Refused,
+    Transfer,
+    TryLater,
+)
 from reclaim.connectors.salesforce import soql
 from reclaim.connectors.salesforce.errors import LOCKED, Busy, NotReadable, SignInRefused, first_error
 from reclaim.connectors.salesforce.reader import BUSINESS
@@ -28,18 +39,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """One field of one record for each holder: where it is, and how to ask for it."""
+    """One field of one record for each holder: where it is, and how to ask for it and what belongs to it."""
 
     sobject: str
     name: str
     holder: str
+    more: tuple[str, ...] = ()
 
     @property
     def query(self) -> Query:
-        return Query(", ".join(dict.fromkeys(("Id", self.holder, self.name))), self.sobject)
+        return Query(", ".join(dict.fromkeys(("Id", self.holder, self.name, *self.more))), self.sobject)
 
 
-_FROZEN: Final = _Field("UserLogin", "IsFrozen", "UserId")
+_FROZEN: Final = _Field("UserLogin", "IsFrozen", "UserId", ("LastModifiedById",))
 _ACTIVE: Final = _Field("User", "IsActive", "Id")
 _PROFILE: Final = _Field("User", "ProfileId", "Id")
 _SETS: Final = "PermissionSetAssignment"
@@ -96,11 +108,14 @@ class SalesforceActor:
         self._session = session
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
-        """Set `UserLogin.IsFrozen`: the holder can no longer sign in, the licence stays in use."""
+        """Set `UserLogin.IsFrozen`: the holder can no longer sign in, the licence stays in use.
+
+        Where it is set already, `LastModifiedById` tells whether it was us.
+        """
         return await self._set(_FROZEN, holders, value=True, never_self="freeze")
 
     async def unfreeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
-        """Clear `UserLogin.IsFrozen`."""
+        """Clear `UserLogin.IsFrozen`, unless `LastModifiedById` says that somebody else changed it after us."""
         return await self._set(_FROZEN, holders, value=False)
 
     async def deactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
@@ -342,8 +357,8 @@ class SalesforceActor:
         if not asked:
             return results
         try:
+            me = await self._session.user_id()
             if never_self is not None:
-                me = await self._session.user_id()
                 for holder in [each for each in asked if _same(each, me)]:
                     asked.remove(holder)
                     results[holder] = Refused(
@@ -357,13 +372,17 @@ class SalesforceActor:
             row = rows.get(holder[:15])
             if row is None:
                 results[holder] = Refused("NOT_FOUND", f"the org has no {what.sobject} of this user", _READ_AGAIN)
+            elif _by_another(what, row, me):
+                results[holder] = _frozen_by(row)
             elif row[what.name] == value:
                 results[holder] = Done(changed=False, before={what.name: value})
             else:
                 pending[holder] = row
-        return results | await self._write(what, pending, value=value)
+        return results | await self._write(what, pending, me, value=value)
 
-    async def _write(self, what: _Field, pending: dict[str, Row], *, value: bool | str) -> dict[str, ActionResult]:
+    async def _write(
+        self, what: _Field, pending: dict[str, Row], me: str, *, value: bool | str
+    ) -> dict[str, ActionResult]:
         """Set the field on records by holder, given as read, until each is done or refused, or patience ends.
 
         `pending` is consumed: a holder leaves it only with a read that shows the field as asked, or a refusal.
@@ -375,7 +394,9 @@ class SalesforceActor:
             rows = await self._read(what, list(pending))
             for holder, before in list(pending.items()):
                 row, row_id = rows.get(holder[:15]), before["Id"]
-                if row is not None and row[what.name] == value:
+                if row is not None and _by_another(what, row, me):
+                    results[holder] = _frozen_by(row)
+                elif row is not None and row[what.name] == value:
                     # Refused and yet as asked: somebody else did it in between.
                     changed = row_id not in sent.refused
                     results[holder] = Done(changed=changed, before={what.name: before[what.name]})
@@ -548,6 +569,26 @@ def _among(pair: Pair, holders: Iterable[str]) -> bool:
 
 def _changed(result: ActionResult) -> bool:
     return isinstance(result, Done) and result.changed
+
+
+def _by_another(what: _Field, row: Row, me: str) -> bool:
+    """Tell whether an account is frozen and somebody else changed its sign-in after us.
+
+    Whose wrong passwords lock the account changes that record too, and freezes nothing.
+    """
+    changed_by = row.get("LastModifiedById")
+    if what is not _FROZEN or not row["IsFrozen"] or changed_by is None:
+        return False
+    return not _same(changed_by, me) and not _same(changed_by, row["UserId"])
+
+
+def _frozen_by(row: Row) -> Refused:
+    return Refused(
+        FROZEN_BY_ANOTHER,
+        f"the account is frozen, and it was the user {row['LastModifiedById']} who changed its freeze or password lock "
+        "last",
+        "Ask that user. If the holder may sign in, unfreeze the account in the org, then retry.",
+    )
 
 
 def _same(one: str, other: str) -> bool:
