@@ -141,7 +141,7 @@ class Outbox:
         by_wire: dict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_wire[event.wire].append(event)
-        said = []
+        said: list[_Said] = []
         for wire, alike in by_wire.items():
             said += self._rows(wire, alike, now, traceparent)
         await insert_many(
@@ -153,7 +153,9 @@ class Outbox:
         return lambda: self._keep_at_hand(said)
 
     def _rows(self, wire: str, events: Sequence[Event], now: datetime, traceparent: str | None) -> Iterator[_Said]:
-        first, bodies, size = new_id(), [], 0
+        first = new_id()
+        bodies: list[bytes] = []
+        size = 0
         for event in events:
             if size >= FULL:
                 yield _Said(first, wire, envelope.listed(bodies))
