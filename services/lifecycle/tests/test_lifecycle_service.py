@@ -29,12 +29,12 @@ from reclaim.common.contracts import (
     UserFlagged,
 )
 from reclaim.common.errors import Conflict
-from reclaim.common.security import Sealer
+from reclaim.common.security import Notary, Sealer
 from reclaim.common.service import Running
 from reclaim.common.settings import Settings
 from reclaim.connectors.fake import FakeOrg, FakeReader, FakeRecord, FakeUser
 from reclaim.connectors.ports import ConnectionProfile, Survey
-from reclaim.lifecycle import queries, store
+from reclaim.lifecycle import checkpoints, store
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.api import command as give_command
 from reclaim.lifecycle.domain import Case, Command, Decide, Reactivate, Retry, State
@@ -45,6 +45,7 @@ from reclaim.web.operators import Operator
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 KEY = Fernet.generate_key().decode()
+AUDIT_KEY = Fernet.generate_key().decode()
 
 
 class World:
@@ -99,7 +100,7 @@ class World:
 
     async def verified(self) -> bool:
         async with self.running.database.reading() as db:
-            return (await queries.verify(db)).verified
+            return (await checkpoints.verify(db, Notary([AUDIT_KEY]))).verified
 
 
 def org_of(clock: FixedClock, **changes: Any) -> FakeOrg:
@@ -126,6 +127,7 @@ async def world(url: str | None, tmp_path: Path, org: Callable[[FixedClock], Fak
         data_dir=tmp_path,
         secret_keys=["s" * 32],
         sealing_keys=[KEY],
+        audit_keys=[AUDIT_KEY],
         **({"database_url": url} if url else {}),
     )
     running = Running.start(partial(build, connectors=acted_on), "lifecycle", settings, clock, InprocBus())
