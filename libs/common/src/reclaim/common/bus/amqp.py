@@ -18,7 +18,7 @@ from aio_pika.exceptions import AMQPError, DeliveryError
 from aiormq.exceptions import AMQPError as ProtocolError
 from pamqp.common import FieldTable
 
-from reclaim.common.bus import DEAD, DELIVERY_LIMIT, EVENTS, QUEUES, RECEIPTS, Receive
+from reclaim.common.bus import DEAD, DELIVERY_LIMIT, EVENTS, QUEUES, RECEIPTS, SETTLES, Receive
 from reclaim.common.contracts import CONSUMERS, SERVICES
 from reclaim.common.envelope import CONTENT_TYPE
 from reclaim.common.errors import Transient
@@ -44,7 +44,8 @@ _BROKEN = (AMQPError, ProtocolError, ConnectionError, TimeoutError, asyncio.Inva
 class AmqpBus:
     """One process's link to the broker. Names of exchanges and queues start with `prefix`."""
 
-    def __init__(self, url: str, *, prefix: str = "reclaim") -> None:
+    def __init__(self, url: str, *, prefix: str = "reclaim", settles: float = SETTLES) -> None:
+        self.settles = settles
         self._url = url
         self._prefix = prefix
         self._publishing = asyncio.Lock()
