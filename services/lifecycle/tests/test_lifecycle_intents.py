@@ -26,7 +26,7 @@ from reclaim.lifecycle.domain import Effect, Reactivate, RecordsHandedOver, Retr
 from reclaim.lifecycle.submit import Submission, submit
 from services.lifecycle.tests.lifecycle_site import DAY, Site, case_id, decided, delivered, flagged, serving
 
-HOLDERS = 40
+HOLDERS = 30
 STATES_MET = {
     "kept", "cancelled", "skipped", "restored", "reclaimed", "reactivated", "attention", "handing_over", "frozen",
 }  # fmt: skip
@@ -129,13 +129,17 @@ async def _live_through(site: Site, chance: Random, *, dry_run: bool) -> None:
     await site.act()
     await site.tell(*(decided(number, "keep", "holder") for number in some(0.2)))
     await site.act()
-    for number in some(0.2):
-        users[holder_of(case_id(number))].manager_id = None
     for number in some(0.1):
         users[holder_of(case_id(number))].exempt = "on the list since Monday"
     site.clock.advance(3 * DAY)
     await site.tell(*(decided(number, "keep", "holder") for number in some(0.1)))
+    await site.act()
     site.clock.advance(4 * DAY)
+    await site.once("timers")
+    await site.once("act")
+    # Checked, and not yet handed over: nobody is left to take over from some.
+    for number in numbers[::2]:
+        users[holder_of(case_id(number))].manager_id = None
     await site.act()
     for number in numbers:
         users[holder_of(case_id(number))].manager_id = "005M"
@@ -168,7 +172,7 @@ async def _read(site: Site, trace: Trace) -> None:
     trace.said.sort(key=lambda said: said[0])
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 async def test_a_dry_run_intends_what_a_live_run_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

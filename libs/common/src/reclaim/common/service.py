@@ -114,7 +114,7 @@ def chosen(names: Sequence[str] = ()) -> dict[str, Build]:
 class Running:
     """A built service with its messaging, as the host runs it.
 
-    `relayed` turns true when the relay has first found nothing to publish: what was said before this process started
+    `relayed` turns true when nothing is left to publish for the first time: what was said before this process started
     is on the bus.
     """
 
@@ -171,7 +171,8 @@ class Running:
 
         async def relay() -> bool:
             published = await self.outbox.relay(self.database, self.bus)
-            self.relayed = self.relayed or not published
+            if not published and not self.relayed:
+                self.relayed = not await self.outbox.waits(self.database)
             return published
 
         return [
