@@ -158,20 +158,28 @@ async def test_a_probe_comes_back_only_if_somebody_consumes(bus: Bus, monkeypatc
     assert heard.messages == [], "no handler sees a probe"
 
 
-async def test_a_probe_comes_back_after_what_was_sent_before_it_was_handled(bus: Bus) -> None:
+@pytest.mark.parametrize("taken", ["together", "one after the other"])
+async def test_a_probe_comes_back_after_what_was_sent_before_it_was_handled(bus: Bus, taken: str) -> None:
     handled: list[bytes] = []
-    go_on = asyncio.Event()
+    begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def slowly(messages: Sequence[bytes]) -> None:
+        begun.set()
         await go_on.wait()
         handled.extend(messages)
 
+    async def probing() -> list[asyncio.Task[None]]:
+        sent = [asyncio.create_task(bus.probe("lifecycle")) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        return sent
+
     batch = message(notice(1))
     await bus.publish([(NOTICE, batch)])
-    probes = [asyncio.create_task(bus.probe("lifecycle")) for _ in range(2)]
-    await asyncio.sleep(0.2)  # they wait in the queue, and are taken out together with what came before them
+    probes = await probing() if taken == "together" else []
     async with consuming(bus, slowly):
-        await asyncio.sleep(0.3)
+        await begun.wait()
+        probes = probes or await probing()
+        await asyncio.sleep(0.2)
         assert not any(probe.done() for probe in probes)
         go_on.set()
         await asyncio.gather(*probes)

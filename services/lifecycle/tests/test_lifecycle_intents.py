@@ -160,8 +160,7 @@ async def _read(site: Site, trace: Trace) -> None:
             trace.steps.append((entry.case_id, entry.command, entry.accepted, entry.before, entry.after))
     async with site.database.reading() as db:
         bodies = list((await db.exec_driver_sql("SELECT body FROM outbox ORDER BY seq")).scalars())
-    for body in bodies:
-        part = envelope.read(bytes(body))
+    for part in envelope.split(envelope.join(bodies)):
         assert isinstance(part, Received)
         event: Any = part.data
         trace.said.append(
