@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from signal import Signals
 
@@ -59,34 +60,34 @@ class Course:
 
     def points(self, orders: Sequence[Order] = POINTS, *, users: int = USERS, answered: bool = True) -> None:
         """Live through one history in which every order is carried out."""
-        history = self._begin(users)
-        warden = Warden(self.rig)
-        warden.start()
-        try:
-            history.live(lambda: self.rig.lay_out(orders), owners=self._owners(), answered=answered)
-        except StoryStuck as stuck:
-            raise self._unsound(history, orders, [str(stuck)]) from stuck
-        finally:
-            missed = self.rig.take_back(orders)
-            warden.stop()
-        self._end(history, orders, [f"{each} was never reached" for each in missed])
+        with closing(self._begin(users)) as history:
+            warden = Warden(self.rig)
+            warden.start()
+            try:
+                history.live(lambda: self.rig.lay_out(orders), owners=self._owners(), answered=answered)
+            except StoryStuck as stuck:
+                raise self._unsound(history, orders, [str(stuck)]) from stuck
+            finally:
+                missed = self.rig.take_back(orders)
+                warden.stop()
+            self._end(history, orders, [f"{each} was never reached" for each in missed])
         self.reached.update((str(order), order.signal) for order in orders)
 
     def kills(self, number: int, chance: random.Random) -> None:
         """Kill services at random moments, so many times, through as many histories as that takes."""
         before = self.killed.total()
         while self.killed.total() < before + number:
-            history = self._begin(USERS)
-            killer = Killer(self.rig, chance, min(IN_ONE_HISTORY, before + number - self.killed.total()))
-            try:
-                history.live(killer.start, owners=self._owners())
-            except StoryStuck as stuck:
-                raise self._unsound(history, (), [str(stuck)]) from stuck
-            finally:
-                if killer.ident is not None:
-                    killer.stop()
-            self.killed.update(killer.killed)
-            self._end(history, (), [])
+            with closing(self._begin(USERS)) as history:
+                killer = Killer(self.rig, chance, min(IN_ONE_HISTORY, before + number - self.killed.total()))
+                try:
+                    history.live(killer.start, owners=self._owners())
+                except StoryStuck as stuck:
+                    raise self._unsound(history, (), [str(stuck)]) from stuck
+                finally:
+                    if killer.ident is not None:
+                        killer.stop()
+                self.killed.update(killer.killed)
+                self._end(history, (), [])
 
     def _owners(self) -> set[str]:
         return set(self.ledger.owners.values())
@@ -108,7 +109,6 @@ class Course:
             f"history {self.histories}: {len(history.ends)} cases as decided; {self.reached.total() + len(orders)} "
             f"points, {self.killed.total()} random kills, {time.monotonic() - self.began:.0f} s"
         )
-        history.close()
 
     def _unsound(self, history: History, orders: Sequence[Order], wrong: Sequence[str]) -> Unsound:
         words = "\n".join(f"--- {p.name}\n{p.last_words(25)}" for p in self.rig.processes.values())

@@ -175,6 +175,7 @@ def _lifecycle(orders: Orders) -> None:
     around(orders, SalesforceActor, "hand_over", before="plan.kept")
     around(orders, actions, "submit", before="results.before_saving", after="results.before_commit")
     around(orders, actions.Actions, "run", after="results.committed", on=bool)
+    around(orders, jobs.Heard, "listen", after="timers.heard", on=bool)
     around(orders, store, "take_timers", before=lambda _db, cases, _now: "timers.due" if cases else None)
     around(orders, store, "take_timers", after="timers.taken", on=bool)
     around(orders, jobs, "fire_timers", after="timers.committed", on=bool)

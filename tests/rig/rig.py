@@ -87,7 +87,7 @@ POINTS: Final = [
     *_orders("lifecycle", "permit.before_commit", "plan.kept"),
     Order("lifecycle", "results.one_of_many", nth=3),
     *_orders("lifecycle", "results.before_saving", "results.before_commit", "results.committed"),
-    *_orders("lifecycle", "timers.due", "timers.taken", "timers.committed"),
+    *_orders("lifecycle", "timers.heard", "timers.due", "timers.taken", "timers.committed"),
     *_orders("savings", "projection.logged", "projection.before_commit"),
 ]
 """Every place at which a service is killed."""

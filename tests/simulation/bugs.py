@@ -179,8 +179,8 @@ def timer_early() -> AbstractContextManager[Any]:
                 unit.now += timedelta(days=2)
                 yield unit
 
-    async def fire(database: Any) -> bool:
-        return await original(Ahead(database))  # type: ignore[arg-type]
+    async def fire(database: Any, heard: Any) -> bool:
+        return await original(Ahead(database), heard)  # type: ignore[arg-type]
 
     return patch.object(jobs, "fire_timers", fire)
 

@@ -20,7 +20,7 @@ from reclaim.common.errors import Conflict
 from reclaim.common.outbox import OUTBOX
 from reclaim.connectors.fake import FakeRecord, FakeUser
 from reclaim.connectors.ports import Refused
-from reclaim.lifecycle import brake_gate, brake_store, brakes, queries
+from reclaim.lifecycle import brake_gate, brake_store, brakes, checkpoints
 from reclaim.lifecycle import store as lifecycle_store
 from reclaim.lifecycle.api import command
 from reclaim.lifecycle.brakes import Scope
@@ -543,7 +543,7 @@ class History:
         lifecycle = world.processes["lifecycle"].running.database
         async with lifecycle.reading() as db:
             cases = await lifecycle_store.search(db, limit=1000)
-            verified = await queries.verify(db)
+            verified = await checkpoints.verify(db, world.settings.notary())
         if not verified.verified:
             judge.blame(f"the audit trail: {verified.fault}")
         self.states = {case.id: case.state.value for case in cases}

@@ -97,6 +97,7 @@ class Carrier:
     """A bus that keeps what is published, and is away when told so."""
 
     published: list[tuple[str, bytes]] = field(default_factory=list)
+    settles: float = 0
     away: Exception | None = None
 
     async def declare(self) -> None:

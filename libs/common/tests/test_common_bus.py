@@ -149,12 +149,41 @@ async def test_a_probe_comes_back_only_if_somebody_consumes(bus: Bus, monkeypatc
         monkeypatch.setattr(f"reclaim.common.bus.{adapter}.asyncio.timeout", impatient)
     with pytest.raises(Transient):
         await bus.probe("lifecycle")
+    assert not isinstance(bus, InprocBus) or bus.idle(), "what was given up on is taken back"
     monkeypatch.undo()
     heard = Heard()
     async with consuming(bus, heard):
         await bus.probe("lifecycle")
         await bus.probe("lifecycle")
     assert heard.messages == [], "no handler sees a probe"
+
+
+@pytest.mark.parametrize("taken", ["together", "one after the other"])
+async def test_a_probe_comes_back_after_what_was_sent_before_it_was_handled(bus: Bus, taken: str) -> None:
+    handled: list[bytes] = []
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(messages: Sequence[bytes]) -> None:
+        begun.set()
+        await go_on.wait()
+        handled.extend(messages)
+
+    async def probing() -> list[asyncio.Task[None]]:
+        sent = [asyncio.create_task(bus.probe("lifecycle")) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        return sent
+
+    batch = message(notice(1))
+    await bus.publish([(NOTICE, batch)])
+    probes = await probing() if taken == "together" else []
+    async with consuming(bus, slowly):
+        await begun.wait()
+        probes = probes or await probing()
+        await asyncio.sleep(0.2)
+        assert not any(probe.done() for probe in probes)
+        go_on.set()
+        await asyncio.gather(*probes)
+        assert handled == [batch]
 
 
 async def test_poison_ends_with_the_dead_and_is_parked(bus: Bus, tmp_path: Path) -> None:

@@ -74,6 +74,68 @@ async def started(folder: Path, *jobs: Job, bus: Bus | None = None, **builds: Bu
         yield host
 
 
+class Probed(Carrier):
+    """A bus whose probes come back while it is not away."""
+
+    async def probe(self, service: str) -> None:
+        await asyncio.sleep(0)
+        if self.away is not None:
+            raise self.away
+
+
+async def test_a_service_catches_up_when_the_bus_has_carried_for_a_while(
+    tmp_path: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may still be about to publish what had to wait."""
+    monkeypatch.setattr(hosting, "PROBE_EVERY", 0.01)
+    given: list[Runtime] = []
+
+    def build(runtime: Runtime) -> Service:
+        given.append(runtime)
+        return build_of(tmp_path)(runtime)
+
+    bus = Probed(settles=25)
+    async with started(tmp_path, bus=bus, lifecycle=build) as host:
+        (runtime,) = given
+        for _ in range(2):
+            await until(lambda: "lifecycle" in host.carrying_since)
+            await until(lambda: host.running[0].relayed)
+            with pytest.raises(Transient, match="others may have more to say"):
+                await runtime.catch_up()
+            wall.move(25)
+            await runtime.catch_up()
+            bus.away = Transient("the broker is away")
+            with pytest.raises(Transient, match="away"):
+                await runtime.catch_up()
+            await until(lambda: "lifecycle" not in host.carrying_since)
+            bus.away = None
+
+
+async def test_a_service_catches_up_when_what_was_said_before_the_start_is_on_the_bus(tmp_path: Path) -> None:
+    given: list[Runtime] = []
+
+    def build(runtime: Runtime) -> Service:
+        given.append(runtime)
+        return build_of(tmp_path)(runtime)
+
+    bus = Probed(away=Transient("the broker is away"))
+    host = Host(settings(tmp_path), {"lifecycle": build}, bus=bus, clock=FixedClock(NOW))
+    await host.prepare()
+    async with host.running[0].database.unit() as unit:
+        unit.emit(closed(1))
+    host.carrying_since["lifecycle"] = 0
+    (runtime,) = given
+    async with host.started():
+        await asyncio.sleep(0.1)
+        with pytest.raises(Transient, match="still being published"):
+            await runtime.catch_up()
+        bus.away = None
+        await until(lambda: host.running[0].relayed)
+        await until(lambda: "lifecycle" in host.carrying_since)
+        await runtime.catch_up()
+        assert len(bus.published) == 1
+
+
 # ------------------------------------------------------------------------------------------- supervision
 
 

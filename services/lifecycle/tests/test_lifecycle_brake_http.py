@@ -14,13 +14,13 @@ import pytest
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import ConnectionChanged
-from reclaim.common.host import Host
 from reclaim.common.security import Sealer
 from reclaim.common.settings import Settings
 from reclaim.lifecycle.domain import State
 from reclaim.lifecycle.service import build
 from reclaim.web.auth import issue_api_token
 from reclaim.web.operators import Role
+from services.lifecycle.tests.lifecycle_site import Unattended
 from services.lifecycle.tests.test_lifecycle_brake_service import WIDE, crowd, frozen, in_state, revoke
 from services.lifecycle.tests.test_lifecycle_service import KEY, NOW, World
 
@@ -66,7 +66,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     clock = FixedClock(NOW)
     org = crowd(clock)
     settings = Settings(environment="test", data_dir=tmp_path, secret_keys=[SECRET], sealing_keys=[KEY])
-    host = Host(settings, {"lifecycle": partial(build, connectors=org)}, clock=clock)
+    host = Unattended(settings, {"lifecycle": partial(build, connectors=org)}, clock=clock)
     await host.prepare()
     it = World(host.running[0], org, clock)
     await it.tell(

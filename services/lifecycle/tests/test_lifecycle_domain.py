@@ -575,8 +575,9 @@ def test_on_a_friday_a_case_goes_back_into_grace(state: State, command: Command,
 
 def test_an_appeal_is_granted_when_the_step_finds_a_day_off() -> None:
     case = accept(at(State.RECLAIMING), keep()).case
-    after = accept(case, DayOff(tried=True)).case
-    assert (after.state, after.unsure) == (State.RESTORING, True)
+    verdict = accept(case, DayOff(tried=True))
+    assert (verdict.case.state, verdict.case.unsure) == (State.RESTORING, True)
+    assert verdict.note == "restored: an appeal came while the step fell on a day off"
 
 
 # Downgrade.

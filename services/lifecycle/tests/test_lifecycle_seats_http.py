@@ -24,6 +24,7 @@ from reclaim.connectors.fake import FakeOrg
 from reclaim.lifecycle.service import build
 from reclaim.web.auth import issue_api_token, undeclared_routes
 from reclaim.web.operators import Role, hash_password
+from services.lifecycle.tests.lifecycle_site import Unattended
 from services.lifecycle.tests.test_lifecycle_service import DAY, NOW, decision, flagged, org_of
 
 KEY = "k" * 32
@@ -73,7 +74,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     )
     clock = FixedClock(NOW)
     org = org_of(clock)
-    host = Host(settings, {"lifecycle": partial(build, connectors=org)}, clock=clock)
+    host = Unattended(settings, {"lifecycle": partial(build, connectors=org)}, clock=clock)
     await host.prepare()
     transport = httpx.ASGITransport(host.app)
     async with httpx.AsyncClient(transport=transport, base_url=settings.public_url) as client:

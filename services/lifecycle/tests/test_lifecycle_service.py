@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -29,22 +29,24 @@ from reclaim.common.contracts import (
     UserFlagged,
 )
 from reclaim.common.errors import Conflict
-from reclaim.common.security import Sealer
+from reclaim.common.security import Notary, Sealer
 from reclaim.common.service import Running
 from reclaim.common.settings import Settings
 from reclaim.connectors.fake import FakeOrg, FakeReader, FakeRecord, FakeUser
 from reclaim.connectors.ports import FROZEN_BY_ANOTHER, ConnectionProfile, Survey
-from reclaim.lifecycle import queries, store
+from reclaim.lifecycle import checkpoints, queries, store
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.api import command as give_command
 from reclaim.lifecycle.domain import Case, Command, Decide, Reactivate, Retry, State
 from reclaim.lifecycle.service import build
 from reclaim.lifecycle.submit import Submission, submit
 from reclaim.web.operators import Operator
+from services.lifecycle.tests.lifecycle_site import nothing_waits
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 KEY = Fernet.generate_key().decode()
+AUDIT_KEY = Fernet.generate_key().decode()
 
 
 class World:
@@ -99,7 +101,7 @@ class World:
 
     async def verified(self) -> bool:
         async with self.running.database.reading() as db:
-            return (await queries.verify(db)).verified
+            return (await checkpoints.verify(db, Notary([AUDIT_KEY]))).verified
 
 
 def org_of(clock: FixedClock, **changes: Any) -> FakeOrg:
@@ -118,7 +120,13 @@ def give(org: FakeOrg, holder: str, kind: str, count: int) -> None:
 
 
 @asynccontextmanager
-async def world(url: str | None, tmp_path: Path, org: Callable[[FixedClock], FakeOrg] = org_of) -> AsyncIterator[World]:
+async def world(
+    url: str | None,
+    tmp_path: Path,
+    org: Callable[[FixedClock], FakeOrg] = org_of,
+    *,
+    catch_up: Callable[[], Awaitable[None]] = nothing_waits,
+) -> AsyncIterator[World]:
     clock = FixedClock(NOW)
     acted_on = org(clock)
     settings = Settings(
@@ -126,9 +134,11 @@ async def world(url: str | None, tmp_path: Path, org: Callable[[FixedClock], Fak
         data_dir=tmp_path,
         secret_keys=["s" * 32],
         sealing_keys=[KEY],
+        audit_keys=[AUDIT_KEY],
         **({"database_url": url} if url else {}),
     )
-    running = Running.start(partial(build, connectors=acted_on), "lifecycle", settings, clock, InprocBus())
+    building = partial(build, connectors=acted_on)
+    running = Running.start(building, "lifecycle", settings, clock, InprocBus(), catch_up=catch_up)
     await migrate.upgrade(running.database.engine, running.service.migrations)
     found = World(running, acted_on, clock)
     await found.tell(

@@ -342,6 +342,26 @@ async def test_a_scan_is_queued_and_then_shows_its_counts_and_seats(served: Serv
     assert [one["case_id"] for one in rest] == [second["case_id"]]
 
 
+async def test_asking_again_with_the_same_key_starts_no_second_scan(served: Served) -> None:
+    """An answer may be lost, and nobody knows then whether the scan was started."""
+    api, other = served.api(), served.api("operator")
+    rule = await active(api)
+    key = {"headers": {"Idempotency-Key": "a-key"}}
+    asked = {"rule_id": rule["id"]}
+    first = await api("POST", "/scans", 202, json=asked, **key)
+    assert await api("POST", "/scans", 202, json=asked, **key) == first
+    await served.scanner.scan_all()
+    await api("POST", f"/rules/{rule['id']}/pause")
+    again = await api("POST", "/scans", 202, json=asked, **key)
+    assert (again["id"], again["status"]) == (first["id"], "finished"), "its end does not make it another scan"
+    problem = await api("POST", "/scans", 422, json={**asked, "dry_run": True}, **key)
+    assert "another scan" in problem["detail"]
+    await api("POST", f"/rules/{rule['id']}/activate")
+    assert (await other("POST", "/scans", 202, json=asked, **key))["id"] != first["id"], "a key is its operator's own"
+    assert (await api("POST", "/scans", 202, json=asked))["id"] != first["id"]
+    assert len(await api("GET", "/scans")) == 3
+
+
 async def test_candidates_are_listed_by_state(served: Served) -> None:
     api = served.api()
     rule = await active(api)

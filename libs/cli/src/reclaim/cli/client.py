@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import httpx
 
 from reclaim.common.clock import SystemClock
+from reclaim.common.ids import new_id
 from reclaim.common.settings import Settings
 from reclaim.web.auth import issue_api_token
 
@@ -37,8 +38,8 @@ class Unreachable(Exception):
 class Client:
     """Calls the services at one origin with an operator's token.
 
-    With `patience` a call whose outcome is unknown is made again for that many seconds; a service that then says
-    *conflict* has already done what the first call asked for.
+    With `patience` a call whose outcome is unknown is made again for that many seconds, with the same
+    `Idempotency-Key`; a service that then says *conflict* has already done what the first call asked for.
     """
 
     def __init__(self, url: str, token: str, *, timeout: float = 60, patience: float = 0) -> None:
@@ -68,10 +69,11 @@ class Client:
             Unreachable: nobody answered.
         """
         deadline = time.monotonic() + self._patience
+        headers = {"Idempotency-Key": new_id()} if method == "POST" else None
         again = False
         while True:
             try:
-                answer = self._http.request(method, path, json=json, params=params)
+                answer = self._http.request(method, path, json=json, params=params, headers=headers)
             except httpx.HTTPError as error:
                 if time.monotonic() < deadline:
                     again = True

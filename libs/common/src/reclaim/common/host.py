@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Final, Protocol, cast
 
@@ -24,7 +25,7 @@ from fastapi import FastAPI, Response
 from opentelemetry import metrics
 
 from reclaim.common import migrate
-from reclaim.common.bus import DEAD, EVENTS, RECEIPTS, Bus, open_bus
+from reclaim.common.bus import DEAD, EVENTS, RECEIPTS, Bus, Receive, open_bus
 from reclaim.common.clock import Clock, open_clock
 from reclaim.common.contracts import SERVICES
 from reclaim.common.db import is_outage
@@ -70,9 +71,14 @@ class Host:
     ) -> None:
         self.settings = settings
         self.clock: Clock = clock or open_clock(settings.clock_url)
-        self.bus = bus or open_bus(settings.bus_url, prefix=settings.bus_prefix)
-        self.running = [Running.start(build, name, settings, self.clock, self.bus) for name, build in builds.items()]
+        self.bus = bus or open_bus(settings.bus_url, prefix=settings.bus_prefix, settles=settings.bus_settle_seconds)
+        self.running = [
+            Running.start(build, name, settings, self.clock, self.bus, catch_up=partial(self._catch_up, name))
+            for name, build in builds.items()
+        ]
         self.round_trips: dict[str, int] = {}
+        # Since when the bus has been seen to carry a service's messages, without a break.
+        self.carrying_since: dict[str, int] = {}
         self.app = self._application()
 
     def _application(self) -> FastAPI:
@@ -118,6 +124,33 @@ class Host:
             await cancel(tasks)
             await self.close()
 
+    async def _catch_up(self, name: str) -> None:
+        """Wait until a service has handled what waits for it. Its neighbours in this process are heard first.
+
+        Raises:
+            Transient: it did not come about.
+        """
+        if not all(running.relayed for running in self.running):
+            raise Transient("what was said before the start is still being published")
+        since = self.carrying_since.get(name)
+        if since is None or wall_milliseconds() < since + 1000 * self.bus.settles:
+            raise Transient(f"the bus carries for less than {self.bus.settles:g} s, and others may have more to say")
+        await self._round_trip(name)
+
+    async def _round_trip(self, name: str) -> None:
+        try:
+            await self.bus.probe(name)
+        except Transient:
+            self.carrying_since.pop(name, None)
+            raise
+
+    async def _consume(self, name: str, queue: str, handle: Receive) -> None:
+        try:
+            await self.bus.consume(name, queue, handle)
+        finally:
+            # It ends with its connection.
+            self.carrying_since.pop(name, None)
+
     async def close(self) -> None:
         """Give back databases, connectors and the bus."""
         for running in self.running:
@@ -140,12 +173,13 @@ class Host:
 
         async def probe() -> None:
             while True:
-                await self.bus.probe(name)
+                await self._round_trip(name)
                 self.round_trips[name] = wall_milliseconds()
+                self.carrying_since.setdefault(name, self.round_trips[name])
                 await asyncio.sleep(PROBE_EVERY)
 
         consumers = [
-            (f"{name}.{queue}", lambda queue=queue, handle=handle: self.bus.consume(name, queue, handle))
+            (f"{name}.{queue}", partial(self._consume, name, queue, handle))
             for queue, handle in ((EVENTS, receive), (RECEIPTS, confirm), (DEAD, bury))
         ]
         jobs = [(f"{name}.{job.name}", lambda job=job: _again(job, running.wakers[job.name])) for job in running.jobs()]

@@ -256,6 +256,13 @@ class Outbox:
             )
         self._looked = 0
 
+    async def waits(self, database: Database) -> bool:
+        """Tell whether anything is to be published: it is due, or will be again in a moment, after a failure."""
+        soon = wall_milliseconds() + AFTER_FAILURE
+        async with database.reading() as db:
+            found = await db.execute(sa.text("SELECT 1 FROM outbox WHERE due <= :soon LIMIT 1"), {"soon": soon})
+            return found.first() is not None
+
     async def depth(self, database: Database) -> int:
         """Return how many rows have not been confirmed by everybody."""
         async with database.reading() as db:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Final, cast
@@ -54,13 +55,18 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What the host gives a service to build itself from."""
+    """What the host gives a service to build itself from.
+
+    `catch_up` returns when everything has been handled that waited in the service's queue as it was called. It raises
+    `Transient` if that does not come about within a few seconds, as while the bus is away.
+    """
 
     settings: Settings
     clock: Clock
     database: Database
     signer: Signer
     sealer: Sealer
+    catch_up: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,11 @@ def chosen(names: Sequence[str] = ()) -> dict[str, Build]:
 
 @dataclass(slots=True)
 class Running:
-    """A built service with its messaging, as the host runs it."""
+    """A built service with its messaging, as the host runs it.
+
+    `relayed` turns true when nothing is left to publish for the first time: what was said before this process started
+    is on the bus.
+    """
 
     service: Service
     database: Database
@@ -114,10 +124,20 @@ class Running:
     inbox: Inbox
     bus: Bus
     wakers: dict[str, asyncio.Event] = field(default_factory=dict)
+    relayed: bool = False
 
     @classmethod
-    def start(cls, build: Build, name: str, settings: Settings, clock: Clock, bus: Bus) -> Running:
-        """Build a service on its own database and connect it to the bus."""
+    def start(
+        cls,
+        build: Build,
+        name: str,
+        settings: Settings,
+        clock: Clock,
+        bus: Bus,
+        *,
+        catch_up: Callable[[], Awaitable[None]] | None = None,
+    ) -> Running:
+        """Build a service on its own database and connect it to the bus, through which it catches up by default."""
         outbox = Outbox(name)
         database = Database(settings.database_for(name), clock, append=outbox.append)
         service = build(
@@ -127,6 +147,7 @@ class Running:
                 database=database,
                 signer=Signer(settings.signing_keys()),
                 sealer=Sealer([key.get_secret_value() for key in settings.sealing_keys]),
+                catch_up=catch_up or partial(bus.probe, name),
             )
         )
         running = cls(
@@ -149,7 +170,10 @@ class Running:
         """Return the service's jobs and those of its messaging."""
 
         async def relay() -> bool:
-            return await self.outbox.relay(self.database, self.bus)
+            published = await self.outbox.relay(self.database, self.bus)
+            if not published and not self.relayed:
+                self.relayed = not await self.outbox.waits(self.database)
+            return published
 
         return [
             *self.service.jobs,

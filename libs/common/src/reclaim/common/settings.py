@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 from cryptography.fernet import Fernet
-from pydantic import SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from reclaim.common.bus import SETTLES
 from reclaim.common.security import Notary, kept_key
 
 
@@ -25,6 +26,8 @@ class Settings(BaseSettings):
     `audit_keys` sign the checkpoints of the audit trail, in the same manner; without any, a key is made in `data_dir`.
     `forwarded_allow_ips` are the addresses (or `*`) of the proxies that may say, by X-Forwarded-For, who a client is;
     without any the header is not believed.
+    `bus_settle_seconds` is for how long, after the broker was away or the process was started, others may still be
+    about to publish what had to wait; what must hear them first (a time-out) waits so long.
     `operators` maps a local operator's name to `role:argon2-hash`.
     """
 
@@ -33,6 +36,7 @@ class Settings(BaseSettings):
     environment: Literal["production", "demo", "test"] = "production"
     bus_url: str = "inproc://"
     bus_prefix: str = "reclaim"
+    bus_settle_seconds: float = Field(default=SETTLES, ge=0)
     data_dir: Path = Path("var")
     database_url: str = "sqlite+aiosqlite:///{data_dir}/{service}.db"
     clock_url: str = "system:"

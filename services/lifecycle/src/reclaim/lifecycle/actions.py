@@ -5,8 +5,9 @@ effect's row and taking its answer are one transaction, so that an effect which 
 stopped past its lease) is answered once; that it had its effect once is the connector's promise: it reads before
 it writes. The lease is prolonged while the connected system takes its time, and looked at again right before
 anything is written. A step that waited too long since its check is checked again first. Effects of one connection
-and kind are run together, because the systems behind charge per call. What takes something away needs a permit, taken
-in the transaction that claims it; the kill switch is read there, and again right before anything is written.
+and kind are run together, because the systems behind charge per call; a few connections are worked on at once, so that
+one whose system is slow does not hold up the others. What takes something away needs a permit, taken in the
+transaction that claims it; the kill switch is read there, and again right before anything is written.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ log = logging.getLogger(__name__)
 
 TOGETHER: Final = 200
 """Effects run together; the most records that one Salesforce collection call takes."""
+
+CONNECTIONS_AT_ONCE: Final = 4
+"""Connections that one process works on at the same time."""
 
 ATTEMPTS: Final = 40
 """Attempts before a person is called: about five hours, so that an outage of a morning passes by itself."""
@@ -142,17 +146,37 @@ class Actions:
         self._clock = clock
         self._readers: dict[tuple[str, int], SeatReader] = {}
         self._actors: dict[tuple[str, int], SeatActor] = {}
+        self._claiming = asyncio.Lock()
+        self._working_on: dict[int, str] = {}
 
-    async def run(self) -> bool:
-        """Run the effects that are due and alike; return whether there were any."""
-        async with self._database.unit() as unit:
-            claimed = await store.claim_effects(unit.db, most=TOGETHER)
-            if not claimed:
-                return False
-            claimed = await brake_gate.admit(unit, claimed, self._limits)
-            if not claimed:
-                return True
-            connection = await store.connection(unit.db, claimed[0].case.seat.connection_id)
+    async def run(self, lane: int = 0) -> bool:
+        """Run the effects that are due and alike; return whether there were any.
+
+        A process has `CONNECTIONS_AT_ONCE` lanes. Each takes a connection that no other lane is working on, and looks
+        for one only while all the lanes before it have theirs.
+        """
+        if not all(earlier in self._working_on for earlier in range(lane)):
+            return False
+        async with self._claiming:
+            others = {connection for other, connection in self._working_on.items() if other != lane}
+            async with self._database.unit() as unit:
+                claimed = await store.claim_effects(unit.db, most=TOGETHER, avoiding=others)
+                if not claimed:
+                    return False
+                claimed = await brake_gate.admit(unit, claimed, self._limits)
+                if not claimed:
+                    return True
+                connection_id = claimed[0].case.seat.connection_id
+                connection = await store.connection(unit.db, connection_id)
+            self._working_on[lane] = connection_id
+        try:
+            await self._work_off(claimed, connection)
+        finally:
+            self._working_on.pop(lane, None)
+        return True
+
+    async def _work_off(self, claimed: Sequence[Claimed], connection: Any) -> None:
+        """Run claimed effects, and give the answers to their cases."""
         async with self._leased(claimed):
             outcomes = await self._perform(claimed, connection)
         # What another process took over meanwhile has no outcome here.
@@ -179,7 +203,6 @@ class Actions:
             await brake_store.hold_effects(
                 unit.db, [(e, outcome.reason) for e, outcome in final if isinstance(outcome, Held)]
             )
-        return True
 
     def _final(self, effect: Claimed, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Answer | Held):

@@ -775,7 +775,7 @@ def _wait_for_working_days(case: Case, now: datetime) -> Accepted:
 def _day_off(case: Case, command: DayOff, now: datetime) -> Verdict:
     waiting = replace(case, unsure=case.unsure or command.tried)
     if case.appealed_by is not None:
-        return _go(waiting, State.RESTORING, "not freed on a day off, and restored: an appeal came meanwhile")
+        return _grant_what_waited(waiting, "the step fell on a day off", now)
     return _wait_for_working_days(waiting, now)
 
 

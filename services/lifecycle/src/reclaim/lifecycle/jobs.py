@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from reclaim.common.db import Database
+from reclaim.common.errors import Transient
 from reclaim.lifecycle import store
 from reclaim.lifecycle.domain import TIMED, Command, DeadlinePassed, GraceOver
 from reclaim.lifecycle.submit import Submission, submit
+
+log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 200
 
 COMMANDS: Final[dict[str, Command]] = {"deadline": DeadlinePassed(), "grace": GraceOver()}
 
 
-async def fire_timers(database: Database) -> bool:
+class Heard:
+    """Until when everything that was sent here has been heard; a decision from before then waits in no queue.
+
+    `catch_up` is the runtime's.
+    """
+
+    def __init__(self, catch_up: Callable[[], Awaitable[None]]) -> None:
+        self._catch_up = catch_up
+        self.until = datetime(1970, 1, 1, tzinfo=UTC)
+
+    async def listen(self, now: datetime) -> bool:
+        """Hear what was sent before `now`, which has passed; return whether that came about."""
+        try:
+            await self._catch_up()
+        except Transient as error:
+            log.warning("timers wait until what was sent here is read: %s", error)
+            return False
+        self.until = now
+        return True
+
+
+async def fire_timers(database: Database, heard: Heard) -> bool:
     """Give the commands whose time has come. Taking a timer out and its effect are one transaction: it fires once.
 
-    A case leaves its timer behind when it leaves the state that the timer ends; such a one is only taken out.
+    None fires before everything was heard that was sent by its time: after an outage a decision may wait in the queue
+    that was made in time. A case leaves its timer behind when it leaves the state that the timer ends; such a one is
+    only taken out.
     """
     async with database.unit() as unit:
-        due = await store.due_cases(unit.db, unit.now, most=AT_ONCE)
+        # A clock that was set back must not make an hour count as heard which is still to come.
+        heard.until = min(heard.until, unit.now)
+        passed = await store.due_timers(unit.db, unit.now, most=AT_ONCE)
+        due = [case_id for case_id, at in passed if at <= heard.until]
         # The case is locked before its timers, as everybody does it.
         cases = await store.load(unit.db, due)
-        taken = await store.take_timers(unit.db, cases, unit.now)
+        taken = await store.take_timers(unit.db, cases, heard.until)
         await submit(
             unit,
             [
@@ -33,6 +64,8 @@ async def fire_timers(database: Database) -> bool:
                 if cases[case_id].state in TIMED[command]
             ],
         )
+    if passed and not due:
+        return await heard.listen(unit.now) and await fire_timers(database, heard)
     return bool(due)
 
 

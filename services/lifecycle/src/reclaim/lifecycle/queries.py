@@ -8,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.errors import NotFound
 from reclaim.lifecycle import store
-from reclaim.lifecycle.audit import Verification, Verifier
 from reclaim.lifecycle.domain import Case, State
 
 _TAKEN_BACK = (State.KEPT.value, State.RESTORING.value)
@@ -64,12 +63,3 @@ async def summary(db: AsyncConnection) -> dict[str, Any]:
         "outstanding_effects": await store.count_effects(db),
         "audit_entries": position,
     }
-
-
-async def verify(db: AsyncConnection) -> Verification:
-    """Read the whole audit trail and say whether it is what was written."""
-    verifier = Verifier()
-    async for page in store.audit_pages(db):
-        verifier.read(page)
-    position, head = await store.audit_head(db)
-    return verifier.finish(position=position, head=head)

@@ -27,7 +27,7 @@ from reclaim.lifecycle import (
     pages,
     store,
 )
-from reclaim.lifecycle.actions import Actions
+from reclaim.lifecycle.actions import CONNECTIONS_AT_ONCE, Actions
 from reclaim.lifecycle.drift import Comparison
 from reclaim.lifecycle.settings import LifecycleSettings
 
@@ -58,7 +58,8 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
         subscriptions=bind(handlers.SUBSCRIPTIONS, None),
         jobs=(
             Job("act", actions.run, every=1.0),
-            Job("timers", partial(jobs.fire_timers, runtime.database), every=1.0),
+            *(Job(f"act-{lane + 1}", partial(actions.run, lane), every=1.0) for lane in range(1, CONNECTIONS_AT_ONCE)),
+            Job("timers", partial(jobs.fire_timers, runtime.database, jobs.Heard(runtime.catch_up)), every=1.0),
             Job("drift", comparison.run, every=600.0),
             Job("erase", partial(jobs.erase_personal, runtime.database, settings.personal_days), every=3600),
             Job(

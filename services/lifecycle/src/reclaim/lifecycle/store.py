@@ -310,10 +310,10 @@ async def set_timers(db: AsyncConnection, timers: Sequence[tuple[str, Timer]]) -
     )
 
 
-async def due_cases(db: AsyncConnection, now: datetime, *, most: int) -> list[str]:
-    """Return the ids of cases that have a timer which is due, the longest due first."""
-    due = sa.select(TIMER.c.case_id).where(TIMER.c.at <= now).order_by(TIMER.c.at).limit(most)
-    return list((await db.execute(due)).scalars())
+async def due_timers(db: AsyncConnection, now: datetime, *, most: int) -> list[tuple[str, datetime]]:
+    """Return (case id, instant) of the timers whose instant has passed, the earliest first."""
+    due = sa.select(TIMER.c.case_id, TIMER.c.at).where(TIMER.c.at <= now).order_by(TIMER.c.at).limit(most)
+    return list((await db.execute(due)).tuples())
 
 
 async def take_timers(db: AsyncConnection, case_ids: Collection[str], now: datetime) -> list[tuple[str, str]]:
@@ -364,20 +364,22 @@ async def add_effects(db: AsyncConnection, cases: Sequence[tuple[Case, Effect]])
     )
 
 
-async def claim_effects(db: AsyncConnection, *, most: int) -> list[Claimed]:
+async def claim_effects(db: AsyncConnection, *, most: int, avoiding: Collection[str] = ()) -> list[Claimed]:
     """Claim effects that are due, all of one connection, kind and dry-run flag, so that they share calls.
 
-    An effect whose case has left the state it was meant for is void and is dropped here.
+    The connections of `avoiding` are left out. An effect whose case has left the state it was meant for is void and
+    is dropped here.
     """
     now = wall_milliseconds()
-    first = (
-        await db.execute(
-            sa.select(EFFECT.c.connection_id, EFFECT.c.kind, EFFECT.c.dry_run)
-            .where(EFFECT.c.due <= now)
-            .order_by(EFFECT.c.due, EFFECT.c.id)
-            .limit(1)
-        )
-    ).one_or_none()
+    longest_due = (
+        sa.select(EFFECT.c.connection_id, EFFECT.c.kind, EFFECT.c.dry_run)
+        .where(EFFECT.c.due <= now)
+        .order_by(EFFECT.c.due, EFFECT.c.id)
+        .limit(1)
+    )
+    if avoiding:
+        longest_due = longest_due.where(EFFECT.c.connection_id.not_in(sorted(avoiding)))
+    first = (await db.execute(longest_due)).one_or_none()
     if first is None:
         return []
     alike = (

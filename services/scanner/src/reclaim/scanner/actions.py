@@ -7,13 +7,15 @@ about is still the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+from uuid import UUID, uuid5
 
 import msgspec
 
 from reclaim.common.contracts import ConnectionChanged, Money
 from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict, Invalid, Permanent, ReclaimError
+from reclaim.common.ids import new_id
 from reclaim.connectors.ports import ConnectionProfile, Licence, TestResult
 from reclaim.connectors.registry import validate_profile
 from reclaim.scanner import store
@@ -21,6 +23,9 @@ from reclaim.scanner.domain import TERMS, Terms, check_profile, clean_name, kind
 from reclaim.scanner.jobs import SCAN
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Connection, Rule, Run
+
+_SCANS: Final = UUID("2f0f3f6e-6d0c-4f57-9a1b-0c9d2b7a4e11")
+"""The name space of the ids of scans that were asked for with a key."""
 
 
 class DoesNotWork(Permanent):
@@ -287,19 +292,31 @@ async def pause_rule(deps: Deps, rule_id: str) -> Rule:
         return await store.set_status(unit.db, rule_id, next_status(rule.status, "pause"), unit.now)
 
 
-async def start_scan(deps: Deps, rule_id: str, *, dry_run: bool, accept_population: bool, asked_by: str) -> Run:
+async def start_scan(
+    deps: Deps, rule_id: str, *, dry_run: bool, accept_population: bool, asked_by: str, key: str = ""
+) -> Run:
     """Enqueue a scan. `dry_run` rehearses even a rule that is live; it never makes a rule live that is not.
+
+    Who asks again with the same `key` gets the scan that was enqueued the first time, whatever became of it.
 
     Raises:
         Conflict: the rule is not active.
+        Invalid: the same operator asked for another scan with this key.
     """
+    # The key is in the id: there is nowhere else to look, and no second run can be stored.
+    run_id = str(uuid5(_SCANS, f"{asked_by}\n{key}")) if key else new_id()
     async with deps.database.unit() as unit:
         rule = await store.lock_rule(unit.db, rule_id)
+        if key and (earlier := await store.find_run(unit.db, run_id)) is not None:
+            if (earlier.rule_id, earlier.dry_run, earlier.accept_population) != (rule_id, dry_run, accept_population):
+                raise Invalid("This Idempotency-Key was used for another scan. Take a new one for each.")
+            return earlier
         if rule.status != "active":
             raise Conflict(f"The rule is {rule.status}: activate it, then scan. A preview works without.")
         run = await store.add_run(
             unit.db,
             rule,
+            run_id=run_id,
             asked_by=asked_by,
             dry_run=dry_run,
             accept_population=accept_population,

@@ -11,7 +11,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from reclaim.common.contracts import Money
@@ -437,13 +437,20 @@ def _scans(deps: Deps) -> APIRouter:
     router = APIRouter()
 
     @router.post("/scans", status_code=202)
-    async def start_scan(body: ScanIn, operator: Editor) -> RunOut:
+    async def start_scan(
+        body: ScanIn,
+        operator: Editor,
+        idempotency_key: Annotated[
+            str, Header(max_length=255, description="Sent again, it answers with the scan that it started")
+        ] = "",
+    ) -> RunOut:
         run = await actions.start_scan(
             deps,
             body.rule_id,
             dry_run=body.dry_run,
             accept_population=body.accept_population,
             asked_by=operator.name,
+            key=idempotency_key,
         )
         return RunOut.model_validate(run)
 

@@ -588,12 +588,18 @@ async def runs(db: AsyncConnection, *, rule_id: str | None = None, limit: int = 
     return [_run(row) for row in await db.execute(query)]
 
 
+async def find_run(db: AsyncConnection, run_id: str) -> Run | None:
+    """Return one run, if there is one of that id."""
+    row = (await db.execute(_RUN.where(RUNS.c.id == run_id))).one_or_none()
+    return None if row is None else _run(row)
+
+
 async def run(db: AsyncConnection, run_id: str) -> Run:
     """Return one run; NotFound if there is none of that id."""
-    row = (await db.execute(_RUN.where(RUNS.c.id == run_id))).one_or_none()
-    if row is None:
+    found = await find_run(db, run_id)
+    if found is None:
         raise NotFound("There is no such scan.")
-    return _run(row)
+    return found
 
 
 async def last_finished(db: AsyncConnection) -> list[Run]:
@@ -635,13 +641,20 @@ def _run_values(rule: Rule, *, asked_by: str, dry_run: bool, now: datetime) -> d
 
 
 async def add_run(
-    db: AsyncConnection, rule: Rule, *, asked_by: str, dry_run: bool, accept_population: bool, now: datetime
+    db: AsyncConnection,
+    rule: Rule,
+    *,
+    run_id: str,
+    asked_by: str,
+    dry_run: bool,
+    accept_population: bool,
+    now: datetime,
 ) -> Run:
     """Enqueue a scan that a person asked for."""
     values = _run_values(rule, asked_by=asked_by, dry_run=dry_run, now=now)
-    values["accept_population"] = accept_population
+    values |= {"id": run_id, "accept_population": accept_population}
     await db.execute(sa.insert(RUNS).values(values))
-    return await run(db, values["id"])
+    return await run(db, run_id)
 
 
 async def add_due_run(db: AsyncConnection, rule: Rule, *, due_at: datetime, now: datetime) -> bool:

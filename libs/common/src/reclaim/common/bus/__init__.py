@@ -19,12 +19,20 @@ QUEUES: Final = (EVENTS, RECEIPTS, DEAD)
 DELIVERY_LIMIT: Final = 20
 """Deliveries after which a message that was never acknowledged is dead; each of them ended with its consumer."""
 
+SETTLES: Final = 25.0
+"""Seconds within which everybody has found the way back to a broker: longer than any loop waits to start again."""
+
 Receive = Callable[[Sequence[bytes]], Awaitable[None]]
 """Handles the messages that wait; they are acknowledged together when it returns, and come again if it raises."""
 
 
 class Bus(Protocol):
-    """Carries batches of events from their producer to the queue of every consumer."""
+    """Carries batches of events from their producer to the queue of every consumer.
+
+    `settles` is for how many seconds after it was away others may still be about to publish what had to wait.
+    """
+
+    settles: float
 
     async def declare(self) -> None:
         """Make every queue of every service exist, so that nothing is said into the void. Repeatable.
@@ -57,6 +65,8 @@ class Bus(Protocol):
     async def probe(self, service: str) -> None:
         """Send a message through the service's own queue and wait for it to come back.
 
+        Who consumes the queue sends it back after everything that came to them before it was handled.
+
         Raises:
             Transient: it did not come back within five seconds, or nobody consumes.
         """
@@ -67,7 +77,7 @@ class Bus(Protocol):
         ...
 
 
-def open_bus(url: str, *, prefix: str = "reclaim") -> Bus:
+def open_bus(url: str, *, prefix: str = "reclaim", settles: float = SETTLES) -> Bus:
     """Return the bus that a URL names: `inproc://` or `amqp://user:password@host/vhost`.
 
     Raises:
@@ -81,5 +91,5 @@ def open_bus(url: str, *, prefix: str = "reclaim") -> Bus:
     if scheme in {"amqp", "amqps"}:
         from reclaim.common.bus.amqp import AmqpBus
 
-        return AmqpBus(url, prefix=prefix)
+        return AmqpBus(url, prefix=prefix, settles=settles)
     raise ValueError(f"RECLAIM_BUS_URL: {scheme!r} is no bus: use inproc:// or amqp://")

@@ -18,7 +18,7 @@ from aio_pika.exceptions import AMQPError, DeliveryError
 from aiormq.exceptions import AMQPError as ProtocolError
 from pamqp.common import FieldTable
 
-from reclaim.common.bus import DEAD, DELIVERY_LIMIT, EVENTS, QUEUES, RECEIPTS, Receive
+from reclaim.common.bus import DEAD, DELIVERY_LIMIT, EVENTS, QUEUES, RECEIPTS, SETTLES, Receive
 from reclaim.common.contracts import CONSUMERS, SERVICES
 from reclaim.common.envelope import CONTENT_TYPE
 from reclaim.common.errors import Transient
@@ -44,7 +44,8 @@ _BROKEN = (AMQPError, ProtocolError, ConnectionError, TimeoutError, asyncio.Inva
 class AmqpBus:
     """One process's link to the broker. Names of exchanges and queues start with `prefix`."""
 
-    def __init__(self, url: str, *, prefix: str = "reclaim") -> None:
+    def __init__(self, url: str, *, prefix: str = "reclaim", settles: float = SETTLES) -> None:
+        self.settles = settles
         self._url = url
         self._prefix = prefix
         self._publishing = asyncio.Lock()
@@ -142,7 +143,8 @@ class AmqpBus:
         turns = TURNS if queue == EVENTS else 1
         with _as_transient("consume"):
             async with self._arrivals(self.queue_name(service, queue)) as arrivals:
-                taking = [asyncio.create_task(self._take_turns(arrivals, receive)) for _ in range(turns)]
+                busy: list[asyncio.Event] = []
+                taking = [asyncio.create_task(self._take_turns(arrivals, receive, busy)) for _ in range(turns)]
                 try:
                     ended, _ = await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
                 finally:
@@ -151,7 +153,10 @@ class AmqpBus:
         for task in ended:
             task.result()
 
-    async def _take_turns(self, arrivals: asyncio.Queue[AbstractIncomingMessage | None], receive: Receive) -> None:
+    async def _take_turns(
+        self, arrivals: asyncio.Queue[AbstractIncomingMessage | None], receive: Receive, busy: list[asyncio.Event]
+    ) -> None:
+        """Handle a set of messages after the other. `busy` has one for each set under way, in the order of arrival."""
         while True:
             arrived = [await arrivals.get()]
             while not arrivals.empty() and len(arrived) < TOGETHER:
@@ -159,9 +164,17 @@ class AmqpBus:
             messages = [message for message in arrived if message is not None]
             if len(messages) < len(arrived):
                 raise Transient("the broker closed the channel, or the queue has gone")
+            handled, earlier = asyncio.Event(), list(busy)
+            busy.append(handled)
             bodies = [message.body for message in messages if message.type != PROBE]
             if bodies:
                 await receive(bodies)
+            handled.set()
+            busy.remove(handled)
+            if len(bodies) < len(messages):
+                # Who sent a probe is told that all which came before it was handled, by whichever turn.
+                for other in earlier:
+                    await other.wait()
             with _as_transient("take an acknowledgement"):
                 for message in messages:
                     if message.type == PROBE and message.reply_to:
