@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any, Literal
 
 from reclaim.common.clock import Clock
 from reclaim.common.contracts import Person
 from reclaim.common.errors import NotFound, Permanent, ReclaimError, Transient
+from reclaim.connectors.identities import is_anonymous
 from reclaim.connectors.ports import (
     ActionResult,
     ConnectionProfile,
+    Coverage,
     Done,
     Downgrade,
     Grants,
@@ -34,6 +36,8 @@ from reclaim.connectors.ports import (
     Transfer,
     TryLater,
     Unknown,
+    UsagePage,
+    UsageRecord,
 )
 
 Trouble = Literal["none", "before", "after"]
@@ -112,6 +116,10 @@ class FakeOrg:
     down: ReclaimError | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     trouble: Callable[[str, str], Trouble] = lambda _operation, _id: "none"
+    log: FakeLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = FakeLog(self.clock)
 
     def reader(self, profile: ConnectionProfile | None = None) -> FakeReader:  # noqa: ARG002  there is one org
         """Return what can only read; with `actor`, this makes an org a `Connectors`."""
@@ -121,9 +129,90 @@ class FakeOrg:
         """Return what can act."""
         return FakeActor(self)
 
+    def usage_reader(self, profile: ConnectionProfile | None = None) -> FakeLog:  # noqa: ARG002  there is one log
+        """Return the org's sign-in log."""
+        return self.log
+
     def used(self, product: str) -> int:
         """Return how many seats of a product are in use."""
         return sum(user.active and user.product == product for user in self.users.values())
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSignIn:
+    """One attempt to sign in. `user` may be a pseudonym; `arrives_at` is when the log shows it."""
+
+    user: str
+    product: str
+    at: datetime
+    arrives_at: datetime
+    ok: bool = True
+
+
+@dataclass(slots=True)
+class FakeLog:
+    """A sign-in log in memory: a `UsageReader` of the channel `sso`, without a network.
+
+    It forgets what is older than `kept`, and events may reach it `late`. `down` is raised by every reading.
+    """
+
+    clock: Clock
+    name: str = "log"
+    kept: timedelta = timedelta(days=90)
+    late: timedelta = timedelta(minutes=60)
+    sign_ins: list[FakeSignIn] = field(default_factory=list)
+    down: ReclaimError | None = None
+
+    def sign_in(
+        self, user: str, product: str, *, at: datetime, ok: bool = True, late: timedelta = timedelta(0)
+    ) -> None:
+        """Let somebody try to sign in."""
+        self.sign_ins.append(FakeSignIn(user, product, at, at + late, ok))
+
+    async def test(self) -> Sequence[TestResult]:
+        """Return one result."""
+        return [TestResult("Connection", ok=self.down is None, detail=str(self.down or "signed in"))]
+
+    def coverage(self, since: datetime) -> Coverage:
+        """Return the part of the time from `since` that the log keeps, and that events no longer arrive for."""
+        now = self.clock.now()
+        return Coverage(max(since, now - self.kept), now - self.late, "The log forgets, and takes events late.")
+
+    async def usage(self, since: datetime) -> AsyncIterator[UsagePage]:
+        """Yield a page a day that saw an attempt, in order."""
+        if self.down is not None:
+            raise self.down
+        now = self.clock.now()
+        oldest = max(since, now - self.kept).date()
+        shown = [each for each in self.sign_ins if each.arrives_at <= now and oldest <= each.at.date()]
+        for day in sorted({each.at.date() for each in shown}):
+            yield self._page(datetime.combine(day, time(), UTC), [each for each in shown if each.at.date() == day])
+
+    def _page(self, start: datetime, attempts: Sequence[FakeSignIn]) -> UsagePage:
+        used = [each for each in attempts if each.ok]
+        named: dict[tuple[str, str], list[datetime]] = {}
+        for each in used:
+            if not is_anonymous(each.user):
+                named.setdefault((each.user, each.product), []).append(each.at)
+        records = [
+            UsageRecord(
+                source=self.name,
+                user=user,
+                product=product,
+                product_name=product,
+                channel="sso",
+                period_start=start,
+                period_end=start + timedelta(days=1),
+                last_used_at=max(instants),
+                runs=len(instants),
+            )
+            for (user, product), instants in named.items()
+        ]
+        hidden = Counter(each.product for each in used if is_anonymous(each.user))
+        return UsagePage(records, failed=len(attempts) - len(used), unattributed=dict(hidden))
+
+    async def close(self) -> None:
+        """There is nothing to give back."""
 
 
 class FakeReader:
