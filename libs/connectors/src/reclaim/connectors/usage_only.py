@@ -20,11 +20,10 @@ class WithoutSeats:
         """Raise `NotOffered`."""
         self._none()
 
-    async def seats(self, products: Sequence[str]) -> AsyncIterator[Sequence[SeatRecord]]:
+    def seats(self, products: Sequence[str]) -> AsyncIterator[Sequence[SeatRecord]]:
         """Raise `NotOffered`."""
         del products
         self._none()
-        yield []
 
     async def seats_of(self, holders: Sequence[str]) -> Mapping[str, SeatRecord]:
         """Raise `NotOffered`."""

@@ -179,7 +179,7 @@ def match(headings: Sequence[str], names: Mapping[str, Sequence[str]]) -> dict[s
         at.setdefault(folded(heading), position)
     found = {}
     for column, aliases in names.items():
-        position = next((at[each] for each in map(folded, aliases) if each and each in at), None)
-        if position is not None:
-            found[column] = position
+        there = [at[each] for each in map(folded, aliases) if each and each in at]
+        if there:
+            found[column] = there[0]
     return found

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import BinaryIO, Final, Generic, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -229,7 +230,9 @@ class _Row:
             Unreadable: it is too long, or has characters that are no text.
         """
         at = self._columns.get(column)
-        text = "" if at is None else " ".join(self._cells[at].split())
+        if at is None or not self._cells[at]:
+            return ""
+        text = " ".join(self._cells[at].split())
         if len(text) > _MOST_TEXT or not text.isprintable():
             raise Unreadable(f"{_name(column)} is longer than {_MOST_TEXT} characters, or is no text")
         return text
@@ -341,7 +344,7 @@ def _usage(row: _Row, feed: Feed, options: Options) -> UsageRecord:
     used = [
         value
         for column, unit in (("seconds", 1), ("minutes", 60), ("hours", 3600))
-        if (value := row.read(column, lambda text, unit=unit: values.seconds(text, unit))) is not None
+        if (value := row.read(column, partial(values.seconds, unit=unit))) is not None
     ]
     runs = [value for column in ("runs", "more_runs") if (value := row.read(column, values.count)) is not None]
     last = row.read("last_used", lambda text: values.instant(text, zone, options.date_order))

@@ -50,7 +50,7 @@ class OrgProfile:
         return origin(urlsplit(self.base))
 
     @property
-    def tokenorigin(self) -> str:
+    def token_origin(self) -> str:
         return origin(urlsplit(self.token_url))
 
 

@@ -140,7 +140,7 @@ class ScimActor:
                 return Done(changed=sent, before={"active": not value})
             if failure is None:
                 return TryLater(_UNDONE)
-            if isinstance(failure, ScimError) and failure.status != _CHANGED_MEANWHILE:
+            if isinstance(failure, ScimError) and failure.answered != _CHANGED_MEANWHILE:
                 return failure.as_refused()
             present = back
             raise _Unfinished(str(failure), failure.retry_after if isinstance(failure, Busy) else None)

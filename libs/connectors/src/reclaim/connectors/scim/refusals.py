@@ -13,14 +13,18 @@ from reclaim.connectors.ports import Refused
 
 
 class ScimError(Permanent):
-    """The service understood the call and refuses it; the message has its words and the remedy."""
+    """The service understood the call and refuses it; the message has its words and the remedy.
+
+    `answered` is the status that it answered with, `code` its `scimType` or else that status.
+    """
 
     def __init__(self, system: str, status: int, scim_type: str, detail: str) -> None:
-        self.status = status
+        self.answered = status
         self.code = scim_type or f"HTTP_{status}"
         self.said = detail or "the service gave no reason"
         self.remedy = remedy(status, scim_type, detail)
-        super().__init__(f"{system} answered {status} {scim_type}: {self.said}. {self.remedy}".replace("..", "."))
+        head = f"{system} answered {status} {scim_type}".rstrip()
+        super().__init__(f"{head}: {self.said.rstrip('.')}. {self.remedy}")
 
     def as_refused(self) -> Refused:
         """Return it as the result of an action."""

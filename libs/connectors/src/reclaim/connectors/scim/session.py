@@ -69,7 +69,7 @@ class ReadSession:
                 try:
                     body = (await self._get("ServiceProviderConfig")).body()
                 except ScimError as error:
-                    if error.status not in _ABSENT:
+                    if error.answered not in _ABSENT:
                         raise
                     body = None
                 self._features = _features(body)
@@ -85,7 +85,7 @@ class ReadSession:
         try:
             answer = await self._get(f"Users/{quote(user_id, safe='')}")
         except ScimError as error:
-            if error.status == 404:
+            if error.answered == 404:
                 return None
             raise
         body = answer.body()
@@ -184,7 +184,7 @@ class WriteSession(ReadSession):
             try:
                 await self._write("PATCH", user["id"], {"schemas": [_PATCH_OP], "Operations": [operation]}, condition)
             except ScimError as error:
-                if error.status not in _NO_PATCH:
+                if error.answered not in _NO_PATCH:
                     raise
                 self._patches = False
             else:
