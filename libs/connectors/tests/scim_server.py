@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from scim2_models import ScimProvider
@@ -197,3 +200,53 @@ def _error(
     if scim_type:
         body["scimType"] = scim_type
     return status, [("Content-Type", "application/scim+json"), *headers], json.dumps(body).encode()
+
+
+class ScimmyServer(ScimServer):
+    """The same door before another server: scimmy-routers, in a process of Node.js, from where `home` has it."""
+
+    def __init__(self, home: Path) -> None:
+        self._process = subprocess.Popen(
+            ["node", str(home / "server.mjs"), TOKEN], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line.strip().isdigit(), "the server did not start: run make test-node, which installs it"
+        self._port = int(line)
+        super().__init__()
+
+    def reset(self) -> None:
+        super().reset()
+        self._call("POST", "/control/reset", b"", {})
+        # It has no versions, and says so.
+        self.etag = False
+
+    def amend(self, user_id: str, *, created: datetime, changed: datetime) -> None:
+        body = {"id": user_id, "created": created.isoformat(), "changed": changed.isoformat()}
+        self._call("POST", "/control/amend", json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    def close(self) -> None:
+        super().close()
+        self._process.terminate()
+        self._process.communicate(timeout=10)
+
+    def _serve(
+        self, method: str, path: str, query: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        sent = {"Content-Type": "application/scim+json", **headers}
+        return self._call(method, f"{path}?{query}" if query else path, body, sent)
+
+    def _call(
+        self, method: str, target: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=10)
+        own = {name: value for name, value in headers.items() if name.lower() not in _HOP}
+        connection.request(method, target, body or None, own)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        shown = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP]
+        return answer.status, shown, content
+
+
+_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "host", "content-length", "accept-encoding"})

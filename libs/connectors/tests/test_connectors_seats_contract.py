@@ -1,17 +1,20 @@
 """What every connector with seats holds to: one in memory, Salesforce's, and SCIM's over a server of somebody else's.
 
-SCIM comes twice: with PATCH and versions, and with a server that has neither, so that whole accounts are put.
+SCIM comes twice: with PATCH and versions, and with a server that has neither, so that whole accounts are put. By
+`make test-node` it comes a third and fourth time, over another server in another language.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from libs.connectors.tests.connectors_worlds import DAY, NOW, SINCE, Fake, Scim, SeatWorld, Simulated
-from libs.connectors.tests.scim_server import ScimServer
+from libs.connectors.tests.scim_server import ScimmyServer, ScimServer
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import NotFound
 from reclaim.connectors.ports import Done, Known, Refused, SeatRecord, TryLater
@@ -33,17 +36,35 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-@pytest_asyncio.fixture(params=["fake", "salesforce", "scim", "scim-put"], loop_scope="module")
-async def world(request: pytest.FixtureRequest, sandbox: Sandbox, server: ScimServer) -> AsyncIterator[SeatWorld]:
+@pytest.fixture(scope="module")
+def scimmy() -> Iterator[ScimmyServer]:
+    server = ScimmyServer(Path(os.environ["RECLAIM_TEST_SCIMMY"]))
+    yield server
+    server.close()
+
+
+WORLDS = [
+    "fake",
+    "salesforce",
+    "scim",
+    "scim-put",
+    *(pytest.param(name, marks=pytest.mark.node) for name in ("scimmy", "scimmy-put")),
+]
+
+
+@pytest_asyncio.fixture(params=WORLDS, loop_scope="module")
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[SeatWorld]:
     world: SeatWorld
     match request.param:
         case "fake":
             world = Fake()
         case "salesforce":
-            world = Simulated(sandbox)
-        case _:
+            world = Simulated(request.getfixturevalue("sandbox"))
+        case name:
+            server = request.getfixturevalue("server" if name.startswith("scim-") or name == "scim" else "scimmy")
             world = Scim(server)
-            server.patch = server.etag = request.param == "scim"
+            server.patch = not name.endswith("-put")
+            server.etag = name == "scim"
     yield world
     await world.reader.close()
     await world.actor.close()
