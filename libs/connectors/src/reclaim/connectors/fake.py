@@ -101,7 +101,8 @@ class FakeOrg:
     `down` is raised by every reading and turns every action into a failure; `unreadable` names parts of a survey
     that are Unknown, with the reason; `trouble` is asked once for each write (operation, id). `run_as` is the user
     that the connection signs in as. `profiles` says which licence each profile assigns, `needs` which licence a
-    permission set needs; a profile called as its licence needs no entry.
+    permission set needs; a profile called as its licence needs no entry. With `one_switch` an account is frozen by
+    being switched off, as where there is nothing else to freeze it with.
     """
 
     clock: Clock
@@ -116,6 +117,7 @@ class FakeOrg:
     down: ReclaimError | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     trouble: Callable[[str, str], Trouble] = lambda _operation, _id: "none"
+    one_switch: bool = False
     log: FakeLog = field(init=False)
 
     def __post_init__(self) -> None:
@@ -273,7 +275,10 @@ class FakeReader:
             integration_users=self._read("integration_users", texts("integration")),
             administrators=self._read("administrators", administrators),
             exempt=self._read("exempt", texts("exempt")),
-            frozen=self._read("frozen", frozenset(user.id for user in users if user.frozen)),
+            frozen=self._read(
+                "frozen",
+                frozenset(user.id for user in users if user.frozen or (self._org.one_switch and not user.active)),
+            ),
             thawed_at=self._read("thawed_at", thawed),
             scheduled_work=self._read("scheduled_work", texts("scheduled")),
             pending_approvals=self._read("pending_approvals", texts("approvals")),
@@ -328,6 +333,7 @@ class FakeReader:
             created_at=user.created_at,
             last_used_at=user.last_used_at,
             manager=None if above is None else Manager(_person(above), able=above.active and not above.frozen),
+            one_switch=self._org.one_switch,
         )
 
 
@@ -338,11 +344,15 @@ class FakeActor:
         self._org = org
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
-        """Block sign-in, keep the seat."""
+        """Block sign-in, and keep the seat where that is another switch."""
+        if self._org.one_switch:
+            return self._set("freeze", holders, "active", value=False)
         return self._set("freeze", holders, "frozen", value=True)
 
     async def unfreeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Let the holder sign in again."""
+        if self._org.one_switch:
+            return self._set("unfreeze", holders, "active", value=True)
         return self._set("unfreeze", holders, "frozen", value=False)
 
     async def deactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:

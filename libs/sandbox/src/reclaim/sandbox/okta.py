@@ -7,7 +7,6 @@ may reach the log late, the log forgets after 90 days, a window of calls may be 
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import re
 import secrets
@@ -343,9 +342,12 @@ def _condition(text: str) -> Callable[[Event], bool]:
 
 def _position(after: str) -> tuple[str, str]:
     try:
-        published, _, uuid = base64.urlsafe_b64decode(after.encode()).decode().partition("|")
-    except (binascii.Error, UnicodeDecodeError):
-        raise OktaError(400, "E0000053", "Invalid parameter: after") from None
+        text = base64.b64decode(after, altchars=b"-_", validate=True).decode()
+    except ValueError:
+        text = ""
+    published, found, uuid = text.partition("|")
+    if not found:
+        raise OktaError(400, "E0000053", "Invalid parameter: after")
     return published, uuid
 
 
