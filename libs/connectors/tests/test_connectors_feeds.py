@@ -261,9 +261,13 @@ def test_times_are_in_the_zone_of_the_file_unless_they_name_one() -> None:
     assert found[0].period_start == datetime(2026, 10, 1, 4, 0, tzinfo=UTC)
 
 
-def test_what_lies_in_the_future_is_no_use() -> None:
-    found, report = usage("User,Product,Month,Last Used\nada,Visio,2026-11,2026-12-24\n")
-    assert (found, report.problems[0].reason) == ([], "last used lies in the future")
+def test_a_last_use_in_the_future_or_outside_its_period_cannot_be_right() -> None:
+    found, report = usage("User,Product,Month,Last Used\nada,Visio,2026-12,2026-12-24\nbo,Visio,2026-10,2026-09-30\n")
+    assert found == []
+    assert [problem.reason for problem in report.problems] == [
+        "last used lies in the future",
+        "last used lies outside the month, day or period that the row is about",
+    ]
 
 
 def test_a_formula_is_text_here_and_in_what_is_exported() -> None:

@@ -352,6 +352,8 @@ def _usage(row: _Row, feed: Feed, options: Options) -> UsageRecord:
         raise Unreadable("tells neither a time used, nor a count of runs, nor a last use")
     if last is not None and last > options.now + timedelta(days=1):
         raise Unreadable("last used lies in the future")
+    if last is not None and not start <= last <= end:
+        raise Unreadable("last used lies outside the month, day or period that the row is about")
     user, device = _user(row), row.text("device") or None
     if row.text("user") == "" and device is None:
         raise Unreadable("names neither a user nor a device")
