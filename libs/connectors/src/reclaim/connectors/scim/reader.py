@@ -75,10 +75,13 @@ class ScimReader:
         results = [TestResult("Connection", ok=True, detail=f"{total} accounts")]
         how = "PUT of the whole account, because it has no PATCH" if features.patch is False else "PATCH of one value"
         results.append(TestResult("Switch accounts off", ok=True, detail=f"by {how}"))
+        freezes = self._profile.freeze_by_deactivation
         results.append(
-            TestResult("Freeze", ok=True, detail=_FREEZES if self._profile.freeze_by_deactivation else NO_FREEZE)
+            TestResult("Freeze", ok=True, detail=_FREEZES)
+            if freezes
+            else TestResult("Freeze: not offered", ok=True, detail=NO_FREEZE)
         )
-        results.append(TestResult("Last use", ok=True, detail=NO_LAST_USE))
+        results.append(TestResult("Last use: not told", ok=True, detail=NO_LAST_USE))
         for stated, condition in (
             (_ADMINISTRATORS, self._profile.administrator_filter),
             (_INTEGRATIONS, self._profile.integration_filter),
