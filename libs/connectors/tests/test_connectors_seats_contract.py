@@ -53,18 +53,18 @@ WORLDS = [
 
 
 @pytest_asyncio.fixture(params=WORLDS, loop_scope="module")
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[SeatWorld]:
+async def world(request: pytest.FixtureRequest, sandbox: Sandbox, server: ScimServer) -> AsyncIterator[SeatWorld]:
     world: SeatWorld
     match request.param:
         case "fake":
             world = Fake()
         case "salesforce":
-            world = Simulated(request.getfixturevalue("sandbox"))
+            world = Simulated(sandbox)
         case name:
-            server = request.getfixturevalue("server" if name.startswith("scim-") or name == "scim" else "scimmy")
-            world = Scim(server)
-            server.patch = not name.endswith("-put")
-            server.etag = name == "scim"
+            asked: ScimServer = request.getfixturevalue("scimmy") if name.startswith("scimmy") else server
+            world = Scim(asked)
+            asked.patch = not name.endswith("-put")
+            asked.etag = name == "scim"
     yield world
     await world.reader.close()
     await world.actor.close()
