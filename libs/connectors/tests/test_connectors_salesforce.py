@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -550,14 +550,15 @@ async def test_the_reserve_is_left_to_others(site: Site) -> None:
 
 async def test_the_reserve_is_asked_about_again_after_a_while(site: Site) -> None:
     site.org.settings.daily_api_limit = 4
-    session = site.session(tuning=Tuning(limit_recheck=0.05), api_reserve_percent="50")
+    session = site.session(tuning=Tuning(limit_recheck=60), api_reserve_percent="50")
     query = Query("Id", "User", limit=1)
     for _ in range(2):
         await session.rows(query)
     with pytest.raises(ApiLimit):
         await session.rows(query)
     site.org.settings.daily_api_limit = 1_000
-    await asyncio.sleep(0.06)
+    assert session.usage is not None
+    session.usage = replace(session.usage, read_at=session.usage.read_at - 61)
     await session.rows(query)
     await session.rows(query)
 
