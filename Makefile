@@ -87,6 +87,11 @@ simulate: $(VENV)/.installed ## Play histories with every kind of fault (SEEDS=1
 test-long: $(VENV)/.installed ## Play 2,000 histories, many on both databases, and look for each planted bug (an hour)
 	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
+.PHONY: test-node
+test-node: $(VENV)/.scimmy ## Hold the SCIM connector to a second server, in JavaScript (needs Node.js and npm)
+	@RECLAIM_TEST_SCIMMY=$(CURDIR)/$(VENV)/scimmy \
+	    $(BIN)/python -m pytest libs/connectors/tests/test_connectors_seats_contract.py -m node $(PYTEST_ARGS)
+
 .PHONY: test-containers
 test-containers: $(VENV)/.installed ## Run the story against the running container stack (after: make up PROFILES=sandbox)
 	@RECLAIM_STACK_URL=$${RECLAIM_STACK_URL:-http://127.0.0.1:8080} \
@@ -120,6 +125,13 @@ distclean: clean ## Remove the environment as well
 
 $(BIN)/python:
 	@tools/make-venv $(VENV)
+
+# The SCIM server of `make test-node`: what its lock file names, checked against its hashes.
+$(VENV)/.scimmy: $(wildcard libs/connectors/tests/scimmy/*) $(VENV)/.installed
+	@command -v npm >/dev/null || { echo "make test-node needs Node.js 20 or newer, with npm" >&2; exit 1; }
+	@mkdir -p $(VENV)/scimmy && cp libs/connectors/tests/scimmy/* $(VENV)/scimmy/
+	@npm ci --prefix $(VENV)/scimmy --ignore-scripts --no-audit --no-fund >&2
+	@touch $@
 
 # What the product needs, and its own packages in place.
 $(VENV)/.runtime: requirements/runtime.txt $(PROJECTS) | $(BIN)/python

@@ -3,301 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from libs.connectors.tests.connectors_worlds import DAY, NOW, SINCE, Fake, Simulated, World
 from reclaim.common.clock import FixedClock
-from reclaim.common.errors import NotFound, Transient
 from reclaim.connectors.checks import CHECK_NAMES, evaluate, left_alone_by
-from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser, Trouble
 from reclaim.connectors.ports import (
     FROZEN_BY_ANOTHER,
-    ConnectionProfile,
     Done,
     Downgrade,
     Grants,
     HandedOver,
     Known,
     Refused,
-    SeatActor,
-    SeatReader,
     SeatRecord,
     Transfer,
     TryLater,
 )
-from reclaim.connectors.salesforce import Tuning, open_actor, open_reader
 from reclaim.sandbox.app import Sandbox
-from reclaim.sandbox.demo_org import build_base
-from reclaim.sandbox.org import Org
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
-SINCE = NOW - timedelta(days=90)
-DAY = timedelta(days=1)
-QUICK = Tuning(attempts=3, wait_initial=0.001, wait_max=0.01, wait_jitter=0.001, read_timeout=5, patience=20)
-
-
-class World(Protocol):
-    """An org that a test can fill, and look into from outside."""
-
-    clock: FixedClock
-    reader: SeatReader
-    actor: SeatActor
-    product: str
-    run_as: str
-
-    def add(self, **traits: Any) -> str:
-        """Add a user, by default a person unused for 200 days; return the holder's id."""
-
-    def give(self, holder: str, kind: str) -> str:
-        """Give a holder one open record."""
-
-    def close_record(self, record_id: str) -> None: ...
-
-    def state(self, holder: str) -> tuple[bool, bool]:
-        """Return whether the account is active, and whether it is frozen."""
-
-    def owner(self, record_id: str) -> str: ...
-
-    def writes(self) -> int: ...
-
-    def block(self, holder: str) -> None:
-        """Let something stand in the way of deactivating the holder."""
-
-    def seats_bought(self, total: int) -> None: ...
-
-    def somebody_sets_frozen(self, holder: str, *, frozen: bool) -> None:
-        """Let an administrator of the org freeze or unfreeze the holder."""
-
-    def lock(self, *ids: str) -> None:
-        """Let somebody hold these accounts or records, until `recover`."""
-
-    def lose_the_next_answer(self, operation: str) -> None:
-        """Carry the next write of this operation out, and let its caller hear nothing."""
-
-    def use_up_the_calls(self) -> None:
-        """Let the org take no more calls today, until `recover`."""
-
-    def end_sessions(self) -> None:
-        """Let the org forget who is signed in; where there are no sessions nothing is to forget."""
-
-    def recover(self) -> None:
-        """Let everything be well again."""
-
-    def grant(self, holder: str) -> tuple[str, str, str]:
-        """Give a permission set that needs the licence, one that needs none, and an add-on; return their ids."""
-
-    def ungrantable(self, holder: str) -> None:
-        """Let something stand in the way of the cheaper licence."""
-
-
-class Fake:
-    product = "SFDC"
-
-    def __init__(self) -> None:
-        self.clock = FixedClock(NOW)
-        self.org = FakeOrg(self.clock, page_size=2)
-        self._numbers = count(1)
-        self.run_as = self.org.run_as = self.add()
-        self.org.users[self.run_as].product = "other"
-        self.org.profiles = {"Standard User": "SFDC", "Standard Platform User": "AUL"}
-        self.org.needs = {"Forecasting": "SFDC"}
-        self.reader: SeatReader = self.org.reader()
-        self.actor: SeatActor = self.org.actor()
-
-    def add(self, **traits: Any) -> str:
-        user_id = f"u{next(self._numbers):04d}"
-        values = {"created_at": NOW - 400 * DAY, "last_used_at": NOW - 200 * DAY, "name": user_id, **traits}
-        for flag in ("integration", "administrator", "exempt", "scheduled", "approvals", "queue"):
-            if values.get(flag) is True:
-                values[flag] = "evidence"
-        self.org.users[user_id] = FakeUser(user_id, **values)
-        return user_id
-
-    def give(self, holder: str, kind: str) -> str:
-        record_id = f"r{len(self.org.records):04d}"
-        self.org.records[record_id] = FakeRecord(record_id, kind, holder)
-        return record_id
-
-    def close_record(self, record_id: str) -> None:
-        self.org.records[record_id].open = False
-
-    def state(self, holder: str) -> tuple[bool, bool]:
-        user = self.org.users[holder]
-        return user.active, user.frozen
-
-    def owner(self, record_id: str) -> str:
-        return self.org.records[record_id].owner
-
-    def writes(self) -> int:
-        return len(self.org.writes)
-
-    def block(self, holder: str) -> None:
-        self.org.users[holder].blocked = Refused("FIELD_INTEGRITY_EXCEPTION", "the default owner of cases", "Change it")
-
-    def seats_bought(self, total: int) -> None:
-        self.org.licences["SFDC"] = total
-
-    def somebody_sets_frozen(self, holder: str, *, frozen: bool) -> None:
-        self.org.users[holder].frozen, self.org.users[holder].frozen_by_another = frozen, True
-
-    def lock(self, *ids: str) -> None:
-        self.org.trouble = lambda _operation, each: "before" if each in ids else "none"
-
-    def lose_the_next_answer(self, operation: str) -> None:
-        def trouble(asked: str, _id: str) -> Trouble:
-            # The fake asks for each row; an answer that is lost is lost for all of them.
-            return "after" if asked == operation else "none"
-
-        self.org.trouble = trouble
-
-    def use_up_the_calls(self) -> None:
-        self.org.down = Transient("the org takes no more calls today")
-
-    def end_sessions(self) -> None:
-        """The fake knows no sessions."""
-
-    def recover(self) -> None:
-        self.org.down = None
-        self.org.trouble = lambda _operation, _id: "none"
-
-    def grant(self, holder: str) -> tuple[str, str, str]:
-        self.org.licences["AUL"] = 25
-        user = self.org.users[holder]
-        user.profile = "Standard User"
-        user.permission_sets += ["Forecasting", "Other"]
-        user.permission_set_licences += ["Console"]
-        return "Forecasting", "Other", "Console"
-
-    def ungrantable(self, holder: str) -> None:
-        self.org.licences["AUL"] = 0
-
-
-class Simulated:
-    product = "SFDC"
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        self.clock = FixedClock(NOW)
-        self.org = Org(self.clock)
-        self.base = build_base(self.org, seats=50)
-        self.run_as = str(self.org.run_as)
-        self.sandbox = sandbox
-        self._numbers = count(1)
-        sandbox.world.salesforce.attach(self.org)
-        profile = ConnectionProfile(
-            "c1",
-            "Org",
-            "salesforce",
-            {"instance_url": self.sandbox.url, "client_id": self.sandbox.client_id},
-            {"client_secret": self.sandbox.client_secret},
-        )
-        sandbox.world.faults.clear()
-        self.reader = open_reader(profile, self.clock, QUICK)
-        self.actor = open_actor(profile, self.clock, QUICK)
-
-    def add(self, **traits: Any) -> str:
-        number = next(self._numbers)
-        profile = "API Only" if traits.get("integration") else "Standard User"
-        user_id = self.org.insert(
-            "User",
-            Username=f"user{number}@example.com",
-            FirstName="User",
-            LastName=str(number),
-            Email=f"user{number}@example.com",
-            Department=traits.get("department"),
-            ProfileId=self.base.profiles[profile],
-            ManagerId=traits.get("manager_id"),
-            IsActive=traits.get("active", True),
-            CreatedDate=traits.get("created_at", NOW - 400 * DAY),
-            LastLoginDate=traits.get("last_used_at", NOW - 200 * DAY),
-        )
-        login = self._login(user_id)
-        if traits.get("frozen"):
-            self.org.amend("UserLogin", login, IsFrozen=True)
-        if "frozen_changed_at" in traits:
-            self.org.amend("UserLogin", login, LastModifiedDate=traits["frozen_changed_at"])
-        if "seen_elsewhere_at" in traits:
-            at = traits["seen_elsewhere_at"]
-            login_type = "Remote Access 2.0"
-            self.org.insert("LoginHistory", UserId=user_id, LoginTime=at, LoginType=login_type, Status="Success")
-        for flag, name in (("administrator", "Delegated_User_Admin"), ("exempt", "Reclaim_Exempt")):
-            if traits.get(flag):
-                set_id = self.base.permission_sets[name]
-                self.org.insert("PermissionSetAssignment", AssigneeId=user_id, PermissionSetId=set_id)
-        if traits.get("scheduled"):
-            detail = self.org.insert("CronJobDetail", Name="Nightly")
-            self.org.insert("CronTrigger", OwnerId=user_id, CronJobDetailId=detail, State="WAITING")
-        if traits.get("approvals"):
-            self.org.insert("ProcessInstanceWorkitem", ActorId=user_id)
-        if traits.get("queue"):
-            queue = self.org.insert("Group", Name="Support", Type="Queue")
-            self.org.insert("GroupMember", GroupId=queue, UserOrGroupId=user_id)
-        return user_id
-
-    def give(self, holder: str, kind: str) -> str:
-        more: dict[str, Any] = {
-            "Opportunity": {"Name": "Deal", "StageName": "Prospecting", "CloseDate": NOW.date()},
-            "Case": {"Subject": "Help", "Status": "New"},
-            "Lead": {"LastName": "Doe", "Company": "Acme"},
-        }[kind]
-        return self.org.insert(kind, OwnerId=holder, **more)
-
-    def close_record(self, record_id: str) -> None:
-        self.org.amend("Opportunity", record_id, StageName="Closed Won")
-
-    def state(self, holder: str) -> tuple[bool, bool]:
-        return self.org.get("User", holder, "IsActive"), self.org.get("UserLogin", self._login(holder), "IsFrozen")
-
-    def owner(self, record_id: str) -> str:
-        kind = {"006": "Opportunity", "500": "Case", "00Q": "Lead"}[record_id[:3]]
-        return str(self.org.get(kind, record_id, "OwnerId"))
-
-    def writes(self) -> int:
-        return len(self.org.write_log)
-
-    def block(self, holder: str) -> None:
-        self.org.settings.default_case_owner = holder
-
-    def seats_bought(self, total: int) -> None:
-        self.org.amend("UserLicense", self.base.licences["Salesforce"], TotalLicenses=total)
-
-    def somebody_sets_frozen(self, holder: str, *, frozen: bool) -> None:
-        self.org.set_frozen(holder, frozen=frozen)
-
-    def lock(self, *ids: str) -> None:
-        rows = [each for row in ids for each in (row, self._login(row) if row.startswith("005") else row)]
-        self.sandbox.world.faults.add("row_lock", method="PATCH", times=None, params={"ids": rows})
-
-    def lose_the_next_answer(self, operation: str) -> None:
-        self.sandbox.world.faults.add("timeout_after_commit", method="PATCH")
-
-    def use_up_the_calls(self) -> None:
-        self.sandbox.world.faults.add("request_limit", times=None)
-
-    def end_sessions(self) -> None:
-        self.sandbox.world.salesforce.authority.end_all()
-
-    def recover(self) -> None:
-        self.sandbox.world.faults.clear()
-
-    def grant(self, holder: str) -> tuple[str, str, str]:
-        sets = self.base.permission_sets["Forecasting"], self.org.insert("PermissionSet", Name="Other", Label="Other")
-        (add_on,) = self.org.tables["PermissionSetLicense"].rows
-        for set_id in sets:
-            self.org.insert("PermissionSetAssignment", AssigneeId=holder, PermissionSetId=set_id)
-        self.org.insert("PermissionSetLicenseAssign", AssigneeId=holder, PermissionSetLicenseId=add_on)
-        return *sets, add_on
-
-    def ungrantable(self, holder: str) -> None:
-        self.org.amend("UserLicense", self.base.licences["Salesforce Platform"], TotalLicenses=0)
-
-    def _login(self, holder: str) -> str:
-        return str(self.org.tables["UserLogin"].where("UserId", holder)[0][0])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -325,56 +53,6 @@ async def all_seats(world: World) -> dict[str, SeatRecord]:
     return {seat.holder.id: seat for seat in seats}
 
 
-async def test_reading_changes_nothing_and_has_nothing_to_change_with(world: World) -> None:
-    holder = world.add()
-    await world.reader.test()
-    await world.reader.licences()
-    await all_seats(world)
-    await world.reader.seats_of([holder])
-    await world.reader.survey([holder], since=SINCE)
-    await world.reader.survey(None, since=SINCE)
-    await world.reader.open_records([holder])
-    assert world.writes() == 0
-    for verb in ("freeze", "unfreeze", "deactivate", "reactivate", "hand_over", "update", "write"):
-        assert not hasattr(world.reader, verb)
-
-
-async def test_a_working_connection_tests_well(world: World) -> None:
-    results = await world.reader.test()
-    assert results
-    assert all(result.ok and result.what and result.detail for result in results)
-
-
-async def test_licences_count_what_is_in_use(world: World) -> None:
-    before = {each.product: each for each in await world.reader.licences()}
-    world.add()
-    world.add(active=False)
-    after = {each.product: each for each in await world.reader.licences()}
-    assert after[world.product].used == before[world.product].used + 1
-    assert after[world.product].total == before[world.product].total
-
-
-async def test_seats_are_the_active_ones_once_each(world: World) -> None:
-    boss = world.add()
-    holders = [world.add(manager_id=boss, department="Sales") for _ in range(7)]
-    inactive = world.add(active=False)
-    seats = await all_seats(world)
-    assert set(holders) <= set(seats)
-    assert inactive not in seats
-    assert world.run_as not in seats
-    seat = seats[holders[0]]
-    assert (seat.product, seat.active, seat.usage_type, seat.department) == (world.product, True, "Standard", "Sales")
-    assert (seat.created_at, seat.last_used_at) == (NOW - 400 * DAY, NOW - 200 * DAY)
-    assert seat.manager is not None
-    assert (seat.manager.person.id, seat.manager.able) == (boss, True)
-
-
-async def test_no_products_are_no_seats_and_an_unknown_one_is_an_error(world: World) -> None:
-    assert [page async for page in world.reader.seats([])] == []
-    with pytest.raises(NotFound, match="no licence NOPE"):
-        [page async for page in world.reader.seats([world.product, "NOPE"])]
-
-
 async def test_a_manager_who_is_off_or_frozen_is_not_able(world: World) -> None:
     off, frozen = world.add(active=False), world.add(frozen=True)
     under_off, under_frozen = world.add(manager_id=off), world.add(manager_id=frozen)
@@ -385,16 +63,6 @@ async def test_a_manager_who_is_off_or_frozen_is_not_able(world: World) -> None:
             manager = found[holder].manager
             assert manager is not None
             assert not manager.able
-
-
-async def test_seats_of_knows_the_inactive_and_leaves_out_the_gone(world: World) -> None:
-    never = world.add(last_used_at=None)
-    inactive = world.add(active=False)
-    found = await world.reader.seats_of([never, inactive, "005000000000000AAA"])
-    assert set(found) == {never, inactive}
-    assert found[never].last_used_at is None
-    assert not found[inactive].active
-    assert await world.reader.seats_of([]) == {}
 
 
 TRAITS: dict[str, dict[str, Any]] = {
@@ -504,23 +172,6 @@ async def test_deactivate_frees_the_seat_and_reactivate_takes_it_again(world: Wo
     assert world.state(holder) == (True, False)
     again = (await world.actor.reactivate([holder]))[holder]
     assert again == Done(changed=False, before={"IsActive": True, "IsFrozen": False})
-
-
-async def test_one_refusal_does_not_touch_the_others(world: World) -> None:
-    fine, blocked, gone = world.add(), world.add(), "005000000000000AAA"
-    world.block(blocked)
-    results = await world.actor.deactivate([fine, blocked, gone])
-    assert results[fine] == Done(changed=True, before={"IsActive": True})
-    refusal = results[blocked]
-    assert isinstance(refusal, Refused)
-    assert refusal.code == "FIELD_INTEGRITY_EXCEPTION"
-    assert "default owner of cases" in refusal.message
-    assert refusal.remedy
-    missing = results[gone]
-    assert isinstance(missing, Refused)
-    assert missing.code == "NOT_FOUND"
-    assert world.state(blocked) == (True, False)
-    assert world.writes() == 1
 
 
 async def test_no_seat_free_refuses_a_reactivation(world: World) -> None:
@@ -677,19 +328,6 @@ async def test_what_is_locked_waits_and_what_moved_by_then_is_counted(world: Wor
     world.recover()
     assert (await world.actor.hand_over([transfer]))[holder] == HandedOver(moved={"Case": 2}, failed={})
     assert world.writes() == 2
-
-
-async def test_without_calls_left_everything_waits_and_nothing_is_written(world: World) -> None:
-    holder, boss = world.add(), world.add()
-    transfer = Transfer(holder, boss, {"Case": [world.give(holder, "Case")]})
-    world.use_up_the_calls()
-    for act in (world.actor.freeze, world.actor.deactivate):
-        assert isinstance((await act([holder]))[holder], TryLater)
-    assert isinstance((await world.actor.hand_over([transfer]))[holder], TryLater)
-    assert world.writes() == 0
-    world.recover()
-    assert (await world.actor.freeze([holder]))[holder] == Done(changed=True, before={"IsFrozen": False})
-    assert world.writes() == 1
 
 
 async def test_a_session_that_expired_is_nobodys_failure(world: World) -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Invalid, Transient
 from reclaim.connectors.checks import CHECK_NAMES, evaluate, is_unused, left_alone_by
+from reclaim.connectors.errors import Busy, SignInRefused, Unreachable, WriteForbidden
 from reclaim.connectors.ports import (
     FROZEN_BY_ANOTHER,
     ConnectionProfile,
@@ -34,10 +35,10 @@ from reclaim.connectors.ports import (
     Unknown,
 )
 from reclaim.connectors.salesforce import SalesforceActor, SalesforceReader, Tuning, open_actor, open_reader
-from reclaim.connectors.salesforce.errors import ApiLimit, Busy, NotReadable, SignInRefused, Unreachable
+from reclaim.connectors.salesforce.errors import ApiLimit, NotReadable
 from reclaim.connectors.salesforce.profile import read_profile
 from reclaim.connectors.salesforce.refusals import UNKNOWN
-from reclaim.connectors.salesforce.session import ReadSession, WriteForbidden, WriteSession, _Client
+from reclaim.connectors.salesforce.session import ReadSession, WriteSession, _Client
 from reclaim.connectors.salesforce.soql import Query
 from reclaim.sandbox.app import Sandbox
 from reclaim.sandbox.demo_org import Base, build_base, build_demo_org

@@ -13,15 +13,9 @@ import pytest
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Permanent, ReclaimError
+from reclaim.connectors.errors import Busy, SignInRefused
 from reclaim.connectors.ports import Incomplete
-from reclaim.connectors.salesforce.errors import (
-    ApiLimit,
-    Busy,
-    LocatorExpired,
-    NotReadable,
-    SignInRefused,
-    from_answer,
-)
+from reclaim.connectors.salesforce.errors import ApiLimit, LocatorExpired, NotReadable, from_answer
 from reclaim.connectors.salesforce.profile import read_profile
 from reclaim.connectors.salesforce.refusals import refused
 from reclaim.connectors.salesforce.session import ReadSession, Tuning, WriteSession, may_write

@@ -121,27 +121,49 @@ def demo(
 
 @connection_app.command("add")
 def connection_add(
-    kind: Annotated[str, typer.Argument(help="salesforce")],
+    kind: Annotated[str, typer.Argument(help="salesforce, scim or okta")],
     name: Annotated[str, typer.Option()],
-    instance_url: Annotated[str, typer.Option(help="https://yourcompany.my.salesforce.com")],
-    client_id: Annotated[str, typer.Option(help="consumer key of the connected app")],
+    instance_url: Annotated[str | None, typer.Option(help="https://yourcompany.my.salesforce.com")] = None,
+    base_url: Annotated[str | None, typer.Option(help="scim: what /Users comes after")] = None,
+    org_url: Annotated[str | None, typer.Option(help="okta: https://yourcompany.okta.com")] = None,
+    client_id: Annotated[str | None, typer.Option(help="of the connected app, OAuth client or service app")] = None,
     token_url: Annotated[str | None, typer.Option(help="where tokens are issued, if not at the instance")] = None,
     client_secret: Annotated[
         str | None, typer.Option(envvar="RECLAIM_CLIENT_SECRET", help="for the client credentials flow")
     ] = None,
     jwt_key: Annotated[Path | None, typer.Option(help="private key file, for the JWT bearer flow")] = None,
+    bearer_token: Annotated[
+        str | None, typer.Option(envvar="RECLAIM_BEARER_TOKEN", help="scim, instead of a client secret")
+    ] = None,
+    api_token: Annotated[
+        str | None, typer.Option(envvar="RECLAIM_API_TOKEN", help="okta, instead of a private key")
+    ] = None,
     username: Annotated[str | None, typer.Option(help="the user to act as, with --jwt-key")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="another setting of the kind, as name=value; repeat for several")
+    ] = None,
     force: Annotated[bool, typer.Option(help="add it although its test fails")] = False,
     url: UrlOption = DEFAULT_URL,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Connect a system; it is tested first, and not added if the test fails."""
-    if (client_secret is None) == (jwt_key is None):
+    if kind == "salesforce" and (client_secret is None) == (jwt_key is None):
         _fail("give either --client-secret or --jwt-key (with --username)", 2)
-    settings = {"instance_url": instance_url, "client_id": client_id, "token_url": token_url, "username": username}
-    credentials: dict[str, str] = {}
-    if client_secret is not None:
-        credentials["client_secret"] = client_secret
+    settings = {
+        "instance_url": instance_url,
+        "base_url": base_url,
+        "org_url": org_url,
+        "client_id": client_id,
+        "token_url": token_url,
+        "username": username,
+    }
+    for pair in setting or []:
+        key, given, value = pair.partition("=")
+        if not given or not key:
+            _fail(f"--set takes name=value, not {key!r}", 2)
+        settings[key] = value
+    given_credentials = {"client_secret": client_secret, "token": bearer_token, "api_token": api_token}
+    credentials = {key: value for key, value in given_credentials.items() if value is not None}
     if jwt_key is not None:
         try:
             credentials["private_key"] = jwt_key.read_text()
@@ -196,8 +218,13 @@ def connection_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.
     """List the connections."""
     with _client(url) as client:
         result = client.get("/scanner/api/connections")
-    columns = {"id": "Id", "name": "Name", "kind": "Kind", "settings.instance_url": "Address"}
-    show(output, result, table=listing(result, columns))
+    addresses = ("instance_url", "base_url", "org_url")
+    rows = [
+        {**one, "address": next((one["settings"][name] for name in addresses if name in one["settings"]), "")}
+        for one in result
+    ]
+    columns = {"id": "Id", "name": "Name", "kind": "Kind", "address": "Address"}
+    show(output, result, table=listing(rows, columns))
 
 
 # Rules.

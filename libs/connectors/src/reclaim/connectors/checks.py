@@ -150,7 +150,7 @@ def _new_account(seat: SeatRecord, survey: Survey, cutoff: datetime, frozen_by_u
             return _unknown("new_account", survey.frozen)
         if holder in survey.frozen.value:
             return _PASS["new_account"]
-    return _skip("new_account", f"an administrator changed its freeze or password lock {_stamp(thawed)}")
+    return _skip("new_account", f"an administrator changed it, its freeze or its lock {_stamp(thawed)}")
 
 
 def _active_elsewhere(holder: str, survey: Survey, cutoff: datetime) -> CheckFinding:

@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any, Literal
 
 from reclaim.common.clock import Clock
 from reclaim.common.contracts import Person
 from reclaim.common.errors import NotFound, Permanent, ReclaimError, Transient
+from reclaim.connectors.identities import is_anonymous
 from reclaim.connectors.ports import (
     FROZEN_BY_ANOTHER,
     ActionResult,
     ConnectionProfile,
+    Coverage,
     Done,
     Downgrade,
     Grants,
@@ -35,6 +37,8 @@ from reclaim.connectors.ports import (
     Transfer,
     TryLater,
     Unknown,
+    UsagePage,
+    UsageRecord,
 )
 
 Trouble = Literal["none", "before", "after"]
@@ -102,7 +106,8 @@ class FakeOrg:
     `down` is raised by every reading and turns every action into a failure; `unreadable` names parts of a survey
     that are Unknown, with the reason; `trouble` is asked once for each write (operation, id). `run_as` is the user
     that the connection signs in as. `profiles` says which licence each profile assigns, `needs` which licence a
-    permission set needs; a profile called as its licence needs no entry.
+    permission set needs; a profile called as its licence needs no entry. With `one_switch` an account is frozen by
+    being switched off, as where there is nothing else to freeze it with.
     """
 
     clock: Clock
@@ -117,6 +122,11 @@ class FakeOrg:
     down: ReclaimError | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     trouble: Callable[[str, str], Trouble] = lambda _operation, _id: "none"
+    one_switch: bool = False
+    log: FakeLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = FakeLog(self.clock)
 
     def reader(self, profile: ConnectionProfile | None = None) -> FakeReader:  # noqa: ARG002  there is one org
         """Return what can only read; with `actor`, this makes an org a `Connectors`."""
@@ -126,9 +136,90 @@ class FakeOrg:
         """Return what can act."""
         return FakeActor(self)
 
+    def usage_reader(self, profile: ConnectionProfile | None = None) -> FakeLog:  # noqa: ARG002  there is one log
+        """Return the org's sign-in log."""
+        return self.log
+
     def used(self, product: str) -> int:
         """Return how many seats of a product are in use."""
         return sum(user.active and user.product == product for user in self.users.values())
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSignIn:
+    """One attempt to sign in. `user` may be a pseudonym; `arrives_at` is when the log shows it."""
+
+    user: str
+    product: str
+    at: datetime
+    arrives_at: datetime
+    ok: bool = True
+
+
+@dataclass(slots=True)
+class FakeLog:
+    """A sign-in log in memory: a `UsageReader` of the channel `sso`, without a network.
+
+    It forgets what is older than `kept`, and events may reach it `late`. `down` is raised by every reading.
+    """
+
+    clock: Clock
+    name: str = "log"
+    kept: timedelta = timedelta(days=90)
+    late: timedelta = timedelta(minutes=60)
+    sign_ins: list[FakeSignIn] = field(default_factory=list)
+    down: ReclaimError | None = None
+
+    def sign_in(
+        self, user: str, product: str, *, at: datetime, ok: bool = True, late: timedelta = timedelta(0)
+    ) -> None:
+        """Let somebody try to sign in."""
+        self.sign_ins.append(FakeSignIn(user, product, at, at + late, ok))
+
+    async def test(self) -> Sequence[TestResult]:
+        """Return one result."""
+        return [TestResult("Connection", ok=self.down is None, detail=str(self.down or "signed in"))]
+
+    def coverage(self, since: datetime) -> Coverage:
+        """Return the part of the time from `since` that the log keeps, and that events no longer arrive for."""
+        now = self.clock.now()
+        return Coverage(max(since, now - self.kept), now - self.late, "The log forgets, and takes events late.")
+
+    async def usage(self, since: datetime) -> AsyncIterator[UsagePage]:
+        """Yield a page a day that saw an attempt, in order."""
+        if self.down is not None:
+            raise self.down
+        now = self.clock.now()
+        oldest = max(since, now - self.kept).date()
+        shown = [each for each in self.sign_ins if each.arrives_at <= now and oldest <= each.at.date()]
+        for day in sorted({each.at.date() for each in shown}):
+            yield self._page(datetime.combine(day, time(), UTC), [each for each in shown if each.at.date() == day])
+
+    def _page(self, start: datetime, attempts: Sequence[FakeSignIn]) -> UsagePage:
+        used = [each for each in attempts if each.ok]
+        named: dict[tuple[str, str], list[datetime]] = {}
+        for each in used:
+            if not is_anonymous(each.user):
+                named.setdefault((each.user, each.product), []).append(each.at)
+        records = [
+            UsageRecord(
+                source=self.name,
+                user=user,
+                product=product,
+                product_name=product,
+                channel="sso",
+                period_start=start,
+                period_end=start + timedelta(days=1),
+                last_used_at=max(instants),
+                runs=len(instants),
+            )
+            for (user, product), instants in named.items()
+        ]
+        hidden = Counter(each.product for each in used if is_anonymous(each.user))
+        return UsagePage(records, failed=len(attempts) - len(used), unattributed=dict(hidden))
+
+    async def close(self) -> None:
+        """There is nothing to give back."""
 
 
 class FakeReader:
@@ -189,7 +280,10 @@ class FakeReader:
             integration_users=self._read("integration_users", texts("integration")),
             administrators=self._read("administrators", administrators),
             exempt=self._read("exempt", texts("exempt")),
-            frozen=self._read("frozen", frozenset(user.id for user in users if user.frozen)),
+            frozen=self._read(
+                "frozen",
+                frozenset(user.id for user in users if user.frozen or (self._org.one_switch and not user.active)),
+            ),
             thawed_at=self._read("thawed_at", thawed),
             scheduled_work=self._read("scheduled_work", texts("scheduled")),
             pending_approvals=self._read("pending_approvals", texts("approvals")),
@@ -244,6 +338,7 @@ class FakeReader:
             created_at=user.created_at,
             last_used_at=user.last_used_at,
             manager=None if above is None else Manager(_person(above), able=above.active and not above.frozen),
+            one_switch=self._org.one_switch,
         )
 
 
@@ -254,11 +349,15 @@ class FakeActor:
         self._org = org
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
-        """Block sign-in, keep the seat."""
+        """Block sign-in, and keep the seat where that is another switch."""
+        if self._org.one_switch:
+            return self._set("freeze", holders, "active", value=False)
         return self._set("freeze", holders, "frozen", value=True)
 
     async def unfreeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Let the holder sign in again."""
+        if self._org.one_switch:
+            return self._set("unfreeze", holders, "active", value=True)
         return self._set("unfreeze", holders, "frozen", value=False)
 
     async def deactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:

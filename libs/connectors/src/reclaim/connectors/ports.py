@@ -54,8 +54,10 @@ class Manager:
 class SeatRecord:
     """One seat as the system reports it.
 
-    `product` is the system's stable key of the licence, `last_used_at` the last interactive sign-in (None: never),
-    `usage_type` the kind of account (`Standard` in Salesforce; other kinds are never candidates).
+    `product` is the system's stable key of the licence, `last_used_at` the last interactive sign-in (None: never, or
+    the system does not tell, and then the survey's `last_seen_elsewhere` is Unknown), `usage_type` the kind of account
+    (`Standard` in Salesforce; other kinds are never candidates). `one_switch` is True where freezing an account and
+    freeing its seat are one and the same switch, so that an inactive account may be one that was frozen.
     """
 
     holder: Person
@@ -67,6 +69,7 @@ class SeatRecord:
     created_at: datetime
     last_used_at: datetime | None
     manager: Manager | None
+    one_switch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +96,11 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """One pool of seats: how many were bought and how many are in use."""
+    """One pool of seats: how many were bought (None: the system does not tell) and how many are in use."""
 
     product: str
     name: str
-    total: int
+    total: int | None
     used: int
 
 
@@ -275,6 +278,109 @@ class SeatActor(Protocol):
         ...
 
 
+Channel = Literal["ui", "mobile", "api", "sso"]
+"""The way in which something was used: at its own pages or window, on a phone, by a program, or signed in to."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """One user's use of one product within one period, as one source tells it.
+
+    Instants are UTC; the period is `[period_start, period_end)`. Records with the same source, user, product, process,
+    version, device, channel and period tell of the same use: the later one replaces the earlier. One with no seconds
+    and no runs says that there was no use.
+    """
+
+    source: str
+    """Who tells it: the name of a connection, or of a feed."""
+    user: str | None
+    """Whom the source names, as it writes it (a sign-in name, an address); None: nobody, only a device."""
+    product: str
+    """The source's key of the product; "" where it names a process only."""
+    product_name: str
+    channel: Channel
+    period_start: datetime
+    period_end: datetime
+    last_used_at: datetime | None
+    """None: used, but the source does not tell when."""
+    runs: int | None = None
+    """How often it was started or signed in to; None: not counted."""
+    seconds: int | None = None
+    """For how long it was used; None: not measured."""
+    process: str | None = None
+    """The file name of the process, for installed software."""
+    version: str | None = None
+    platform: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """One product installed on one device, as one source tells it; `user` is whom the source names with the device."""
+
+    source: str
+    device: str
+    product: str
+    version: str | None = None
+    publisher: str | None = None
+    platform: str | None = None
+    installed_at: datetime | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The time for which a source would have told of a use: absence proves something within `[since, until)` only.
+
+    `reason` says, for a person, why it is no longer.
+    """
+
+    since: datetime
+    until: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePage:
+    """A part of what a source tells.
+
+    `failed` counts attempts that did not come to a use. `unattributed` counts, by product, uses of somebody whom the
+    source does not name, or names by a pseudonym: as long as there are any, nobody's absence is proven there.
+    """
+
+    records: Sequence[UsageRecord]
+    failed: int = 0
+    unattributed: Mapping[str, int] = field(default_factory=dict)
+
+
+class UsageReader(Protocol):
+    """A source that tells of use, and no way to change anything."""
+
+    async def test(self) -> Sequence[TestResult]:
+        """Try each permission that reading needs; one result each, never an exception for a failed one."""
+        ...
+
+    def coverage(self, since: datetime) -> Coverage:
+        """Return for which part of the time from `since` until now this source can vouch. Calls nobody."""
+        ...
+
+    def usage(self, since: datetime) -> AsyncIterator[UsagePage]:
+        """Yield what is known of use from `since` until now, in whole days of UTC; memory stays that of a day.
+
+        Reading again from an earlier instant gives the same records again, and what arrived late with them.
+
+        Raises:
+            Incomplete: paging ended early; absence from what was yielded proves nothing.
+            Transient: the system did not answer.
+            Permanent: the credentials or permissions do not allow it.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back sockets and threads."""
+        ...
+
+
 Capability = Literal["seats", "usage", "freeze", "reclaim", "downgrade", "hand_over"]
 
 
@@ -296,6 +402,18 @@ class Connectors(Protocol):
         """Return a connector that can only read."""
         ...
 
+    def usage_reader(self, profile: ConnectionProfile) -> UsageReader:
+        """Return a source of usage.
+
+        Raises:
+            NotOffered: this kind of connection tells nobody's use, or tells it with its seats only.
+        """
+        ...
+
     def actor(self, profile: ConnectionProfile) -> SeatActor:
-        """Return a connector that can act. Never called for a dry run."""
+        """Return a connector that can act. Never called for a dry run.
+
+        Raises:
+            NotOffered: this kind of connection cannot act.
+        """
         ...

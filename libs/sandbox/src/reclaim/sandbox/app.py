@@ -39,6 +39,7 @@ def create_app(*, clock: Clock, org: Org | None = None) -> FastAPI:
     app.include_router(control_router(world))
     app.include_router(mailbox_router(world.mailbox))
     app.include_router(world.salesforce.router)
+    app.include_router(world.okta.router)
 
     @app.get("/sandbox/health")
     @app.get("/health/live", include_in_schema=False)

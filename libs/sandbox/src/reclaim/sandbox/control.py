@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException
@@ -78,6 +79,18 @@ class Client(_Strict):
     client_id: str
     client_secret: str
     public_key: str | None = None
+
+
+class SignIn(_Strict):
+    """Somebody signs in to an application of the Okta tenant; `days_ago` back from the world's now."""
+
+    user: str
+    app_id: str
+    app_name: str = ""
+    account: str | None = None
+    result: str = "SUCCESS"
+    days_ago: float = Field(default=0, ge=0)
+    late_minutes: float = Field(default=0, ge=0)
 
 
 def control_router(world: World) -> APIRouter:
@@ -224,6 +237,19 @@ def control_router(world: World) -> APIRouter:
         """Register a connected app, or give one another secret or key."""
         world.add_client(client.client_id, client.client_secret, client.public_key)
         return {"client_id": client.client_id}
+
+    @router.post("/okta/sign-ins", status_code=201)
+    async def sign_in(wanted: SignIn) -> dict[str, Any]:
+        """Let somebody sign in to an application; return the event that the log shows."""
+        return world.okta.tenant.sign_in(
+            wanted.user,
+            wanted.app_id,
+            app_name=wanted.app_name,
+            account=wanted.account,
+            result=wanted.result,
+            at=world.clock.now() - timedelta(days=wanted.days_ago),
+            late=timedelta(minutes=wanted.late_minutes),
+        )
 
     @router.get("/mailbox/messages")
     async def messages(to: str = "", limit: int = 100, offset: int = 0) -> list[dict[str, Any]]:

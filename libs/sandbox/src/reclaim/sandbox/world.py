@@ -8,6 +8,7 @@ from .auth import ConnectedApp
 from .demo_org import build_base, build_demo_org
 from .faults import Faults
 from .mailbox import Mailbox
+from .okta import Okta, Tenant
 from .org import Org
 from .salesforce import Salesforce
 
@@ -22,6 +23,7 @@ class World:
             build_base(org)
         self.faults = Faults()
         self.salesforce = Salesforce(org, self.faults)
+        self.okta = Okta(clock, self.faults)
         self.mailbox = Mailbox(clock)
         self._clients: list[ConnectedApp] = []
 
@@ -42,5 +44,6 @@ class World:
         self.salesforce.attach(org)
         for app in self._clients:
             self.salesforce.authority.apps[app.client_id] = app
+        self.okta.attach(Tenant(self.clock))
         self.faults.clear()
         self.mailbox.clear()

@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -428,6 +428,9 @@ class Actions:
         now = self._clock.now()
         after_freeze = case.frozen_at is not None and not case.policy.dry_run
         target = case.policy.downgrade_to
+        if record is not None and after_freeze and record.one_switch and not record.active:
+            # Frozen by the very switch that frees the seat: to be off is to be as we left it.
+            record = replace(record, active=True)
         if record is not None and after_freeze and tried and target is not None and record.product == target.product:
             return _found("clear", "the downgrade that was tried before has happened")
         if record is not None and not record.active and after_freeze and tried:

@@ -68,7 +68,7 @@ class Compared:
 
 def compare(case: Case, record: SeatRecord | None, frozen: Reading[frozenset[str]]) -> Drift | Gone | None:
     """Say how a case differs from what its system says; purely. A dry run did nothing that could be undone."""
-    there = record is not None and record.active
+    there = record is not None and (record.active or _frozen_by_its_switch(case, record))
     held = there and record is not None and record.product == case.seat.product
     now_has = record.product_name if record is not None and there else "no active account"
     match case.state:
@@ -93,6 +93,16 @@ def compare(case: Case, record: SeatRecord | None, frozen: Reading[frozenset[str
         case State.REACTIVATED | State.AWAITING_FULFILMENT:
             return None
     return _while_open(case, there=there, held=held, now_has=now_has, frozen=frozen)
+
+
+def _frozen_by_its_switch(case: Case, record: SeatRecord) -> bool:
+    """Tell whether an account is off because we froze it, where freezing and freeing are one switch."""
+    return (
+        record.one_switch
+        and case.frozen_at is not None
+        and not case.policy.dry_run
+        and case.state not in {State.RECLAIMED, State.REACTIVATED}
+    )
 
 
 def _after_reclaim(case: Case, record: SeatRecord | None) -> Drift | None:

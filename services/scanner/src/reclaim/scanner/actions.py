@@ -17,7 +17,7 @@ from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict, Invalid, Permanent, ReclaimError
 from reclaim.common.ids import new_id
 from reclaim.connectors.ports import ConnectionProfile, Licence, TestResult
-from reclaim.connectors.registry import validate_profile
+from reclaim.connectors.registry import must_be_able, must_hold_seats, validate_profile
 from reclaim.scanner import store
 from reclaim.scanner.domain import TERMS, Terms, check_profile, clean_name, kind_of, next_status, read_terms
 from reclaim.scanner.jobs import SCAN
@@ -233,6 +233,7 @@ async def add_rule(deps: Deps, connection_id: str, raw: Mapping[str, object], *,
     terms = read_terms(raw)
     async with deps.database.unit() as unit:
         connection = await store.connection(unit.db, connection_id)
+        must_hold_seats(connection.kind, connection.settings)
         return await store.add_rule(unit.db, connection_id=connection.id, terms=terms, author=author, now=unit.now)
 
 
@@ -262,6 +263,7 @@ async def activate_rule(deps: Deps, rule_id: str) -> Rule:
 
     Raises:
         DoesNotWork: its connection does not.
+        NotOffered: its connection cannot free seats in the rule's way.
         Invalid: the org has no such licence.
         Conflict: it is active already, or was changed meanwhile.
     """
@@ -269,6 +271,7 @@ async def activate_rule(deps: Deps, rule_id: str) -> Rule:
         rule = await store.rule(db, rule_id)
         next_status(rule.status, "activate")
         connection = await store.connection(db, rule.connection_id)
+    must_be_able(connection.kind, connection.settings, rule.terms.reclaim_by)
     results = await _test(deps, connection)
     if not all(result.ok for result in results):
         raise DoesNotWork(results, then="Mend this, test the connection, then activate the rule.")

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from reclaim.common.contracts import Money
+from reclaim.connectors.registry import capabilities
 from reclaim.scanner import actions, store
 from reclaim.scanner.domain import Terms, price_of, read_price
 from reclaim.scanner.ports import Deps
@@ -130,12 +131,13 @@ class ConnectionOut(_Out):
     tested_at: datetime | None
     test_results: list[TestOut]
     prices: dict[str, MoneyOut] = {}
+    capabilities: list[str] = Field([], description="seats, usage, freeze, reclaim, downgrade, hand_over: what it can")
 
 
 class LicenceOut(_Out):
     product: str
     name: str
-    total: int
+    total: int | None = Field(description="Seats bought; null if the system does not tell")
     used: int
     price: MoneyOut | None
 
@@ -528,6 +530,7 @@ async def _shown_connection(deps: Deps, connection: Connection) -> ConnectionOut
         prices = await store.prices(db, connection.id)
     shown = ConnectionOut.model_validate(connection)
     shown.prices = {product: MoneyOut.model_validate(price) for product, price in prices.items()}
+    shown.capabilities = sorted(capabilities(connection.kind, connection.settings))
     return shown
 
 

@@ -139,7 +139,71 @@ KINDS: Final[dict[str, Kind]] = {
             "AUL": SALESFORCE_LIST_PRICES["Platform Starter"],
             "Salesforce Integration": SALESFORCE_LIST_PRICES["Integration"],
         },
-    )
+    ),
+    "scim": Kind(
+        label="SCIM 2.0 application",
+        settings=(
+            Field(
+                "base_url",
+                "SCIM address",
+                "What /Users comes after, such as https://app.example.com/scim/v2",
+                required=True,
+                destination=True,
+            ),
+            Field("token_url", "Token address", "With an OAuth client: where it gets its tokens", destination=True),
+            Field("client_id", "Client id", "Of the OAuth client; needed with a client secret"),
+            Field("scope", "Scope", "Only if the application asks for one"),
+            Field("product", "Product key", "What rules call its seats; seat, if empty"),
+            Field("product_name", "Product name", "What people call it; the connection's name, if empty"),
+            Field("user_filter", "User filter", 'Which accounts are seats, such as userType eq "Employee"; all else'),
+            Field(
+                "administrator_filter",
+                "Administrators",
+                'Which accounts administer it, such as roles.value eq "admin"; or none. Needed to flag anybody',
+            ),
+            Field(
+                "integration_filter",
+                "Programs",
+                'Which accounts belong to programs, such as userType eq "Service"; or none. Needed to flag anybody',
+            ),
+            Field("exempt_filter", "Exempt", "Which accounts are never flagged"),
+            Field("run_as", "Own account", "Id or user name of the account whose token it is; never switched off"),
+            Field(
+                "accept_unseen_work",
+                "Accept unseen work",
+                "true if jobs, approvals and records, which SCIM does not show, keep no seat. Needed to flag anybody",
+            ),
+            Field(
+                "freeze_by_deactivation",
+                "Freeze by switching off",
+                "true if switching an account off keeps its data and can be undone; without it nobody is frozen",
+            ),
+            Field("page_size", "Page size", "Accounts a call; 200, if empty"),
+            Field("allow_http", "Allow http", "true only for a simulated system", destination=True),
+        ),
+        credentials=(
+            Field("token", "Bearer token", "Without the word Bearer; or a client secret instead"),
+            Field("client_secret", "Client secret", "Of the OAuth client"),
+        ),
+        prices={},
+    ),
+    "okta": Kind(
+        label="Okta sign-in log",
+        settings=(
+            Field("org_url", "Tenant address", "Such as https://example.okta.com", required=True, destination=True),
+            Field("client_id", "Client id", "Of the service app; needed with a private key"),
+            Field("key_id", "Key id", "The kid of the public key, if the service app has several"),
+            Field("applications", "Applications", "Ids of application instances, apart by commas; all, if empty"),
+            Field("late_minutes", "Lateness", "Minutes that an event may take to reach the log; 60, if empty"),
+            Field("api_reserve_percent", "API reserve", "Percent of a minute's calls that Reclaim leaves to others"),
+            Field("allow_http", "Allow http", "true only for a simulated system", destination=True),
+        ),
+        credentials=(
+            Field("api_token", "API token", "Of a read-only administrator; or a private key instead"),
+            Field("private_key", "Private key", "Of a service app with okta.logs.read; PEM, no passphrase", long=True),
+        ),
+        prices={},
+    ),
 }
 
 

@@ -16,8 +16,9 @@ from reclaim.common.contracts import Money
 from reclaim.common.errors import Invalid, NotFound, ReclaimError
 from reclaim.connectors.checks import CHECKS
 from reclaim.connectors.ports import Licence, TestResult
+from reclaim.connectors.registry import capabilities
 from reclaim.scanner import actions, store
-from reclaim.scanner.domain import KINDS, Rejected, price_of, read_price
+from reclaim.scanner.domain import KINDS, Rejected, kind_of, price_of, read_price
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Preview, preview
 from reclaim.scanner.store import Connection, Rule
@@ -99,6 +100,7 @@ def _connection_pages(deps: Deps, pages: Pages) -> APIRouter:
     async def list_page(
         request: Request,
         *,
+        kind: str = KIND,
         values: Mapping[str, str] | None = None,
         refused: Refused | None = None,
         status_code: int = 200,
@@ -111,30 +113,35 @@ def _connection_pages(deps: Deps, pages: Pages) -> APIRouter:
             status_code=status_code,
             connections=found,
             kinds=KINDS,
-            kind=KINDS[KIND],
+            kind=kind_of(kind),
+            chosen=kind,
+            address_of=_address,
             values=values or {},
             refused=refused,
         )
 
     @router.get("")
-    async def connections(request: Request, _operator: Viewer) -> HTMLResponse:
-        return await list_page(request)
+    async def connections(request: Request, _operator: Viewer, kind: str = KIND) -> HTMLResponse:
+        return await list_page(request, kind=kind)
 
     @router.post("")
     async def add(request: Request, _operator: Admin) -> Response:
         form = await request.form()
-        settings, credentials = _profile_of(form)
+        kind = _text(form, "kind") or KIND
+        settings, credentials = _profile_of(form, kind)
         try:
             added = await actions.add_connection(
                 deps,
                 name=_text(form, "name"),
-                kind=KIND,
+                kind=kind,
                 settings=settings,
                 credentials=credentials,
                 force="force" in form,
             )
         except ReclaimError as error:
-            return await list_page(request, values=_shown(form), refused=Refused.of(error), status_code=error.status)
+            return await list_page(
+                request, kind=kind, values=_shown(form), refused=Refused.of(error), status_code=error.status
+            )
         return _go(f"/scanner/connections/{added.id}")
 
     async def connection_page(
@@ -149,7 +156,8 @@ def _connection_pages(deps: Deps, pages: Pages) -> APIRouter:
             connection = await store.connection(db, connection_id)
             prices = await store.prices(db, connection_id)
             rules = [rule for rule in await store.rules(db) if rule.connection_id == connection_id]
-        licences, unread = await _licences(deps, connection_id)
+        able = capabilities(connection.kind, connection.settings)
+        licences, unread = await _licences(deps, connection_id) if "seats" in able else ([], None)
         stored = {f"{SETTING}{name}": value for name, value in connection.settings.items()}
         return pages.render(
             request,
@@ -157,6 +165,8 @@ def _connection_pages(deps: Deps, pages: Pages) -> APIRouter:
             status_code=status_code,
             connection=connection,
             kind=KINDS[connection.kind],
+            address_of=_address,
+            able=sorted(able),
             rules=rules,
             price_rows=_price_rows(licences, prices),
             unread=unread,
@@ -171,7 +181,9 @@ def _connection_pages(deps: Deps, pages: Pages) -> APIRouter:
     @router.post("/{connection_id}")
     async def change(request: Request, connection_id: str, _operator: Admin) -> Response:
         form = await request.form()
-        settings, credentials = _profile_of(form)
+        async with deps.database.reading() as db:
+            kind = (await store.connection(db, connection_id)).kind
+        settings, credentials = _profile_of(form, kind)
         try:
             await actions.change_connection(
                 deps,
@@ -252,8 +264,14 @@ def _price_rows(licences: Sequence[Licence], prices: Mapping[str, Money]) -> lis
     return rows + [PriceRow(product, None, price) for product, price in left.items()]
 
 
-def _profile_of(form: FormData) -> tuple[dict[str, str], dict[str, str]]:
-    known = KINDS[KIND]
+def _address(connection: Connection) -> str:
+    """Return where a connection leads: its kind's first destination."""
+    first = next((part.name for part in KINDS[connection.kind].settings if part.destination), "")
+    return connection.settings.get(first, "")
+
+
+def _profile_of(form: FormData, kind: str) -> tuple[dict[str, str], dict[str, str]]:
+    known = kind_of(kind)
     settings = {part.name: _text(form, SETTING + part.name) for part in known.settings}
     return settings, {part.name: _text(form, CREDENTIAL + part.name) for part in known.credentials}
 

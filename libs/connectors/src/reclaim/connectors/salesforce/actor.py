@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from reclaim.common.errors import Permanent, Transient
+from reclaim.connectors.errors import Busy, SignInRefused
 from reclaim.connectors.ports import (
     FROZEN_BY_ANOTHER,
     ActionResult,
@@ -28,7 +29,7 @@ from reclaim.connectors.ports import (
     TryLater,
 )
 from reclaim.connectors.salesforce import soql
-from reclaim.connectors.salesforce.errors import LOCKED, Busy, NotReadable, SignInRefused, first_error
+from reclaim.connectors.salesforce.errors import LOCKED, NotReadable, first_error
 from reclaim.connectors.salesforce.reader import BUSINESS
 from reclaim.connectors.salesforce.refusals import refused
 from reclaim.connectors.salesforce.session import ASSIGNED, ROWS_PER_WRITE, Row, WriteSession

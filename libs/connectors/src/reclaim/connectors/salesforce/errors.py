@@ -9,23 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from reclaim.common.errors import Permanent, Transient
-
-
-class Busy(Transient):
-    """The org answered that it cannot just now, or did not answer; the same read is worth repeating at once.
-
-    `unsure` is True when the org may have carried the call out although no answer came; `retry_after` are the
-    seconds after which the org asks to be tried again, where it says so.
-    """
-
-    def __init__(self, message: str, *, unsure: bool = False, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.unsure = unsure
-        self.retry_after = retry_after
-
-
-class Unreachable(Busy):
-    """No connection to the org could be made, or it broke off."""
+from reclaim.connectors.errors import Busy
 
 
 class ApiLimit(Transient):
@@ -34,12 +18,6 @@ class ApiLimit(Transient):
 
 class LocatorExpired(Transient):
     """The place in a listing is no longer known to the org; the query has to start again."""
-
-
-class SignInRefused(Permanent):
-    """The org does not accept the connection's credentials."""
-
-    title = "Sign-in refused"
 
 
 class NotReadable(Permanent):

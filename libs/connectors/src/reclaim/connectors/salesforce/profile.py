@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from reclaim.common.errors import Invalid
+from reclaim.connectors.addresses import origin, read_url
+from reclaim.connectors.keys import check_rsa_key
 
 DEFAULT_API_VERSION: Final = "62.0"
 DEFAULT_RESERVE_PERCENT: Final = 10
 DEFAULT_EXEMPT: Final = "Reclaim_Exempt"
+
+_EXAMPLE: Final = "https://example.my.salesforce.com"
 
 _VERSION: Final = re.compile(r"[1-9]\d\.0")
 _API_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -48,11 +47,11 @@ class OrgProfile:
 
     @property
     def origin(self) -> str:
-        return _origin(urlsplit(self.base))
+        return origin(urlsplit(self.base))
 
     @property
     def token_origin(self) -> str:
-        return _origin(urlsplit(self.token_url))
+        return origin(urlsplit(self.token_url))
 
 
 def read_profile(settings: Mapping[str, str], credentials: Mapping[str, str]) -> OrgProfile:
@@ -63,7 +62,7 @@ def read_profile(settings: Mapping[str, str], credentials: Mapping[str, str]) ->
     """
     settings = {name: value.strip() for name, value in settings.items()}
     allow_http = settings.get("allow_http", "").lower() == "true"
-    instance = _url("instance_url", settings.get("instance_url", ""), allow_http=allow_http)
+    instance = read_url("instance_url", settings.get("instance_url", ""), example=_EXAMPLE, allow_http=allow_http)
     path = instance.path.rstrip("/")
     # A simulated org may stand behind a prefix; a path in a real org's address is a page that somebody copied.
     if (path and instance.scheme == "https") or instance.query or instance.fragment:
@@ -75,9 +74,9 @@ def read_profile(settings: Mapping[str, str], credentials: Mapping[str, str]) ->
         raise Invalid(
             "This is the address of the pages. Enter the API's, which ends in .my.salesforce.com.", field="instance_url"
         )
-    base = f"{_origin(instance)}{path}"
+    base = f"{origin(instance)}{path}"
     token_url = settings.get("token_url") or f"{base}/services/oauth2/token"
-    token = _url("token_url", token_url, allow_http=allow_http)
+    token = read_url("token_url", token_url, example=_EXAMPLE, allow_http=allow_http)
     if token.query or token.fragment:
         raise Invalid("Enter the token address without a query.", field="token_url")
     if not token.path.strip("/"):
@@ -98,7 +97,7 @@ def read_profile(settings: Mapping[str, str], credentials: Mapping[str, str]) ->
     if key is not None:
         if username is None:
             raise Invalid("Sign-in with a private key needs the user that Reclaim runs as.", field="username")
-        _check_key(key)
+        check_rsa_key(key)
     exempt = settings.get("exempt_permission_set", "")
     hold_field = settings.get("hold_field") or None
     for setting, name in (("exempt_permission_set", exempt), ("hold_field", hold_field)):
@@ -109,7 +108,7 @@ def read_profile(settings: Mapping[str, str], credentials: Mapping[str, str]) ->
         raise Invalid("Enter an API version such as 62.0.", field="api_version")
     return OrgProfile(
         base=base,
-        token_url=f"{_origin(token)}{token.path.rstrip('/')}",
+        token_url=f"{origin(token)}{token.path.rstrip('/')}",
         audience=settings.get("audience") or _audience(token),
         client_id=client_id,
         username=username,
@@ -123,43 +122,6 @@ def read_profile(settings: Mapping[str, str], credentials: Mapping[str, str]) ->
     )
 
 
-def is_loopback(host: str | None) -> bool:
-    """Tell whether a host can only be this machine."""
-    if host is None:
-        return False
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _url(name: str, text: str, *, allow_http: bool) -> SplitResult:
-    try:
-        url = urlsplit(text)
-        port = url.port
-        (url.hostname or "").encode("idna")  # a part of the name that is empty or too long has no address
-    except ValueError:
-        raise Invalid("Enter an address such as https://example.my.salesforce.com.", field=name) from None
-    if url.scheme not in ("http", "https") or not url.hostname or port == 0 or url.username or url.password:
-        raise Invalid("Enter an address such as https://example.my.salesforce.com.", field=name)
-    if url.scheme == "http" and not (allow_http or is_loopback(url.hostname)):
-        raise Invalid(
-            "Enter an https address: over http anybody on the way can read the credentials. For a simulated org in a "
-            "private network, set allow_http to true.",
-            field=name,
-        )
-    return url
-
-
-def _origin(url: SplitResult) -> str:
-    host = url.hostname or ""
-    host = f"[{host}]" if ":" in host else host
-    standard = {"https": 443, "http": 80}[url.scheme]
-    return f"{url.scheme}://{host}" if url.port in (None, standard) else f"{url.scheme}://{host}:{url.port}"
-
-
 def _audience(token: SplitResult) -> str:
     """Return who an assertion is for: Salesforce's sign-in servers have one name each, whatever the org's address."""
     host = token.hostname or ""
@@ -167,7 +129,7 @@ def _audience(token: SplitResult) -> str:
         return "https://test.salesforce.com"
     if host == "salesforce.com" or host.endswith(".salesforce.com"):
         return "https://login.salesforce.com"
-    return _origin(token)
+    return origin(token)
 
 
 def _percent(text: str) -> int:
@@ -176,15 +138,3 @@ def _percent(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 95:
         raise Invalid("Enter a whole number of percent from 0 to 95.", field="api_reserve_percent")
     return int(text)
-
-
-def _check_key(pem: str) -> None:
-    try:
-        key = load_pem_private_key(pem.encode(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise Invalid(
-            "Enter the private key as PEM text, without a passphrase (-----BEGIN PRIVATE KEY-----).",
-            field="private_key",
-        ) from None
-    if not isinstance(key, RSAPrivateKey):
-        raise Invalid("Salesforce accepts only RSA keys; make an RSA key of 2048 bits or more.", field="private_key")

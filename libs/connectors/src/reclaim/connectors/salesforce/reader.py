@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from reclaim.common.contracts import Person
 from reclaim.common.errors import Invalid, NotFound, Permanent, ReclaimError, Transient
+from reclaim.connectors.errors import SignInRefused, Unreachable
 from reclaim.connectors.ports import (
     Grants,
     Incomplete,
@@ -30,7 +31,7 @@ from reclaim.connectors.ports import (
     Unknown,
 )
 from reclaim.connectors.salesforce import soql
-from reclaim.connectors.salesforce.errors import ApiLimit, NotReadable, SignInRefused, Unreachable
+from reclaim.connectors.salesforce.errors import ApiLimit, NotReadable
 from reclaim.connectors.salesforce.session import ReadSession, Row
 from reclaim.connectors.salesforce.soql import Query
 

@@ -33,18 +33,12 @@ from simple_salesforce.exceptions import SalesforceError, SalesforceExpiredSessi
 
 from reclaim.common.clock import Clock
 from reclaim.common.errors import Permanent, ReclaimError
+from reclaim.connectors.addresses import is_loopback
+from reclaim.connectors.errors import Busy, SignInRefused, Unreachable, WriteForbidden
 from reclaim.connectors.ports import Incomplete
 from reclaim.connectors.salesforce import soql
-from reclaim.connectors.salesforce.errors import (
-    ApiLimit,
-    Busy,
-    LocatorExpired,
-    SignInRefused,
-    Unreachable,
-    first_error,
-    from_answer,
-)
-from reclaim.connectors.salesforce.profile import OrgProfile, is_loopback
+from reclaim.connectors.salesforce.errors import ApiLimit, LocatorExpired, first_error, from_answer
+from reclaim.connectors.salesforce.profile import OrgProfile
 from reclaim.connectors.salesforce.soql import Query
 
 T = TypeVar("T")
@@ -190,10 +184,6 @@ class _Client(Salesforce):
 
     def parse_result_to_json(self, result: requests.Response) -> Any:
         return msgspec.json.decode(result.content)
-
-
-class WriteForbidden(Permanent):
-    """Something outside the list of what Reclaim may write was about to be sent; a defect, stopped here."""
 
 
 class ReadSession:
