@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import NotFound, Transient
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors.checks import CHECK_NAMES, evaluate, left_alone_by
 from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser, Trouble
 from reclaim.connectors.ports import (
@@ -190,8 +191,9 @@ class Simulated:
             {"client_secret": self.sandbox.client_secret},
         )
         sandbox.world.faults.clear()
-        self.reader = open_reader(profile, self.clock, QUICK)
-        self.actor = open_actor(profile, self.clock, QUICK)
+        here = Outgoing(["127.0.0.1"])
+        self.reader = open_reader(profile, self.clock, QUICK, outgoing=here)
+        self.actor = open_actor(profile, self.clock, QUICK, outgoing=here)
 
     def add(self, **traits: Any) -> str:
         number = next(self._numbers)

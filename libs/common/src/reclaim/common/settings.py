@@ -13,6 +13,7 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from reclaim.common.outgoing import Outgoing
 from reclaim.common.security import Notary, kept_key
 
 
@@ -25,6 +26,7 @@ class Settings(BaseSettings):
     `audit_keys` sign the checkpoints of the audit trail, in the same manner; without any, a key is made in `data_dir`.
     `forwarded_allow_ips` are the addresses (or `*`) of the proxies that may say, by X-Forwarded-For, who a client is;
     without any the header is not believed.
+    `outgoing_allowed_hosts` are the hosts and networks inside that connections may lead to (see `outgoing`).
     `operators` maps a local operator's name to `role:argon2-hash`.
     """
 
@@ -39,6 +41,7 @@ class Settings(BaseSettings):
     secret_keys: list[SecretStr] = []
     sealing_keys: list[SecretStr] = []
     audit_keys: list[SecretStr] = []
+    outgoing_allowed_hosts: list[str] = []
     operators: dict[str, str] = {}
     public_url: str = "http://127.0.0.1:8080"
     host: str = "127.0.0.1"
@@ -82,6 +85,11 @@ class Settings(BaseSettings):
                 ) from error
         return self
 
+    @model_validator(mode="after")
+    def _allowed_hosts_are_hosts(self) -> Self:
+        Outgoing(self.outgoing_allowed_hosts)
+        return self
+
     def database_for(self, service: str) -> str:
         """Return the database URL of one service."""
         return self.database_url.format(service=service.replace("-", "_"), data_dir=self.data_dir)
@@ -89,6 +97,10 @@ class Settings(BaseSettings):
     def signing_keys(self) -> list[str]:
         """Return the keys that sign, newest first."""
         return [key.get_secret_value() for key in self.secret_keys]
+
+    def outgoing(self) -> Outgoing:
+        """Return what decides which addresses an operator's URL may lead to."""
+        return Outgoing(self.outgoing_allowed_hosts)
 
     def notary(self) -> Notary:
         """Return what signs and verifies checkpoints of the audit trail.

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from reclaim.common.clock import Clock
 from reclaim.common.errors import Invalid
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors import salesforce
 from reclaim.connectors.ports import Capability, ConnectionProfile, SeatActor, SeatReader
+
+Opened = TypeVar("Opened", covariant=True)
+
+
+class Open(Protocol[Opened]):
+    """Opens a connector that calls no other addresses than it may; nothing is sent before its first call."""
+
+    def __call__(self, profile: ConnectionProfile, clock: Clock, /, *, outgoing: Outgoing) -> Opened: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +28,8 @@ class Kind:
     label: str
     capabilities: frozenset[Capability]
     check: Callable[[Mapping[str, str], Mapping[str, str]], object]
-    reader: Callable[[ConnectionProfile, Clock], SeatReader]
-    actor: Callable[[ConnectionProfile, Clock], SeatActor]
+    reader: Open[SeatReader]
+    actor: Open[SeatActor]
 
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -35,18 +44,22 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 
 class Registry:
-    """Opens connections by their kind: the `Connectors` of a running service."""
+    """Opens connections by their kind: the `Connectors` of a running service.
 
-    def __init__(self, clock: Clock) -> None:
+    `outgoing` says which addresses may be called; without one, none inside a network.
+    """
+
+    def __init__(self, clock: Clock, outgoing: Outgoing | None = None) -> None:
         self._clock = clock
+        self._outgoing = outgoing or Outgoing()
 
     def reader(self, profile: ConnectionProfile) -> SeatReader:
         """Return a connector that can only read; nothing is sent before its first call."""
-        return _kind(profile.kind).reader(profile, self._clock)
+        return _kind(profile.kind).reader(profile, self._clock, outgoing=self._outgoing)
 
     def actor(self, profile: ConnectionProfile) -> SeatActor:
         """Return a connector that can act; nothing is sent before its first call."""
-        return _kind(profile.kind).actor(profile, self._clock)
+        return _kind(profile.kind).actor(profile, self._clock, outgoing=self._outgoing)
 
 
 def validate_profile(kind: str, settings: Mapping[str, str], credentials: Mapping[str, str]) -> None:
