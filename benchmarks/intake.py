@@ -28,8 +28,8 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -227,13 +227,21 @@ def bare() -> FastAPI:
     return app
 
 
+class _Server(uvicorn.Server):
+    """Serves until told to stop; interrupts are the benchmark's."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 @asynccontextmanager
 async def serving(app: ASGIApp) -> AsyncIterator[int]:
     """Serve an application as the host does; give its port."""
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(app, port=0, log_config=None, access_log=False, server_header=False, lifespan="off")
     )
-    task = asyncio.create_task(server._serve())
+    task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn says so by nothing else
         await asyncio.sleep(0.01)
     try:
