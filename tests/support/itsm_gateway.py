@@ -230,9 +230,9 @@ async def started(
     given_settings = Settings(
         environment="test",
         data_dir=data_dir,
-        secret_keys=[KEY],
-        sealing_keys=[SEALING],
-        **({"database_url": database_url} if database_url else {}),
+        secret_keys=[SecretStr(KEY)],
+        sealing_keys=[SecretStr(SEALING)],
+        database_url=database_url or Settings.model_fields["database_url"].default,
     )
 
     def with_settings(runtime: Runtime) -> Service:

@@ -121,7 +121,7 @@ def router(database: Database, keyring: Keyring) -> APIRouter:
     @api.get("/api/webhook-secrets", dependencies=viewer)
     async def get_secrets() -> list[SecretOut]:
         """The active secrets that are kept here, without the secrets themselves."""
-        return [SecretOut(**one) for one in await active_secrets(database)]
+        return await active_secrets(database)
 
     @api.post("/api/webhook-secrets", status_code=201)
     async def post_secret(
@@ -157,19 +157,19 @@ async def one_delivery(database: Database, number: int) -> Delivery:
     return found
 
 
-async def active_secrets(database: Database) -> list[dict[str, object]]:
+async def active_secrets(database: Database) -> list[SecretOut]:
     """Return the secrets that are kept here, without what they are, and when each last verified something."""
     async with database.reading() as db:
         stored = await delivery_store.secrets(db)
         used = await delivery_store.last_used(db)
     return [
-        {
-            "id": one.id,
-            "connection_id": one.connection_id,
-            "platform": one.platform,
-            "created_at": one.created_at,
-            "created_by": one.created_by,
-            "last_used_at": used.get(one.id),
-        }
+        SecretOut(
+            id=one.id,
+            connection_id=one.connection_id,
+            platform=one.platform,
+            created_at=one.created_at,
+            created_by=one.created_by,
+            last_used_at=used.get(one.id),
+        )
         for one in stored
     ]

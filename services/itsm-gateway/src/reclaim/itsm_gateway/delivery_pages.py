@@ -102,7 +102,7 @@ def router(database: Database, keyring: Keyring) -> APIRouter:
         operator: Annotated[Operator, Depends(require("admin"))],
         connection: Annotated[str, Form(max_length=200)],
         platform: Annotated[Platform, Form()],
-        secret_id: Annotated[str, Form(pattern=r"^[0-9a-f-]{36}\Z")],
+        secret_id: Annotated[str, Form(pattern=r"^[0-9a-f-]{36}$")],
         secret: Annotated[str, Form(max_length=300)] = "",
     ) -> HTMLResponse:
         connection = connection.strip()

@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -168,20 +168,19 @@ class Intake:
         verified = await self._verified(connection_id, body, headers)
         key = verified.key
         digest = hashlib.sha256(body).hexdigest()
+        arrival = Arrival(connection_id, key.platform, verified.webhook_id, key.id, verified.once, digest)
         problem: Invalid | None = None
         try:
             hint = hints.read(key.platform, body)
         except Invalid as error:
             problem = error
             # Not by its id: what its sender mends may be sent again under the same one.
-            once, kept = (f"unreadable:{digest}",), {"body": body, "problem": str(error)}
+            arrival = replace(arrival, once=(f"unreadable:{digest}",), body=body, problem=str(error))
         else:
             if hint is None:
                 return "ignored"
-            once, kept = verified.once, {"hint": hint}
-        taken = await self._together.submit(
-            Arrival(connection_id, key.platform, verified.webhook_id, key.id, once, digest, **kept)
-        )
+            arrival = replace(arrival, hint=hint)
+        taken = await self._together.submit(arrival)
         if taken.answer is None:
             log.warning("webhook for %r refused: its secret has just been dropped", connection_id)
             raise Refused

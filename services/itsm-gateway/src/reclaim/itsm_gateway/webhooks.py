@@ -119,13 +119,15 @@ def verify(connection_id: str, keys: Sequence[Key], body: bytes, headers: Mappin
     scheme = SCHEMES[(keys[0] if keys else NOBODYS).platform]
     try:
         verified = _VERIFY[scheme](keys or (NOBODYS,), body, headers, now)
-    except _NotProved as reason:
-        log.warning("webhook for %r refused: %s", connection_id, reason)
-        raise Refused from None
+    except _NotProved as error:
+        reason = str(error)
+    else:
+        if keys:
+            return verified
     if not keys:
-        log.warning("webhook for %r refused: no secret is configured for that connection", connection_id)
-        raise Refused
-    return verified
+        reason = "no secret is configured for that connection"
+    log.warning("webhook for %r refused: %s", connection_id, reason)
+    raise Refused
 
 
 def check_secret(platform: Platform, secret: str) -> None:
