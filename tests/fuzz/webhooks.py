@@ -68,6 +68,11 @@ class Request:
         read = sorted((name.lower(), value) for name, value in self.headers if name.lower() in names)
         return self.connection, self.method, tuple(read), None if self.connection == "fresh" else self.body
 
+    def carried(self) -> Request:
+        """Return it as HTTP carries it: spaces around a value are none of it, and a line end would begin a new line."""
+        headers = ((name, value.translate(None, b"\r\n").strip(b" \t")) for name, value in self.headers)
+        return replace(self, headers=tuple(headers))
+
 
 def originals() -> list[Request]:
     """Return webhooks that are accepted as they are, signed now."""
@@ -99,12 +104,14 @@ class Mutator:
             self._resign, self._respell_signature, self._respell_time, self._replace_body, self._wrap_body,
         )  # fmt: skip
 
-    def draw(self, valid: Sequence[Request]) -> Request:
-        """Return one of the valid requests, altered in one to three ways."""
+    def draw(self, valid: Sequence[Request], *, on_the_wire: bool = False) -> Request:
+        """Return one of the valid requests, altered in one to three ways; `on_the_wire`, so that HTTP can carry it."""
         while True:
             original = altered = self.chance.choice(valid)
             for _ in range(self.chance.choice((1, 1, 1, 2, 3))):
                 altered = self.chance.choice(self._ways)(altered, valid)
+            if on_the_wire:
+                altered = altered.carried()
             # Two alterations may undo one another, or lead to another valid request.
             if altered.proof() not in {one.proof() for one in valid} and original is not altered:
                 return altered
@@ -275,7 +282,9 @@ class Found:
 @asynccontextmanager
 async def gateway(folder: Path) -> AsyncIterator[Site]:
     """Run a gateway with a connection of each scheme. Refusals are not logged: there are too many."""
-    logging.getLogger("reclaim.itsm_gateway.webhooks").setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("reclaim.itsm_gateway.webhooks", "uvicorn.error")]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     settings = ItsmGatewaySettings(
         _env_file=None,  # type: ignore[call-arg]
         webhook_secrets={"desk": [SecretStr(NEW), SecretStr(OLD)], "empty": []},
@@ -287,7 +296,8 @@ async def gateway(folder: Path) -> AsyncIterator[Site]:
             await site.tell(flagged("c"))
             yield site
     finally:
-        logging.getLogger("reclaim.itsm_gateway.webhooks").setLevel(logging.NOTSET)
+        for logger in loggers:
+            logger.setLevel(logging.NOTSET)
 
 
 async def in_process(site: Site, count: int, seed: int) -> Found:
@@ -366,7 +376,7 @@ async def over_tcp(site: Site, count: int, seed: int, connections: int = 16) -> 
                 if time.monotonic() - signed_at > FRESH_FOR:
                     signed_at = time.monotonic()
                     valid = await _accepted(site)
-                request = mutator.draw(valid)
+                request = mutator.draw(valid, on_the_wire=True)
                 found.note(request, await wire.exchange(request), watched.most_read)
             wire.close()
 
@@ -427,10 +437,15 @@ class _Wire:
         reader, writer = self._open
         head = [f"{request.method} {PREFIX}{request.connection} HTTP/1.1".encode(), b"Host: fuzz"]
         head += [name + b": " + value for name, value in request.headers]
-        head.append(b"Content-Length: %d" % len(request.body))
-        # Line ends inside a header would make two requests of one: whose answer is whose could not be told.
-        lines = [line.replace(b"\r", b"").replace(b"\n", b"") for line in head]
-        writer.write(b"\r\n".join((*lines, b"", b"")) + request.body)
+        body, length = request.body, len(request.body)
+        if length > LARGEST_BODY and length % 2:
+            # Without a word on how much there will be.
+            head.append(b"Transfer-Encoding: chunked")
+            chunks = [body[start : start + CHUNK] for start in range(0, length, CHUNK)]
+            body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
+        else:
+            head.append(b"Content-Length: %d" % length)
+        writer.write(b"\r\n".join((*head, b"", b"")) + body)
         # Refused before all of it was there, the answer may have come all the same.
         with suppress(ConnectionError):
             await asyncio.wait_for(writer.drain(), 20)
