@@ -33,7 +33,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import asyncpg
 import sqlalchemy as sa
@@ -172,8 +172,7 @@ class _Client(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def send(self) -> None:
         if self._waiting:
@@ -311,7 +310,10 @@ async def measure(postgres_url: str, requests: int, rounds: int) -> dict[Side, l
             orders.send(Order(ports[side], sent, count))
             sent += count
             cpu = time.process_time()
-            report: Report = await loop.run_in_executor(None, orders.recv)
+            while not await loop.run_in_executor(None, orders.poll, 1.0):
+                if not load.is_alive():
+                    sys.exit("the load ended early")
+            report: Report = orders.recv()
             cpu = time.process_time() - cpu
             if report.statuses != {202: count}:
                 sys.exit(f"{side} answered {report.statuses}")

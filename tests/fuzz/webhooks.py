@@ -209,7 +209,7 @@ class Mutator:
                     b"v1," + text.replace(b"+", b"-").replace(b"/", b"_") + b"\n", b"v01," + text, b"v1," + text[:-2],
                     b"v1," + base64.b64encode(text), b",v1," + text, b"v1,v1," + text, value + b",", b" " + value,
                     value + b" ", value.replace(b",", b" "), b"v2," + text, b"v1a," + text, text,
-                    b"v1," + text[:-2] + bytes([text[-2] ^ 1]) + b"=",
+                    b"v1," + text[:-2] + bytes(last ^ 1 for last in text[-2:-1]) + b"=",
                 )  # fmt: skip
                 return self._with(request, at, (name, self.chance.choice(ways)))
             if name == b"x-hub-signature":
