@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -24,10 +24,10 @@ from reclaim.common.errors import Invalid, Permanent, Transient
 from reclaim.common.timing import wall_milliseconds
 from reclaim.itsm_gateway import delivery_store, hints, webhooks
 from reclaim.itsm_gateway.delivery_store import Arrival
+from reclaim.itsm_gateway.hints import Hint
 from reclaim.itsm_gateway.keyring import Keyring
 from reclaim.itsm_gateway.webhooks import HEADERS, LARGEST_BODY, Refused, TooLarge, Verified
 from reclaim.web.problems import PROBLEM_JSON, RETRY_AFTER_SECONDS
-from reclaim.web.security_headers import ALWAYS
 
 log = logging.getLogger(__name__)
 
@@ -168,19 +168,28 @@ class Intake:
         verified = await self._verified(connection_id, body, headers)
         key = verified.key
         digest = hashlib.sha256(body).hexdigest()
-        arrival = Arrival(connection_id, key.platform, verified.webhook_id, key.id, verified.once, digest)
+        hint: Hint | None = None
         problem: Invalid | None = None
         try:
             hint = hints.read(key.platform, body)
         except Invalid as error:
             problem = error
-            # Not by its id: what its sender mends may be sent again under the same one.
-            arrival = replace(arrival, once=(f"unreadable:{digest}",), body=body, problem=str(error))
-        else:
-            if hint is None:
-                return "ignored"
-            arrival = replace(arrival, hint=hint)
-        taken = await self._together.submit(arrival)
+        if hint is None and problem is None:
+            return "ignored"
+        taken = await self._together.submit(
+            Arrival(
+                connection_id,
+                key.platform,
+                verified.webhook_id,
+                key.id,
+                # Not by its id: what its sender mends may be sent again under the same one.
+                verified.once if problem is None else (f"unreadable:{digest}",),
+                digest,
+                hint,
+                None if problem is None else body,
+                None if problem is None else str(problem),
+            )
+        )
         if taken.answer is None:
             log.warning("webhook for %r refused: its secret has just been dropped", connection_id)
             raise Refused
@@ -298,7 +307,8 @@ _NOT_A_POST: Final = msgspec.json.encode(
 _ACCEPTED: Final[dict[str, bytes]] = {
     status: msgspec.json.encode({"status": status}) for status in ("accepted", "already_taken", "ignored")
 }
-_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in ALWAYS.items()]
+_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+"""Those of a page say what a browser may do with it; no browser reads these answers."""
 
 
 async def _say(send: Send, status: int, document: bytes, *more: tuple[bytes, bytes]) -> None:
