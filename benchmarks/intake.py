@@ -339,7 +339,10 @@ async def measure(postgres_url: str, requests: int, rounds: int) -> dict[Side, l
 
 
 def summary(sides: dict[Side, list[Measured]]) -> dict[str, dict[str, float]]:
-    """Return each side's medians over the rounds; `ratio` is the median of each round's own ratio to bare."""
+    """Return each side's medians over the rounds; the ratios are medians of each round's own to bare.
+
+    CPU is this process's own: it leaves out PostgreSQL and the load.
+    """
     return {
         side: {
             "requests_per_second": statistics.median(one.rate for one in measured),
@@ -347,6 +350,9 @@ def summary(sides: dict[Side, list[Measured]]) -> dict[str, dict[str, float]]:
             "median_ms": statistics.median(one.median for one in measured),
             "p99_ms": statistics.median(one.p99 for one in measured),
             "ratio": _ratio(measured, sides["bare"]),
+            "cpu_ratio": statistics.median(
+                base.cpu_each / one.cpu_each for one, base in zip(measured, sides["bare"], strict=True)
+            ),
         }
         for side, measured in sides.items()
     }
@@ -360,7 +366,7 @@ def show(found: dict[str, dict[str, float]]) -> None:
     """Print the table."""
     table = Table(title=f"Webhook intake: verify, ledger, store; {CONNECTIONS} connections")
     table.add_column("side")
-    for heading in ("requests/s", "CPU µs a request", "median ms", "p99 ms", "x bare", "floor", "aim"):
+    for heading in ("requests/s", "CPU µs a request", "median ms", "p99 ms", "x bare", "x bare by CPU", "floor", "aim"):
         table.add_column(heading, justify="right")
     for side, figures in found.items():
         goals = (f"{FLOOR:g}", f"{AIM:g}") if side == "intake" else ("", "")
@@ -371,6 +377,7 @@ def show(found: dict[str, dict[str, float]]) -> None:
             f"{figures['median_ms']:.1f}",
             f"{figures['p99_ms']:.1f}",
             f"{figures['ratio']:.2f}",
+            f"{figures['cpu_ratio']:.2f}",
             *goals,
         )
     Console().print(table)
