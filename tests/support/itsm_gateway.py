@@ -131,7 +131,7 @@ class Site:
     async def said(self) -> list[Event]:
         async with self.running.database.reading() as db:
             bodies = (await db.execute(sa.text("SELECT body FROM outbox ORDER BY seq"))).scalars().all()
-        parts = [envelope.read(body) for body in bodies]
+        parts = envelope.split(envelope.join(bodies))
         return [part.data for part in parts if isinstance(part, envelope.Received)]
 
     async def decisions(self) -> list[DecisionReceived]:
