@@ -366,7 +366,7 @@ def show(found: dict[str, dict[str, float]]) -> None:
     """Print the table."""
     table = Table(title=f"Webhook intake: verify, ledger, store; {CONNECTIONS} connections")
     table.add_column("side")
-    for heading in ("requests/s", "CPU µs a request", "median ms", "p99 ms", "x bare", "x bare by CPU", "floor", "aim"):
+    for heading in ("req/s", "CPU µs", "median ms", "p99 ms", "x bare", "by CPU", "floor", "aim"):
         table.add_column(heading, justify="right")
     for side, figures in found.items():
         goals = (f"{FLOOR:g}", f"{AIM:g}") if side == "intake" else ("", "")
