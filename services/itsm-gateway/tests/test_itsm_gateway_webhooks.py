@@ -22,7 +22,7 @@ from reclaim.common.contracts import DecisionReceived
 from reclaim.common.errors import Permanent, Transient
 from reclaim.common.security import Sealer
 from reclaim.common.timing import wall_milliseconds
-from reclaim.itsm_gateway import delivery_store, hints, intake, jobs, keyring, store, webhooks
+from reclaim.itsm_gateway import deliveries, delivery_store, hints, intake, jobs, keyring, store, webhooks
 from reclaim.itsm_gateway.handlers import Deps
 from reclaim.itsm_gateway.intake import Together
 from reclaim.itsm_gateway.ports import Says, TicketState
@@ -521,6 +521,11 @@ async def test_a_delivery_that_was_handled_by_somebody_else_meanwhile_is_left_al
     job = next(job for job in site.running.service.jobs if job.name == "handle_deliveries")
     await asyncio.gather(job.run(), job.run(), job.run())
     assert len(await site.decisions()) == 1
+
+
+def test_a_lease_outlives_the_tickets_that_do_not_answer() -> None:
+    rounds = deliveries.CLAIM / deliveries.AT_ONCE
+    assert rounds * deliveries.PATIENCE * 1000 < deliveries.LEASE
 
 
 async def test_a_jira_webhook_under_another_identifier_is_the_same_one(desk: tuple[Site, FakeDesk]) -> None:

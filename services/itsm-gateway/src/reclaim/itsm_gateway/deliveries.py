@@ -29,13 +29,15 @@ from reclaim.itsm_gateway.verdicts import Facts, Verdict
 
 log = logging.getLogger(__name__)
 
-CLAIM: Final = 50
-AT_ONCE: Final = 8
-"""Tickets read at a time."""
+CLAIM: Final = 32
+AT_ONCE: Final = 16
+"""Deliveries claimed at a time, and tickets read at a time."""
 
 PATIENCE: Final = 60.0
 LEASE: Final = 180_000
-"""A ticket is given up after `PATIENCE` seconds; a claim holds for `LEASE` milliseconds, and none lasts as long."""
+"""A ticket is given up after `PATIENCE` seconds. A claim holds for `LEASE` milliseconds: longer than it takes to give
+all the tickets up that were claimed with it.
+"""
 
 MOST_ATTEMPTS: Final = 12
 FIRST_RETRY: Final = 2.0
