@@ -83,6 +83,10 @@ boundaries: $(VENV)/.installed ## Check which package may import which
 simulate: $(VENV)/.installed ## Play histories with every kind of fault (SEEDS=10000), or one again (SEED=123 TRACE=1)
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(TRACE),--trace),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0))
 
+.PHONY: fuzz
+fuzz: $(VENV)/.installed ## Alter a million webhooks in process, 20,000 over TCP; none may be accepted (ARGS="--requests 10000")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
 .PHONY: test-long
 test-long: $(VENV)/.installed ## Play 2,000 histories, many on both databases, and look for each planted bug (an hour)
 	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)

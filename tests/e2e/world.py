@@ -151,6 +151,7 @@ class World(ABC):
             "RECLAIM_CLOCK_URL": f"file://{self.clock.path}",
             "RECLAIM_LOG_FORMAT": "console",
             "RECLAIM_DATA_DIR": str(folder / "data"),
+            "RECLAIM_OUTGOING_ALLOWED_HOSTS": '["127.0.0.1"]',
             "RECLAIM_APPROVALS_SMTP_URL": f"smtp://127.0.0.1:{self.smtp_port}",
             "RECLAIM_APPROVALS_SMTP_TIMEOUT": "3",
             **environment,

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
 from fastapi import APIRouter
+from starlette.types import Receive, Scope, Send
 
 from libs.common.tests.common_world import NOW, Carrier, Wall, closed, message, notice, settings, until, versions
 from reclaim.common import host as hosting
@@ -514,3 +516,30 @@ def test_a_service_whose_handlers_do_not_fit_the_contracts_is_not_built(tmp_path
                 if "savings" in consumers or event is NoticeFailed
             },
         )
+
+
+async def test_a_door_stands_in_front_of_the_web_framework(tmp_path: Path) -> None:
+    """A service's own application gets what lies under its path, whole; everything else goes the usual way."""
+    seen: list[str] = []
+
+    async def door(scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.append(scope["path"])
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    def build(runtime: Runtime) -> Service:
+        return replace(build_of(tmp_path)(runtime), doors={"/raw/": door})
+
+    async with started(tmp_path, lifecycle=build) as host:
+        transport = httpx.ASGITransport(host.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
+            statuses = [
+                (await client.request(method, path)).status_code
+                for method, path in (
+                    ("PUT", "/lifecycle/raw/a/b"),
+                    ("GET", "/health/live"),
+                    ("GET", "/lifecycle/rawer"),
+                )
+            ]
+    assert statuses == [299, 200, 404]
+    assert seen == ["/lifecycle/raw/a/b"]

@@ -7,12 +7,14 @@ from typing import Protocol
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Transient
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors import okta
 from reclaim.connectors.fake import FakeLog
 from reclaim.connectors.ports import ConnectionProfile, UsageReader
 from reclaim.sandbox.app import Sandbox
 from reclaim.sandbox.okta import API_TOKEN, Tenant
 
+HERE = Outgoing(["127.0.0.1", "localhost"])
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 DAY = timedelta(days=1)
 WIKI, MAIL = "0oawiki0000000000001", "0oamail0000000000001"
@@ -55,7 +57,7 @@ class SimulatedOkta:
         profile = ConnectionProfile(
             "c1", "Acme SSO", "okta", {"org_url": sandbox.url, **settings}, {"api_token": API_TOKEN}
         )
-        self.reader = okta.open_reader(profile, self.clock, QUICK)
+        self.reader = okta.open_reader(profile, self.clock, QUICK, outgoing=HERE)
 
     def sign_in(self, user: str, app: str, *, at: datetime, ok: bool = True, late: timedelta = timedelta(0)) -> None:
         self.tenant.sign_in(user, app, at=at, result="SUCCESS" if ok else "FAILURE", late=late)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from libs.connectors.tests.scim_server import TOKEN, ScimServer
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Transient
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors import scim
 from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser, Trouble
 from reclaim.connectors.ports import ConnectionProfile, Refused, SeatActor, SeatReader
@@ -20,6 +21,7 @@ from reclaim.sandbox.org import Org
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 SINCE = NOW - timedelta(days=90)
 DAY = timedelta(days=1)
+HERE = Outgoing(["127.0.0.1", "localhost"])
 QUICK = Tuning(attempts=3, wait_initial=0.001, wait_max=0.01, wait_jitter=0.001, read_timeout=5, patience=20)
 QUICK_SCIM = scim.Tuning(
     attempts=3, wait_initial=0.001, wait_max=0.01, wait_jitter=0.001, answer_timeout=5, patience=20
@@ -206,8 +208,8 @@ class Simulated:
             {"client_secret": self.sandbox.client_secret},
         )
         sandbox.world.faults.clear()
-        self.reader = open_reader(profile, self.clock, QUICK)
-        self.actor = open_actor(profile, self.clock, QUICK)
+        self.reader = open_reader(profile, self.clock, QUICK, outgoing=HERE)
+        self.actor = open_actor(profile, self.clock, QUICK, outgoing=HERE)
 
     def add(self, **traits: Any) -> str:
         number = next(self._numbers)
@@ -343,8 +345,8 @@ class Scim:
             },
             {"token": TOKEN},
         )
-        self.reader = scim.open_reader(profile, self.clock, QUICK_SCIM)
-        self.actor = scim.open_actor(profile, self.clock, QUICK_SCIM)
+        self.reader = scim.open_reader(profile, self.clock, QUICK_SCIM, outgoing=HERE)
+        self.actor = scim.open_actor(profile, self.clock, QUICK_SCIM, outgoing=HERE)
 
     def add(self, **traits: Any) -> str:
         number = next(self._numbers)

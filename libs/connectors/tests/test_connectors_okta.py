@@ -13,7 +13,7 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from libs.connectors.tests.connectors_logs import DAY, MAIL, NOW, QUICK, WIKI, SimulatedOkta
+from libs.connectors.tests.connectors_logs import DAY, HERE, MAIL, NOW, QUICK, WIKI, SimulatedOkta
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Permanent
 from reclaim.connectors import okta
@@ -48,7 +48,7 @@ def opened(sandbox: Sandbox, credentials: dict[str, str] | None = None, **settin
     profile = ConnectionProfile(
         "c1", "SSO", "okta", {"org_url": sandbox.url, **settings}, credentials or {"api_token": "sandbox-okta-token"}
     )
-    return okta.open_reader(profile, FixedClock(NOW), QUICK)
+    return okta.open_reader(profile, FixedClock(NOW), QUICK, outgoing=HERE)
 
 
 async def records(reader: okta.OktaReader) -> list[UsageRecord]:

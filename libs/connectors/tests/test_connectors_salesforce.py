@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Invalid, Transient
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors.checks import CHECK_NAMES, evaluate, is_unused, left_alone_by
 from reclaim.connectors.errors import Busy, SignInRefused, Unreachable, WriteForbidden
 from reclaim.connectors.ports import (
@@ -48,6 +49,7 @@ from reclaim.sandbox.org import Org
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+HERE = Outgoing(["127.0.0.1"])
 SINCE = NOW - timedelta(days=90)
 QUICK = Tuning(
     attempts=4, wait_initial=0.001, wait_max=0.01, wait_jitter=0.001, connect_timeout=2, read_timeout=1, patience=20
@@ -75,14 +77,14 @@ class Site:
         )
 
     def reader(self, tuning: Tuning = QUICK, **settings: str) -> SalesforceReader:
-        return self._keep(open_reader(self.profile(**settings), self.clock, tuning))
+        return self._keep(open_reader(self.profile(**settings), self.clock, tuning, outgoing=HERE))
 
     def actor(self, **settings: str) -> SalesforceActor:
-        return self._keep(open_actor(self.profile(**settings), self.clock, QUICK))
+        return self._keep(open_actor(self.profile(**settings), self.clock, QUICK, outgoing=HERE))
 
     def session(self, kind: type[Any] = ReadSession, tuning: Tuning = QUICK, **settings: str) -> Any:
         profile = self.profile(**settings)
-        return self._keep(kind(read_profile(profile.settings, profile.credentials), self.clock, tuning))
+        return self._keep(kind(read_profile(profile.settings, profile.credentials), self.clock, tuning, HERE))
 
     def _keep(self, opened: Any) -> Any:
         self.opened.append(opened)
@@ -148,7 +150,7 @@ async def seats(reader: SalesforceReader) -> list[SeatRecord]:
 
 
 async def test_a_wrong_secret_says_what_to_do(site: Site) -> None:
-    reader = site._keep(open_reader(site.profile({"client_secret": "wrong"}), site.clock, QUICK))
+    reader = site._keep(open_reader(site.profile({"client_secret": "wrong"}), site.clock, QUICK, outgoing=HERE))
     with pytest.raises(SignInRefused, match="consumer key and secret"):
         await reader.licences()
     result, *rest = await reader.test()
@@ -162,7 +164,7 @@ async def test_a_wrong_secret_says_what_to_do(site: Site) -> None:
 
 async def test_a_wrong_secret_stops_an_action_for_a_person(site: Site) -> None:
     [holder] = site.users(1)
-    actor = site._keep(open_actor(site.profile({"client_secret": "wrong"}), site.clock, QUICK))
+    actor = site._keep(open_actor(site.profile({"client_secret": "wrong"}), site.clock, QUICK, outgoing=HERE))
     result = (await actor.freeze([holder]))[holder]
     assert isinstance(result, Refused)
     assert result.code == "SIGN_IN_REFUSED"
@@ -176,10 +178,14 @@ async def test_jwt_bearer(site: Site) -> None:
     site.sandbox.world.add_client("jwt-app", "unused", public)
     username = site.org.get("User", str(site.org.run_as), "Username")
     credentials = {"private_key": private}
-    session = site._keep(open_reader(site.profile(credentials, client_id="jwt-app", username=username), site.clock))
+    session = site._keep(
+        open_reader(site.profile(credentials, client_id="jwt-app", username=username), site.clock, outgoing=HERE)
+    )
     assert (await session.test())[0].ok
     stranger = site._keep(
-        open_reader(site.profile(credentials, client_id="jwt-app", username="nobody@example.com"), site.clock)
+        open_reader(
+            site.profile(credentials, client_id="jwt-app", username="nobody@example.com"), site.clock, outgoing=HERE
+        )
     )
     with pytest.raises(SignInRefused, match="pre-authorised"):
         await stranger.licences()
@@ -188,13 +194,13 @@ async def test_jwt_bearer(site: Site) -> None:
 async def test_an_unreachable_org(site: Site) -> None:
     [holder] = site.users(1)
     profile = site.profile(instance_url="http://127.0.0.1:9")
-    reader = site._keep(open_reader(profile, site.clock, QUICK))
+    reader = site._keep(open_reader(profile, site.clock, QUICK, outgoing=HERE))
     with pytest.raises(Unreachable, match=r"127.0.0.1 cannot be reached: check instance_url") as caught:
         await reader.licences()
     assert isinstance(caught.value, Transient)
     assert not caught.value.unsure
     assert not (await reader.test())[0].ok
-    actor = site._keep(open_actor(profile, site.clock, QUICK))
+    actor = site._keep(open_actor(profile, site.clock, QUICK, outgoing=HERE))
     assert isinstance((await actor.deactivate([holder]))[holder], TryLater)
 
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import pytest_asyncio
 
-from libs.connectors.tests.connectors_worlds import DAY, NOW, QUICK_SCIM, SINCE, Scim
+from libs.connectors.tests.connectors_worlds import DAY, HERE, NOW, QUICK_SCIM, SINCE, Scim
 from libs.connectors.tests.scim_server import TOKEN, ScimServer
 from reclaim.common.clock import FixedClock
 from reclaim.connectors import scim
@@ -51,7 +51,8 @@ async def world(server: ScimServer) -> AsyncIterator[Scim]:
 async def opened(server: ScimServer, token: str = TOKEN, **settings: str) -> tuple[scim.ScimReader, scim.ScimActor]:
     profile = ConnectionProfile("c1", "Wiki", "scim", {"base_url": server.url, **settings}, {"token": token})
     clock = FixedClock(NOW)
-    return scim.open_reader(profile, clock, QUICK_SCIM), scim.open_actor(profile, clock, QUICK_SCIM)
+    reader = scim.open_reader(profile, clock, QUICK_SCIM, outgoing=HERE)
+    return reader, scim.open_actor(profile, clock, QUICK_SCIM, outgoing=HERE)
 
 
 async def listed(reader: scim.ScimReader) -> set[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Permanent, ReclaimError
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors.errors import Busy, SignInRefused
 from reclaim.connectors.ports import Incomplete
 from reclaim.connectors.salesforce.errors import ApiLimit, LocatorExpired, NotReadable, from_answer
@@ -65,7 +66,7 @@ class Stub:
 
     def session(self, kind: type[ReadSession] = ReadSession) -> ReadSession:
         profile = read_profile({"instance_url": self.url, "client_id": "id"}, {"client_secret": "secret"})
-        return kind(profile, FixedClock(datetime(2026, 11, 21, tzinfo=UTC)), QUICK)
+        return kind(profile, FixedClock(datetime(2026, 11, 21, tzinfo=UTC)), QUICK, Outgoing(["127.0.0.1"]))
 
 
 @pytest.fixture

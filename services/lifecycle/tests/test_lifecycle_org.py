@@ -21,6 +21,7 @@ from reclaim.common import migrate
 from reclaim.common.bus.inproc import InprocBus
 from reclaim.common.clock import Clock, FixedClock
 from reclaim.common.contracts import CheaperLicence, ConnectionChanged
+from reclaim.common.outgoing import Outgoing
 from reclaim.common.security import Sealer
 from reclaim.common.service import Running
 from reclaim.common.settings import Settings
@@ -52,10 +53,10 @@ class Quick:
         self._clock = clock
 
     def reader(self, profile: ConnectionProfile) -> SalesforceReader:
-        return open_reader(profile, self._clock, QUICK)
+        return open_reader(profile, self._clock, QUICK, outgoing=Outgoing(["127.0.0.1"]))
 
     def actor(self, profile: ConnectionProfile) -> SalesforceActor:
-        return open_actor(profile, self._clock, QUICK)
+        return open_actor(profile, self._clock, QUICK, outgoing=Outgoing(["127.0.0.1"]))
 
 
 @dataclass

@@ -62,9 +62,10 @@ class Real:
 @pytest.fixture
 async def real(tmp_path: Path) -> AsyncIterator[Real]:
     clock = FixedClock(NOON)
-    running = Running.start(partial(build, settings=FAST), "scanner", settings_for(tmp_path, None), clock, InprocBus())
+    settings = settings_for(tmp_path, None, outgoing_allowed_hosts=["127.0.0.1"])
+    running = Running.start(partial(build, settings=FAST), "scanner", settings, clock, InprocBus())
     await migrate.upgrade(running.database.engine, running.service.migrations)
-    deps = Deps(running.database, clock, sealer_of(running), Registry(clock), FAST)
+    deps = Deps(running.database, clock, sealer_of(running), Registry(clock, settings.outgoing()), FAST)
     async with Sandbox(clock=clock, users=300) as sandbox:
         yield Real(running, sandbox, deps)
     await running.close()

@@ -119,6 +119,8 @@ def _settings(folder: Path, clock: FileClock, url: str, password: str, sandbox: 
         public_url=url,
         log_format="console",
         log_level="WARNING",
+        # The simulated org is on this machine, where no org of a real installation may be.
+        outgoing_allowed_hosts=["127.0.0.1"],
         secret_keys=keys["RECLAIM_SECRET_KEYS"],
         sealing_keys=keys["RECLAIM_SEALING_KEYS"],
         audit_keys=keys["RECLAIM_AUDIT_KEYS"],

@@ -11,7 +11,7 @@ import gc
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import entry_points
@@ -23,6 +23,8 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI, Response
 from opentelemetry import metrics
+from starlette.types import ASGIApp, Scope, Send
+from starlette.types import Receive as ReceiveHttp
 
 from reclaim.common import migrate
 from reclaim.common.bus import DEAD, EVENTS, RECEIPTS, Bus, Receive, open_bus
@@ -91,6 +93,14 @@ class Host:
         app.add_api_route("/health/live", self._live, methods=["GET"], include_in_schema=False)
         app.add_api_route("/health/ready", self._ready, methods=["GET"], include_in_schema=False)
         app.add_api_route("/metrics", self._metrics, methods=["GET"], include_in_schema=False)
+        doors = {
+            f"/{running.service.name}{path}": door
+            for running in self.running
+            for path, door in running.service.doors.items()
+        }
+        if doors:
+            # The one added last is outermost: nothing of the web framework's work is done for these.
+            app.add_middleware(_Doors, doors=doors)
         return app
 
     async def _live(self) -> dict[str, str]:
@@ -184,6 +194,22 @@ class Host:
         ]
         jobs = [(f"{name}.{job.name}", lambda job=job: _again(job, running.wakers[job.name])) for job in running.jobs()]
         return [*consumers, *jobs, (f"{name}.probe", probe)]
+
+
+class _Doors:
+    """ASGI middleware: leads what a service takes at a door of its own past everything else."""
+
+    def __init__(self, app: ASGIApp, doors: Mapping[str, ASGIApp]) -> None:
+        self._app = app
+        self._doors = tuple(doors.items())
+
+    async def __call__(self, scope: Scope, receive: ReceiveHttp, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http":
+            for path, door in self._doors:
+                if scope["path"].startswith(path):
+                    app = door
+        await app(scope, receive, send)
 
 
 def _receipts(service: str, messages: Sequence[bytes]) -> list[Receipt]:

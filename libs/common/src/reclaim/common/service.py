@@ -17,6 +17,7 @@ from typing import Final, cast
 import sqlalchemy as sa
 from fastapi import APIRouter
 from opentelemetry import metrics
+from starlette.types import ASGIApp
 
 from reclaim.common.bus import Bus
 from reclaim.common.clock import Clock
@@ -71,7 +72,11 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One stage. Routes are served under `/{name}`; `close` gives back what `build` opened."""
+    """One stage. Routes are served under `/{name}`; `close` gives back what `build` opened.
+
+    `doors` are ASGI applications for what comes too often for the web framework: they get every request whose path,
+    after `/{name}`, starts with theirs, and say themselves who may use them.
+    """
 
     name: str
     metadata: sa.MetaData
@@ -79,6 +84,7 @@ class Service:
     subscriptions: Mapping[type[Event], Handle]
     jobs: Sequence[Job] = ()
     router: APIRouter | None = None
+    doors: Mapping[str, ASGIApp] = field(default_factory=dict)
     close: Callable[[], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:

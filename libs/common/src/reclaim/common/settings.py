@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from reclaim.common.bus import SETTLES
+from reclaim.common.outgoing import Outgoing
 from reclaim.common.security import Notary, kept_key
 
 
@@ -28,6 +29,7 @@ class Settings(BaseSettings):
     without any the header is not believed.
     `bus_settle_seconds` is for how long, after the broker was away or the process was started, others may still be
     about to publish what had to wait; what must hear them first (a time-out) waits so long.
+    `outgoing_allowed_hosts` are the hosts and networks inside that connections may lead to (see `outgoing`).
     `operators` maps a local operator's name to `role:argon2-hash`.
     """
 
@@ -43,6 +45,7 @@ class Settings(BaseSettings):
     secret_keys: list[SecretStr] = []
     sealing_keys: list[SecretStr] = []
     audit_keys: list[SecretStr] = []
+    outgoing_allowed_hosts: list[str] = []
     operators: dict[str, str] = {}
     public_url: str = "http://127.0.0.1:8080"
     host: str = "127.0.0.1"
@@ -86,6 +89,11 @@ class Settings(BaseSettings):
                 ) from error
         return self
 
+    @model_validator(mode="after")
+    def _allowed_hosts_are_hosts(self) -> Self:
+        Outgoing(self.outgoing_allowed_hosts)
+        return self
+
     def database_for(self, service: str) -> str:
         """Return the database URL of one service."""
         return self.database_url.format(service=service.replace("-", "_"), data_dir=self.data_dir)
@@ -93,6 +101,10 @@ class Settings(BaseSettings):
     def signing_keys(self) -> list[str]:
         """Return the keys that sign, newest first."""
         return [key.get_secret_value() for key in self.secret_keys]
+
+    def outgoing(self) -> Outgoing:
+        """Return what decides which addresses an operator's URL may lead to."""
+        return Outgoing(self.outgoing_allowed_hosts)
 
     def notary(self) -> Notary:
         """Return what signs and verifies checkpoints of the audit trail.

@@ -27,7 +27,8 @@ import stamina
 
 from reclaim.common.clock import Clock
 from reclaim.common.errors import Permanent, ReclaimError
-from reclaim.connectors.addresses import is_loopback
+from reclaim.common.http_client import CheckedTransport
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors.errors import Busy, SignInRefused, Unreachable, WriteForbidden
 
 MOST_BYTES: Final = 64 * 1024 * 1024
@@ -231,6 +232,7 @@ class Http:
         *,
         refusal: Callable[[Answer], ReclaimError],
         tuning: Tuning | None = None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         """Open nothing yet.
 
@@ -241,10 +243,12 @@ class Http:
             allowed: methods and addresses; an address that ends with a slash stands for all below it.
             refusal: the meaning of an answer that is neither a success nor a matter of waiting or signing in.
             tuning: how patient it is.
+            outgoing: which addresses may be called; without one, none inside a network.
         """
         self.system = system
         self.clock = clock
         self.tuning = tuning or Tuning()
+        self._outgoing = outgoing or Outgoing()
         self._sign_in = sign_in
         self._allowed = tuple(allowed)
         self._refusal = refusal
@@ -300,8 +304,6 @@ class Http:
             )
         if answer.status in (408, 425, 429) or (answer.status >= 500 and answer.status != 501):
             raise busy(self.system, answer, self.clock)
-        if 300 <= answer.status < 400:
-            raise Permanent(f"{self.system} answered {answer.status}, a redirect: enter the address that it has now.")
         if not answer.ok:
             raise self._refusal(answer)
         return answer
@@ -343,15 +345,10 @@ class Http:
     async def _read(self, request: httpx.Request) -> Answer:
         response = await self._opened().send(request, stream=True)
         try:
-            parts, size = [], 0
-            async for part in response.aiter_bytes():
-                size += len(part)
-                if size > MOST_BYTES:
-                    raise Permanent(f"{self.system} answered with more than {MOST_BYTES // 1024**2} MB: no page is.")
-                parts.append(part)
+            content = await response.aread()
         finally:
             await response.aclose()
-        return Answer(response.status_code, response.headers, b"".join(parts))
+        return Answer(response.status_code, response.headers, content)
 
     def _must_be_listed(self, method: str, url: str) -> None:
         for verb, target in self._allowed:
@@ -361,15 +358,13 @@ class Http:
 
     def _opened(self) -> httpx.AsyncClient:
         if self._client is None:
-            hosts = {urlsplit(target).hostname for _, target in self._allowed}
             self._client = httpx.AsyncClient(
+                transport=CheckedTransport(self._outgoing, within=self.tuning.answer_timeout, largest=MOST_BYTES),
                 follow_redirects=False,
-                # A proxy cannot reach this machine's loopback.
-                trust_env=not all(map(is_loopback, hosts)),
+                trust_env=False,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 timeout=httpx.Timeout(self.tuning.answer_timeout, connect=self.tuning.connect_timeout),
-                limits=httpx.Limits(max_connections=self.tuning.calls),
-                headers={"User-Agent": "Reclaim"},
+                headers={"User-Agent": "Reclaim", "Accept-Encoding": "identity"},
             )
         return self._client
 

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from reclaim.common.clock import Clock
 from reclaim.common.contracts import ReclaimBy
 from reclaim.common.errors import Invalid
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors import okta, salesforce, scim
 from reclaim.connectors.addresses import is_true
 from reclaim.connectors.errors import NotOffered
 from reclaim.connectors.ports import Capability, ConnectionProfile, SeatActor, SeatReader, UsageReader
 from reclaim.connectors.usage_only import no_seats
+
+Opened = TypeVar("Opened", covariant=True)
+
+
+class Open(Protocol[Opened]):
+    """Opens a connector that calls no other addresses than it may; nothing is sent before its first call."""
+
+    def __call__(self, profile: ConnectionProfile, clock: Clock, /, *, outgoing: Outgoing) -> Opened: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +37,9 @@ class Kind:
     label: str
     capabilities: frozenset[Capability]
     check: Callable[[Mapping[str, str], Mapping[str, str]], object]
-    reader: Callable[[ConnectionProfile, Clock], SeatReader]
-    actor: Callable[[ConnectionProfile, Clock], SeatActor] | None = None
-    usage: Callable[[ConnectionProfile, Clock], UsageReader] | None = None
+    reader: Open[SeatReader]
+    actor: Open[SeatActor] | None = None
+    usage: Open[UsageReader] | None = None
     stated: Mapping[str, Capability] = field(default_factory=dict)
 
 
@@ -62,14 +71,18 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 
 class Registry:
-    """Opens connections by their kind: the `Connectors` of a running service."""
+    """Opens connections by their kind: the `Connectors` of a running service.
 
-    def __init__(self, clock: Clock) -> None:
+    `outgoing` says which addresses may be called; without one, none inside a network.
+    """
+
+    def __init__(self, clock: Clock, outgoing: Outgoing | None = None) -> None:
         self._clock = clock
+        self._outgoing = outgoing or Outgoing()
 
     def reader(self, profile: ConnectionProfile) -> SeatReader:
         """Return a connector that can only read; nothing is sent before its first call."""
-        return _kind(profile.kind).reader(profile, self._clock)
+        return _kind(profile.kind).reader(profile, self._clock, outgoing=self._outgoing)
 
     def usage_reader(self, profile: ConnectionProfile) -> UsageReader:
         """Return a source of usage; nothing is sent before its first call.
@@ -81,7 +94,7 @@ class Registry:
         if kind.usage is None:
             how = "tells of use with its seats only" if "usage" in kind.capabilities else "tells nobody's use"
             raise NotOffered(f"{kind.label}: this kind of connection {how}.")
-        return kind.usage(profile, self._clock)
+        return kind.usage(profile, self._clock, outgoing=self._outgoing)
 
     def actor(self, profile: ConnectionProfile) -> SeatActor:
         """Return a connector that can act; nothing is sent before its first call.
@@ -92,7 +105,7 @@ class Registry:
         kind = _kind(profile.kind)
         if kind.actor is None:
             raise NotOffered(f"{kind.label}: this kind of connection cannot act; it only tells who used what.")
-        return kind.actor(profile, self._clock)
+        return kind.actor(profile, self._clock, outgoing=self._outgoing)
 
 
 def validate_profile(kind: str, settings: Mapping[str, str], credentials: Mapping[str, str]) -> None:

@@ -1,21 +1,18 @@
-"""The JSON API and the door for webhooks."""
+"""The JSON API."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
-from reclaim.common.contracts import DecisionReceived
 from reclaim.common.errors import NotFound
-from reclaim.common.timing import wall_milliseconds
-from reclaim.itsm_gateway import store, webhooks
-from reclaim.itsm_gateway.domain import Step, read_answer
+from reclaim.itsm_gateway import store
 from reclaim.itsm_gateway.handlers import Deps
-from reclaim.web.auth import public, require
+from reclaim.web.auth import require
 
 
 class RequestOut(BaseModel):
@@ -59,12 +56,6 @@ class RequestDetailOut(RequestOut):
     timeline: list[StepOut]
 
 
-class TakenOut(BaseModel):
-    """What became of a webhook."""
-
-    status: Literal["accepted", "already_taken"]
-
-
 def router(deps: Deps) -> APIRouter:
     """Return the endpoints."""
     api = APIRouter(tags=["itsm-gateway"])
@@ -87,35 +78,6 @@ def router(deps: Deps) -> APIRouter:
         """The request of one case, with its timeline."""
         found, steps = await request_and_timeline(deps, case_id)
         return RequestDetailOut(**asdict(found), timeline=[StepOut(at=at, text=text) for at, text in steps])
-
-    @api.post("/webhooks/{connection_id}", status_code=202, dependencies=[Depends(public())])
-    async def post_webhook(request: Request, connection_id: Annotated[str, Path(max_length=200)]) -> TakenOut:
-        """Take a decision from a service desk: Standard Webhooks, `{case_id, decision, actor, reason}`."""
-        body = await webhooks.read_body(request)
-        secrets = [secret.get_secret_value() for secret in deps.settings.webhook_secrets.get(connection_id, [])]
-        webhook_id = webhooks.verify(connection_id, secrets, body, request.headers)
-        answer = read_answer(body)
-        async with deps.database.unit() as unit:
-            if not (await store.routes(unit.db, {answer.case_id})).get(answer.case_id):
-                raise NotFound(
-                    "No such case is asked through a service desk. Check case_id, and the route of its rule."
-                )
-            if not await store.take_webhook(unit.db, connection_id, webhook_id, wall_milliseconds()):
-                return TakenOut(status="already_taken")
-            text = f"{answer.actor} decided: {answer.decision}. {answer.reason}".strip()
-            event_id = f"webhook:{connection_id}:{webhook_id}"
-            await store.add_steps(unit.db, [Step(event_id, answer.case_id, unit.now, text, state=None)])
-            unit.emit(
-                DecisionReceived(
-                    case_id=answer.case_id,
-                    decision=answer.decision,
-                    channel="itsm",
-                    actor=answer.actor,
-                    reason=answer.reason,
-                    decided_at=unit.now,
-                )
-            )
-        return TakenOut(status="accepted")
 
     return api
 

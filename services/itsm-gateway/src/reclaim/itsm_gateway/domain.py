@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Final, Literal
-
-import msgspec
+from typing import Final, Literal
 
 from reclaim.common.contracts import (
     CaseClosed,
-    Decision,
     FulfilmentRequested,
     NoticeFailed,
     SeatReactivated,
@@ -19,7 +16,6 @@ from reclaim.common.contracts import (
     UserFrozen,
     UserRestored,
 )
-from reclaim.common.errors import Invalid
 
 State = Literal["waiting", "frozen", "restored", "reclaimed", "closed", "reactivated"]
 RANK: Final[dict[State, int]] = {
@@ -90,35 +86,3 @@ def nobody_asked(event: UserFlagged, now: datetime) -> NoticeFailed:
         ),
         failed_at=now,
     )
-
-
-# No NUL: PostgreSQL stores none in a text.
-_Text = Annotated[str, msgspec.Meta(max_length=2000, pattern=r"^[^\x00]*\Z")]
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00]+\Z")]
-
-
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a generic desk's webhook: who decided what on which case."""
-
-    case_id: _Name
-    decision: Decision
-    actor: _Name
-    reason: _Text = ""
-
-
-_answer = msgspec.json.Decoder(Answer)
-
-
-def read_answer(body: bytes) -> Answer:
-    """Read the body of a webhook whose signature was verified.
-
-    Raises:
-        Invalid: it is not what is expected; the message says which part.
-    """
-    try:
-        return _answer.decode(body)
-    except msgspec.DecodeError as error:
-        raise Invalid(
-            f"The webhook's body does not fit: {error}. Send a JSON object with case_id, decision (keep, revoke or "
-            "downgrade), actor and, if you like, reason."
-        ) from error

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
-from reclaim.itsm_gateway import store
+from reclaim.itsm_gateway import delivery_store, store
 from reclaim.itsm_gateway.api import request_and_timeline
 from reclaim.itsm_gateway.handlers import Deps
 from reclaim.web.auth import require
@@ -29,13 +29,11 @@ def router(deps: Deps) -> APIRouter:
         open_only = show != "all"
         async with deps.database.reading() as db:
             found = await store.requests(db, open_only=open_only, before=before, limit=PAGE_SIZE + 1)
+            failed = (await delivery_store.counts(db))["failed"]
         listed = found[:PAGE_SIZE]
         show = "open" if open_only else "all"
         older = f"/itsm-gateway/?show={show}&before={listed[-1].number}" if len(found) > PAGE_SIZE else None
-        connections = sorted(name for name, secrets in deps.settings.webhook_secrets.items() if secrets)
-        return templates.render(
-            request, "ticket-requests.html", requests=listed, show=show, older=older, connections=connections
-        )
+        return templates.render(request, "ticket-requests.html", requests=listed, show=show, older=older, failed=failed)
 
     @pages.get("/requests/{case_id}", dependencies=viewer)
     async def one_request(request: Request, case_id: str) -> HTMLResponse:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from typing import Final
-
 from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-PREFIX: Final = "whsec_"
-SHORTEST_SECRET: Final = 24
-"""Bytes; the least that Standard Webhooks recommends."""
+from reclaim.common.errors import Invalid
+from reclaim.itsm_gateway.webhooks import check_secret
 
 
 class ItsmGatewaySettings(BaseSettings):
-    """Who may send decisions.
+    """Who may send decisions, beside those whose secrets the console keeps.
 
-    `webhook_secrets` maps a connection's id to its Standard Webhooks secrets (`whsec_` and base64), as JSON. All of
-    them verify, so a secret is rotated by adding the new one, changing the sender, and taking the old one away.
-    A connection without a secret is refused.
+    `webhook_secrets` maps a generic connection's id to its Standard Webhooks secrets (`whsec_` and base64), as JSON.
+    All of them verify, so a secret is rotated by adding the new one, changing the sender, and taking the old one away.
+    A connection without a secret, here or in the console, is refused.
     """
 
     model_config = SettingsConfigDict(
@@ -33,18 +28,15 @@ class ItsmGatewaySettings(BaseSettings):
     def _are_secrets(cls, value: dict[str, list[SecretStr]]) -> dict[str, list[SecretStr]]:
         for connection, secrets in value.items():
             for secret in secrets:
-                _check(connection, secret.get_secret_value())
+                try:
+                    check_secret("generic", secret.get_secret_value())
+                except Invalid as error:
+                    raise ValueError(f"the secret of {connection!r} is no Standard Webhooks secret. {error}") from None
         return value
 
-
-def _check(connection: str, secret: str) -> None:
-    # The message never repeats the secret.
-    try:
-        key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if not secret.startswith(PREFIX) or len(key) < SHORTEST_SECRET:
-        raise ValueError(
-            f"the secret of {connection!r} is no Standard Webhooks secret: "
-            f"write {PREFIX} and the base64 of at least {SHORTEST_SECRET} random bytes"
-        )
+    def secrets(self) -> dict[str, list[str]]:
+        """Return the secrets by connection, in the clear."""
+        return {
+            connection: [secret.get_secret_value() for secret in listed]
+            for connection, listed in self.webhook_secrets.items()
+        }

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common import migrate
@@ -178,15 +176,6 @@ async def set_outcomes(db: AsyncConnection, outcomes: dict[str, str]) -> None:
         )
 
 
-async def take_webhook(db: AsyncConnection, connection_id: str, webhook_id: str, received: int) -> bool:
-    """Enter a webhook in the ledger; return False if it is there already."""
-    insert: Any = (sqlite if db.dialect.name == "sqlite" else postgresql).insert(WEBHOOK_LEDGER)
-    taken = await db.execute(
-        insert.values(connection_id=connection_id, webhook_id=webhook_id, received=received).on_conflict_do_nothing()
-    )
-    return bool(taken.rowcount)
-
-
 async def forget_webhooks(db: AsyncConnection, before: int) -> None:
     """Drop ledger entries from before an instant in wall-clock milliseconds."""
     await db.execute(sa.delete(WEBHOOK_LEDGER).where(WEBHOOK_LEDGER.c.received < before))
@@ -208,6 +197,19 @@ async def request_of_case(db: AsyncConnection, case_id: str) -> TicketRequest | 
     """Return the request of a case, or None if it is not asked through a desk."""
     row = (await db.execute(sa.select(*_REQUEST_COLUMNS).where(TICKET_REQUEST.c.case_id == case_id))).one_or_none()
     return None if row is None else TicketRequest(*row)
+
+
+async def requests_of(db: AsyncConnection, case_ids: set[str]) -> dict[str, TicketRequest]:
+    """Return the requests of those of these cases that are asked through a desk."""
+    if not case_ids:
+        return {}
+    found = await db.execute(
+        sa.select(*_REQUEST_COLUMNS).where(
+            TICKET_REQUEST.c.case_id.in_(sa.text(f"SELECT value FROM {listed(db, 'cases')}"))
+        ),
+        {"cases": msgspec.json.encode(sorted(case_ids)).decode()},
+    )
+    return {request.case_id: request for request in (TicketRequest(*row) for row in found)}
 
 
 async def timeline(db: AsyncConnection, case_id: str) -> list[tuple[datetime, str]]:

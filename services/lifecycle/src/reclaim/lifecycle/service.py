@@ -36,7 +36,7 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
     """Return the service on the given runtime; `connectors` replaces the real ones in tests."""
     settings = LifecycleSettings()
     limits = settings.limits()
-    reached = connectors or Registry(runtime.clock)
+    reached = connectors or Registry(runtime.clock, runtime.settings.outgoing())
     actions = Actions(runtime.database, reached, runtime.sealer, runtime.clock, limits)
     comparison = Comparison(runtime.database, reached, runtime.sealer, runtime.clock)
     router = APIRouter()

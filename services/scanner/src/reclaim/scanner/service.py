@@ -26,7 +26,7 @@ def build(
         database=runtime.database,
         clock=runtime.clock,
         sealer=runtime.sealer,
-        connectors=connectors or Registry(runtime.clock),
+        connectors=connectors or Registry(runtime.clock, runtime.settings.outgoing()),
         settings=settings or ScannerSettings(),
     )
     router = APIRouter()

@@ -19,6 +19,7 @@ import httpx
 
 from reclaim.common.clock import Clock
 from reclaim.common.errors import Permanent, ReclaimError
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors.http import Answer, ClientCredentials, Http, SignIn, Token, Tuning, reset_in
 from reclaim.connectors.identities import is_anonymous
 from reclaim.connectors.okta.profile import OktaProfile
@@ -61,7 +62,14 @@ class _Day:
 class OktaReader(WithoutSeats):
     """A `UsageReader` of the channel `sso`; it holds no seats, and says so when it is asked for them."""
 
-    def __init__(self, profile: OktaProfile, name: str, clock: Clock, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self,
+        profile: OktaProfile,
+        name: str,
+        clock: Clock,
+        tuning: Tuning | None = None,
+        outgoing: Outgoing | None = None,
+    ) -> None:
         super().__init__("Okta sign-in log")
         self._profile = profile
         self._name = name
@@ -75,6 +83,7 @@ class OktaReader(WithoutSeats):
             (("GET", profile.logs_url), *token),
             refusal=lambda answer: _refusal(profile.host, answer),
             tuning=self._tuning,
+            outgoing=outgoing,
         )
 
     async def test(self) -> Sequence[TestResult]:

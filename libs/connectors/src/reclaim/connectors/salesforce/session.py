@@ -25,7 +25,6 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 import msgspec
 import requests
-import requests.adapters
 import stamina
 import urllib3.exceptions
 from simple_salesforce.api import Salesforce
@@ -33,8 +32,10 @@ from simple_salesforce.exceptions import SalesforceError, SalesforceExpiredSessi
 
 from reclaim.common.clock import Clock
 from reclaim.common.errors import Permanent, ReclaimError
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors.addresses import is_loopback
 from reclaim.connectors.errors import Busy, SignInRefused, Unreachable, WriteForbidden
+from reclaim.connectors.pinned import PinnedAdapter
 from reclaim.connectors.ports import Incomplete
 from reclaim.connectors.salesforce import soql
 from reclaim.connectors.salesforce.errors import ApiLimit, LocatorExpired, first_error, from_answer
@@ -103,11 +104,13 @@ class Usage:
     read_at: float
 
 
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Sends only the listed requests, each with a time-out."""
+class _Adapter(PinnedAdapter):
+    """Sends only the listed requests, each with a time-out, to addresses that may be called."""
 
-    def __init__(self, allowed: Sequence[tuple[str, str]], timeout: tuple[float, float], connections: int) -> None:
-        super().__init__(pool_maxsize=connections)
+    def __init__(
+        self, allowed: Sequence[tuple[str, str]], timeout: tuple[float, float], connections: int, outgoing: Outgoing
+    ) -> None:
+        super().__init__(outgoing, connections)
         self._allowed = allowed
         self._timeout = timeout
 
@@ -154,10 +157,12 @@ def _covers(target: str, url: str) -> bool:
 class _Http(requests.Session):
     """One org's HTTP: known origins only, no redirects, no cookies, no credentials from a netrc file."""
 
-    def __init__(self, allowed: Sequence[tuple[str, str]], origins: Sequence[str], tuning: Tuning) -> None:
+    def __init__(
+        self, allowed: Sequence[tuple[str, str]], origins: Sequence[str], tuning: Tuning, outgoing: Outgoing
+    ) -> None:
         super().__init__()
         self.adapters.clear()
-        adapter = _Adapter(allowed, (tuning.connect_timeout, tuning.read_timeout), tuning.threads)
+        adapter = _Adapter(allowed, (tuning.connect_timeout, tuning.read_timeout), tuning.threads, outgoing)
         for origin in origins:
             self.mount(f"{origin}/", adapter)
         self.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
@@ -187,14 +192,20 @@ class _Client(Salesforce):
 
 
 class ReadSession:
-    """Asks one org. There is no way to change anything through it."""
+    """Asks one org. There is no way to change anything through it.
 
-    def __init__(self, profile: OrgProfile, clock: Clock, tuning: Tuning | None = None) -> None:
+    `outgoing` says which addresses may be called; without one, none inside a network.
+    """
+
+    def __init__(
+        self, profile: OrgProfile, clock: Clock, tuning: Tuning | None = None, outgoing: Outgoing | None = None
+    ) -> None:
         self.profile = profile
         self.clock = clock
         self.tuning = tuning or Tuning()
         self.usage: Usage | None = None
-        self._http = _Http(self._may_send(), (profile.origin, profile.token_origin), self.tuning)
+        origins = (profile.origin, profile.token_origin)
+        self._http = _Http(self._may_send(), origins, self.tuning, outgoing or Outgoing())
         self._http.hooks["response"].append(self._note)
         self._threads = ThreadPoolExecutor(self.tuning.threads, thread_name_prefix="salesforce")
         self._retrying = self.tuning.retrying().on(self._worth_repeating)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from reclaim.common.clock import Clock
+from reclaim.common.outgoing import Outgoing
 from reclaim.connectors.http import Answer, ClientCredentials, Http, SignIn, Token, Tuning
 from reclaim.connectors.ports import Incomplete
 from reclaim.connectors.scim.profile import ScimProfile
@@ -43,7 +44,9 @@ class Features:
 class ReadSession:
     """Asks one SCIM service. There is no way to change anything through it."""
 
-    def __init__(self, profile: ScimProfile, clock: Clock, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self, profile: ScimProfile, clock: Clock, tuning: Tuning | None = None, outgoing: Outgoing | None = None
+    ) -> None:
         self.profile = profile
         self.clock = clock
         self.tuning = tuning or Tuning()
@@ -54,6 +57,7 @@ class ReadSession:
             self._may_send(),
             refusal=lambda answer: refusal_of(profile.host, answer),
             tuning=self.tuning,
+            outgoing=outgoing,
         )
         self._asking = asyncio.Lock()
         self._features: Features | None = None

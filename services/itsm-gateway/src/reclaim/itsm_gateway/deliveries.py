@@ -1,0 +1,210 @@
+"""Handling webhooks that were stored: read the ticket back, and let it decide only what it says itself.
+
+A delivery is claimed with a lease, its ticket is read with no transaction open, and what it says, what became of the
+delivery and the decision that leaves are committed together. What cannot be handled stays in the list with its reason,
+until a person replays it or sets it aside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from opentelemetry import metrics
+
+from reclaim.common.contracts import DecisionReceived
+from reclaim.common.db import Database, Unit
+from reclaim.common.errors import Conflict, Invalid, NotFound, NotYet, ReclaimError, Transient
+from reclaim.common.timing import backoff, wall_milliseconds
+from reclaim.itsm_gateway import delivery_store, hints, intake, store, verdicts
+from reclaim.itsm_gateway.delivery_store import Delivery, Settled
+from reclaim.itsm_gateway.domain import Step
+from reclaim.itsm_gateway.ports import Desks, TicketState
+from reclaim.itsm_gateway.store import TicketRequest
+from reclaim.itsm_gateway.verdicts import Facts, Verdict
+
+log = logging.getLogger(__name__)
+
+CLAIM: Final = 32
+AT_ONCE: Final = 16
+"""Deliveries claimed at a time, and tickets read at a time."""
+
+PATIENCE: Final = 60.0
+LEASE: Final = 180_000
+"""A ticket is given up after `PATIENCE` seconds. A claim holds for `LEASE` milliseconds: longer than it takes to give
+all the tickets up that were claimed with it.
+"""
+
+MOST_ATTEMPTS: Final = 12
+FIRST_RETRY: Final = 2.0
+LAST_RETRY: Final = 900.0
+"""Seconds until a ticket that could not be read is tried again; doubling. All attempts take about an hour."""
+
+KEPT_FOR: Final = timedelta(days=90)
+"""For how long what was taken or ignored stays in the list. What failed stays until a person has dealt with it."""
+
+_results = metrics.get_meter("reclaim.itsm_gateway").create_counter(
+    "reclaim_webhook_deliveries", description="Stored webhooks by what became of them: taken, ignored, failed, put_off"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What came of reading a ticket: its state, or None where there is no need, or why it could not be read."""
+
+    state: TicketState | None = None
+    problem: ReclaimError | None = None
+
+
+class Handling:
+    """The job that handles deliveries."""
+
+    def __init__(self, database: Database, desks: Desks) -> None:
+        self._database = database
+        self._desks = desks
+
+    async def run(self) -> bool:
+        """Handle some of what waits; return whether there was any."""
+        now = wall_milliseconds()
+        async with self._database.unit() as unit:
+            claimed = await delivery_store.claim(unit.db, now=now, until=now + LEASE, most=CLAIM)
+            requests = await store.requests_of(unit.db, {one.case_id for one in claimed if one.case_id is not None})
+        if not claimed:
+            return False
+        slots = asyncio.Semaphore(AT_ONCE)
+        read = await asyncio.gather(*(self._read(one, requests, slots) for one in claimed))
+        async with self._database.unit() as unit:
+            ours = await delivery_store.still_claimed(unit.db, claimed)
+            pairs = [(one, found) for one, found in zip(claimed, read, strict=True) if one.number in ours]
+            await self._settle(unit, pairs)
+        return True
+
+    async def _read(self, delivery: Delivery, requests: Mapping[str, TicketRequest], slots: asyncio.Semaphore) -> _Read:
+        request = requests.get(delivery.case_id or "")
+        if delivery.platform == "generic" or request is None:
+            return _Read()
+        opened = self._desks.open(delivery.connection_id)
+        if opened is None:
+            return _Read(problem=verdicts.NotConnected(delivery.connection_id))
+        try:
+            async with slots, asyncio.timeout(PATIENCE), opened as desk:
+                state = await desk.read(request.case_id, since=request.flagged_at)
+        except TimeoutError:
+            return _Read(problem=Transient(f"The service desk did not answer within {PATIENCE:g} s."))
+        except ReclaimError as error:
+            return _Read(problem=error)
+        except Exception as error:
+            # A defect in one adapter must not hold up the deliveries of others.
+            log.exception("delivery %d: its ticket could not be read", delivery.number)
+            return _Read(problem=Transient(f"Its ticket could not be read ({type(error).__name__}); the log has more."))
+        return _Read(state) if state is not None else _Read(problem=verdicts.NoTicket(request.case_id))
+
+    async def _settle(self, unit: Unit, pairs: Sequence[tuple[Delivery, _Read]]) -> None:
+        cases = {delivery.case_id for delivery, _ in pairs if delivery.case_id is not None}
+        # Read again: the case may have moved on while its ticket was read.
+        requests = await store.requests_of(unit.db, cases)
+        before = await delivery_store.last_taken(unit.db, cases)
+        settled: list[Settled] = []
+        steps: list[Step] = []
+        for delivery, found in pairs:
+            case_id = delivery.case_id or ""
+            request, problem = requests.get(case_id), found.problem
+            if found == _Read() and request is not None and delivery.platform != "generic":
+                problem = NotYet("The case has only just come; its ticket is read next.")
+            if isinstance(problem, Transient) and delivery.attempts < MOST_ATTEMPTS:
+                settled.append(_put_off(delivery, problem))
+                continue
+            facts = Facts(delivery, request, found.state, problem, before.get(case_id))
+            verdict = verdicts.judge(facts)
+            settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))
+            _results.add(1, {"result": verdict.state})
+            if verdict.state == "taken" and verdict.says is not None:
+                before[case_id] = verdict.says
+                steps.append(_say(unit, delivery, verdict))
+        await delivery_store.settle(unit.db, settled, unit.now)
+        await store.add_steps(unit.db, steps)
+
+
+def _say(unit: Unit, delivery: Delivery, verdict: Verdict) -> Step:
+    assert delivery.case_id is not None
+    assert verdict.says is not None
+    unit.emit(
+        DecisionReceived(
+            case_id=delivery.case_id,
+            decision=verdict.says,
+            channel="itsm",
+            actor=verdict.actor,
+            reason=verdict.reason,
+            decided_at=delivery.received_at,
+        )
+    )
+    text = f"{verdict.actor} decided: {verdict.says}. {verdict.reason}".strip()
+    # A replayed delivery may decide after it failed, but never twice: this is the key.
+    return Step(f"webhook:{delivery.number}", delivery.case_id, unit.now, text, state=None)
+
+
+def _put_off(delivery: Delivery, problem: ReclaimError) -> Settled:
+    seconds = backoff(delivery.attempts, first=FIRST_RETRY, most=LAST_RETRY)
+    _results.add(1, {"result": "put_off"})
+    return Settled(
+        delivery.number, "waiting", str(problem), delivery.says, due=wall_milliseconds() + int(seconds * 1000)
+    )
+
+
+# ------------------------------------------------------------------------------------------------ for a person
+
+
+async def replay(database: Database, number: int, by: str) -> Delivery:
+    """Let a delivery be handled anew: one that failed, or was ignored.
+
+    Raises:
+        NotFound: there is none of that number.
+        Conflict: it waits, or it has decided.
+        Invalid: its body still cannot be read.
+    """
+    async with database.unit() as unit:
+        found = await _locked(unit, number)
+        if found.state not in {"failed", "ignored"}:
+            raise Conflict(f"This webhook is {found.state}: only one that failed or was ignored can be replayed.")
+        hint = None
+        body = await delivery_store.body(unit.db, number)
+        if body is not None:
+            hint = hints.read(found.platform, body)
+            if hint is None or hint.trial:
+                raise Invalid("This webhook is about no case: there is nothing to replay.")
+        await delivery_store.wait_again(unit.db, number, hint, by)
+        unit.wake(intake.HANDLE)
+        return await _locked(unit, number)
+
+
+async def set_aside(database: Database, number: int, by: str) -> Delivery:
+    """Take a failed delivery off the list of what needs a person.
+
+    Raises:
+        NotFound: there is none of that number.
+        Conflict: it did not fail.
+    """
+    async with database.unit() as unit:
+        found = await _locked(unit, number)
+        if found.state != "failed":
+            raise Conflict(f"This webhook is {found.state}: only one that failed can be set aside.")
+        await delivery_store.set_aside(unit.db, number, f"Set aside by {by}. Before: {found.outcome}", unit.now)
+        return await _locked(unit, number)
+
+
+async def _locked(unit: Unit, number: int) -> Delivery:
+    found = await delivery_store.delivery(unit.db, number, lock=True)
+    if found is None:
+        raise NotFound("No such webhook. The list has those of the last 90 days.")
+    return found
+
+
+async def forget(database: Database) -> bool:
+    """Drop old deliveries that need nobody; return False, since there is never more to do at once."""
+    async with database.unit() as unit:
+        await delivery_store.forget_deliveries(unit.db, unit.now - KEPT_FOR)
+    return False
