@@ -20,9 +20,9 @@ DEFAULT_TAGS: Final[Mapping[str, Answer]] = MappingProxyType(
 class DecisionRules:
     """Which tags say what, and which field of the platform says what by its value.
 
-    `decision_field` is a field's name in the platform's API (`close_code`, `u_decision`, `customfield_10050`); empty means that
-    tags alone decide. With `needs_close` a tag or value on an open ticket is not an answer yet; `done` never is one
-    before the ticket is closed.
+    `decision_field` is a field's name in the platform's API (`close_code`, `u_decision`, `customfield_10050`); empty
+    means that tags alone decide. With `needs_close` a tag or value on an open ticket is not an answer yet; `done`
+    never is one before the ticket is closed.
     """
 
     tags: Mapping[str, Answer] = field(default_factory=lambda: dict(DEFAULT_TAGS))

@@ -57,8 +57,8 @@ class SignInRefused(Refused):
     """The desk does not accept the connection's credentials."""
 
 
-class TicketGone(Refused):
-    """There is no such ticket any more, or the connection's user may not see it."""
+class NotThere(Refused):
+    """What was asked for is not there, or not any more, or the connection's user may not see it."""
 
 
 def case_marker(case_id: str) -> str:
@@ -126,9 +126,9 @@ class Choice:
 
 
 FieldKind = Literal[
-    "text", "integer", "decimal", "boolean", "date", "choice", "choices", "option", "options", "unsupported"
+    "text", "integer", "decimal", "boolean", "date", "choice", "choices", "level", "option", "options", "unsupported"
 ]
-"""`option` and `options` are choices that the API wants as `{"id": value}`."""
+"""A `level` is a choice that the API wants as a number, `option` and `options` are wanted as `{"id": value}`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +166,8 @@ class FieldSpec:
                 return self._choice(text)
             case "choices":
                 return [self._choice(part) for part in text.split(",")]
+            case "level":
+                return int(self._choice(text))
             case "option":
                 return {"id": self._choice(text)}
             case "options":
@@ -218,11 +220,11 @@ class ReadDecision:
 
 
 class ServiceDesk(Protocol):
-    """One connection to a service desk. Nothing is sent before its first call.
+    """One connection to a service desk. Nothing is sent before its first call; its HTTP client belongs to the caller.
 
     Every method may raise:
         Passing: the desk is busy, out or asks for fewer calls; nothing was done.
-        Refused: a person has to mend something (`SignInRefused`: the credentials; `TicketGone`: the ticket is gone).
+        Refused: a person has to mend something (`SignInRefused`: the credentials; `NotThere`: the ticket is gone).
 
     Those that change something may also raise:
         UnknownOutcome: it may have been done.
@@ -262,8 +264,4 @@ class ServiceDesk(Protocol):
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         """Read the ticket and return what it says now."""
-        ...
-
-    async def aclose(self) -> None:
-        """Forget the session. The HTTP client belongs to whoever gave it."""
         ...
