@@ -16,7 +16,7 @@ import httpx
 import msgspec
 from aiolimiter import AsyncLimiter
 
-from reclaim.common.errors import ReclaimError
+from reclaim.common.errors import ReclaimError, Transient
 from reclaim.connectors.itsm.ports import (
     FieldSpec,
     Json,
@@ -377,8 +377,11 @@ async def tried(what: str, attempt: Callable[[], Awaitable[str]]) -> PermissionR
         return PermissionResult(what, True, await attempt())
     except Refused as error:
         return PermissionResult(what, False, str(error), error.remedy)
-    except ReclaimError as error:
+    except Transient as error:
         return PermissionResult(what, False, str(error), "Test the connection again in a few minutes.")
+    except ReclaimError as error:
+        # What forbids an address says itself what to do.
+        return PermissionResult(what, False, str(error), "Mend it, then test the connection again.")
 
 
 def only(found: Sequence[TicketRef], case_id: str) -> TicketRef | None:

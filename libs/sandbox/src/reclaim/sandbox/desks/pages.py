@@ -38,7 +38,7 @@ def pages_router(desks: dict[str, Desk]) -> APIRouter:
         desk, root = _desk(desks, name), _root(request)
         rows = "".join(
             f'<li><a href="{root}/desk/{name}/{ticket.id}"><div class="subject">{escape(ticket.subject)}</div>'
-            f'<div class="who">{escape(ticket.key)} · {_standing(desk, ticket)} · {when(ticket.updated_at)}</div></a></li>'
+            f'<div class="who">{escape(ticket.key)} · {_standing(desk, ticket)}</div></a></li>'
             for ticket in reversed(desk.tickets.values())
         )
         body = (
