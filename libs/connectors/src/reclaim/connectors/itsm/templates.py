@@ -62,7 +62,7 @@ class _Strict(Template):
           | \{(?P<braced>[a-z_]+)\}
           | (?P<named>(?!))
           | (?P<invalid>\{)
-        )"""
+        )"""  # type: ignore[assignment]  # the class compiles it
 
 
 def check(name: str, template: str) -> None:

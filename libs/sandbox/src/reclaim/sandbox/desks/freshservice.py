@@ -43,7 +43,7 @@ _FIELDS: list[dict[str, Any]] = [
     },
     {"name": "cost", "label": "Cost", "field_type": "custom_decimal", "default_field": False},
 ]
-_CUSTOM = {"decision": str, "cost": (int, float)}
+_CUSTOM: dict[str, tuple[type, ...]] = {"decision": (str,), "cost": (int, float)}
 _HTML = re.compile(r"<[^>]+>")
 
 

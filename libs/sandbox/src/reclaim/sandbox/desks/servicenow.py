@@ -73,6 +73,7 @@ _CHOICES: dict[str, list[tuple[str, str]]] = {
     "u_decision": [("keep", "Keep the seat"), ("revoke", "Revoke the seat"), ("downgrade", "Downgrade the seat")],
 }
 _OWN = {"short_description": "subject", "description": "description", "state": "status"}
+_JOURNALS: tuple[str, ...] = ("work_notes", "comments")
 _READ_ONLY = {"number", "sys_id", "sys_created_on", "sys_updated_on", "sys_updated_by"}
 _PARAMETERS = (
     "sysparm_query",
@@ -182,7 +183,7 @@ class ServiceNowDesk(Desk):
         own = {_OWN[name]: value for name, value in values.items() if name in _OWN}
         if not own.get("subject"):
             refuse(400, "short_description is mandatory", field="short_description")
-        notes = {name: values.pop(name) for name in ("work_notes", "comments") if name in values}
+        notes = {name: values.pop(name) for name in _JOURNALS if name in values}
         ticket = self.open(
             subject=own["subject"],
             description=own.get("description", ""),
@@ -198,7 +199,7 @@ class ServiceNowDesk(Desk):
             refuse(403, f"Nothing may be changed in {call.parts[0]}")
         ticket = self._ticket(call.parts[1])
         values = self._checked(self._body(call))
-        notes = {name: values.pop(name) for name in ("work_notes", "comments") if name in values}
+        notes = {name: values.pop(name) for name in _JOURNALS if name in values}
         if values.get("state") in {"6", "7"}:
             missing = [
                 name for name in ("close_code", "close_notes") if not (values.get(name) or ticket.fields.get(name))
