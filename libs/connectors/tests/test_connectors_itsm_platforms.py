@@ -392,6 +392,26 @@ async def test_a_lost_comment_is_not_known(site: Site) -> None:
     assert raised.value.look_after == 7
 
 
+async def test_a_look_that_fails_after_a_lost_answer_leaves_it_unknown(site: Site) -> None:
+    site.fault("timeout_after_commit", "POST", "freshservice/api/v2/tickets")
+    site.fault("too_many_requests", "GET", "freshservice/api/v2/tickets/filter", after=1, params={"retry_after": 40})
+    with pytest.raises(UnknownOutcome) as raised:
+        await site.open("freshservice").create(draft())
+    assert raised.value.look_after == 40
+    assert len(site.desks.freshservice.tickets) == 1
+
+
+async def test_a_ticket_that_is_open_but_not_complete_is_not_taken_for_none(site: Site) -> None:
+    site.sandbox.world.faults.add(
+        "too_many_requests", method="GET", path_regex="^/desks/serval/v2/tickets/.", params={"retry_after": 40}
+    )
+    with pytest.raises(UnknownOutcome, match="not yet complete"):
+        await site.open("serval").create(draft(test=True))
+    await site.open("serval").create(draft(test=True), tried=True)
+    (ticket,) = site.desks.serval.tickets.values()
+    assert ticket.tags == ["lr_test"]
+
+
 def test_rules_default_to_the_documented_tags() -> None:
     assert DecisionRules().tags == {
         "lr_keep": "keep",

@@ -48,7 +48,7 @@ class Authority(Protocol):
     """Gives the header that lets a call in."""
 
     async def header(self, line: Line, *, instead_of: str | None = None) -> str:
-        """Return the value of `Authorization`; never `instead_of`, which the desk no longer accepts."""
+        """Return the value of `Authorization`; if there is another, not `instead_of`, which is no longer accepted."""
         ...
 
 
@@ -58,9 +58,7 @@ class Basic:
     def __init__(self, user: str, password: str) -> None:
         self._value = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
-    async def header(self, line: Line, *, instead_of: str | None = None) -> str:
-        if instead_of is not None:
-            raise SignInRefused(f"{line.name} does not accept the credentials.", "Enter them again.")
+    async def header(self, line: Line, *, instead_of: str | None = None) -> str:  # noqa: ARG002  there is no other
         return self._value
 
 
@@ -154,9 +152,11 @@ class Line:
                 method, path, into=into, params=params, body=body, headers={"Authorization": header}, reads=reads
             )
         except SignInRefused:
-            header = await self._authority.header(self, instead_of=header)
+            renewed = await self._authority.header(self, instead_of=header)
+            if renewed == header:
+                raise
         return await self.send(
-            method, path, into=into, params=params, body=body, headers={"Authorization": header}, reads=reads
+            method, path, into=into, params=params, body=body, headers={"Authorization": renewed}, reads=reads
         )
 
     async def send(
@@ -313,12 +313,31 @@ class Adapter(ABC):
         if ref is None:
             try:
                 ref = await self._open(draft)
-            except UnknownOutcome:
-                ref = await self._look_again(draft)
-                if ref is None:
-                    # Not opened again here: it may still appear. The caller looks once more before the next attempt.
-                    raise
-        await self._complete(ref, draft)
+            except UnknownOutcome as lost:
+                ref = await self._found_after(lost, draft)
+        try:
+            await self._complete(ref, draft)
+        except Passing as error:
+            # Something was done: the ticket is open, and whoever calls again finds and completes it.
+            raise UnknownOutcome(
+                f"{ref.number} is open and not yet complete. {error}", look_after=error.retry_after or 0.0
+            ) from None
+        return ref
+
+    async def _found_after(self, lost: UnknownOutcome, draft: TicketDraft) -> TicketRef:
+        """Return the ticket that was opened although no answer said so.
+
+        Raises:
+            UnknownOutcome: it was not found. It is not opened again here, because it may still appear: the caller looks
+                once more before the next attempt.
+        """
+        try:
+            ref = await self._look_again(draft)
+        except Passing as error:
+            wait = max(lost.look_after, error.retry_after or 0.0)
+            raise UnknownOutcome(f"{lost} It could not be looked for: {error}", look_after=wait) from None
+        if ref is None:
+            raise lost
         return ref
 
     async def _look_again(self, draft: TicketDraft) -> TicketRef | None:

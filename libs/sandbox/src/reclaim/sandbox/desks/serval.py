@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
@@ -126,7 +127,7 @@ class ServalDesk(Desk):
     def _token(self, call: Call) -> Reply:
         if dict(parse_qsl(call.raw.decode("utf-8", "replace"))) != {"grant_type": "client_credentials"}:
             refuse(400, "grant_type must be client_credentials")
-        token = f"sandbox-token-{len(self._tokens) + 1}"
+        token = secrets.token_urlsafe(24)
         self._tokens.add(token)
         return Reply(200, {"access_token": token, "token_type": "Bearer", "expires_in": 3600})
 

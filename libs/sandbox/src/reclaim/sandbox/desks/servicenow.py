@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
@@ -138,7 +139,7 @@ class ServiceNowDesk(Desk):
         right = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
         if form != right:
             refuse(401, "access_denied", code="invalid_client")
-        token = f"sandbox-token-{len(self._tokens) + 1}"
+        token = secrets.token_urlsafe(24)
         self._tokens.add(token)
         return Reply(200, {"access_token": token, "token_type": "Bearer", "expires_in": 1799, "scope": "useraccount"})
 
