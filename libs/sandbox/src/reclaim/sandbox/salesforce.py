@@ -97,7 +97,7 @@ class Salesforce:
             await asyncio.sleep(float(fault.params.get("seconds", 1)))
         if fault is not None and fault.kind == "connection_lost":
             self._log(request, path, Reply(0), None, fault)
-            return await _drop(request, fault)
+            return await drop(request, fault)
         call: Call | None = None
         if len(request.scope.get("raw_path", b"")) + 1 + len(request.scope["query_string"]) > MAX_URL:
             reply = Reply(414, text="URI Too Long")
@@ -109,7 +109,7 @@ class Salesforce:
             reply, call = self._data(request, path, raw, prefix, fault)
         self._log(request, path, reply, call, fault)
         if fault is not None and fault.kind == "timeout_after_commit":
-            return await _drop(request, fault)
+            return await drop(request, fault)
         return self._response(reply)
 
     # Calls --------------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Salesforce:
         )
 
 
-async def _drop(request: Request, fault: Fault) -> Response:
+async def drop(request: Request, fault: Fault) -> Response:
     """Leave the caller without an answer: close the connection, or say nothing until the caller gives up."""
     abort = request.scope.get("extensions", {}).get(ABORT)
     if abort is not None and fault.params.get("mode", "close") == "close":
