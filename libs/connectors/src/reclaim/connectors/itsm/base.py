@@ -17,6 +17,7 @@ import msgspec
 from aiolimiter import AsyncLimiter
 
 from reclaim.common.errors import ReclaimError, Transient
+from reclaim.common.http_client import AnswerRefused
 from reclaim.connectors.itsm.ports import (
     FieldSpec,
     Json,
@@ -228,6 +229,11 @@ class Line:
         except httpx.RequestError as error:
             said = f"The connection to {self.name} gave no answer ({type(error).__name__})."
             raise self._unclear(said, reads=reads) from None
+        except AnswerRefused as error:
+            # Of a call that changes something it says only that its answer was of no use.
+            if reads:
+                raise
+            raise self._unclear(str(error), reads=False) from None
         except httpx.InvalidURL:
             raise Refused(f"{self.name} has no such address.", "Check the address of the connection.") from None
 
