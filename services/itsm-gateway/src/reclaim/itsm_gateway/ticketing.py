@@ -15,7 +15,7 @@ from typing import Final, TypeVar, cast
 
 import msgspec
 
-from reclaim.common.contracts import CaseClosed, Decision, NoticeDelivered, NoticeFailed, UserFlagged
+from reclaim.common.contracts import CaseClosed, NoticeDelivered, NoticeFailed, UserFlagged
 from reclaim.common.db import Database, Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import Permanent, Transient
@@ -288,6 +288,9 @@ class Ticketing:
             return
         says = said.reading if said.reading in {"keep", "revoke", "downgrade"} else None
         found = f"{ticket.case_id}:{said.reading}:{wall_milliseconds()}"
+        hint = Hint(ticket.case_id, ticket.number, says, said.actor or "", said.reason or "Read from the ticket.")
+        # A generic sender is taken at its word, so what decides nothing must not look as if it did.
+        wordless = stored.platform == "generic" and says is None
         arrival = Arrival(
             connection_id=ticket.desk_id,
             platform=cast("Platform", stored.platform),
@@ -295,13 +298,8 @@ class Ticketing:
             secret_id=None,
             once=(),
             body_hash=hashlib.sha256(found.encode()).hexdigest(),
-            hint=Hint(
-                case_id=ticket.case_id,
-                ticket=ticket.number,
-                says=cast("Decision | None", says),
-                actor=said.actor or "",
-                reason="Read from the ticket.",
-            ),
+            hint=hint,
+            problem=f"Ticket {ticket.number} decides nothing. {said.reason}".strip() if wordless else None,
         )
         await delivery_store.add_deliveries(unit.db, [arrival], unit.now)
         unit.wake(HANDLE)
