@@ -411,3 +411,15 @@ async def test_a_desk_that_is_gone_fails_its_tickets_with_a_remedy(small: World)
 def test_patience_is_shorter_than_a_lease() -> None:
     assert ticketing.PATIENCE * 1000 < ticketing.LEASE
     assert sum(Tuning().look_again) < ticketing.PATIENCE
+
+
+async def test_the_pages_show_the_ticket(small: World) -> None:
+    assert "No service desk is connected" in await small.site.get("/itsm-gateway/")
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    assert "being opened" in await small.site.get("/itsm-gateway/")
+    await small.run("open_tickets")
+    assert "#301" in await small.site.get("/itsm-gateway/")
+    page = await small.site.get("/itsm-gateway/requests/c")
+    assert "/desks/freshservice/a/tickets/301" in page
+    assert "What the ticket is told" in page
