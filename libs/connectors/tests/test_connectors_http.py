@@ -94,7 +94,9 @@ async def client(stub: Stub) -> AsyncIterator[Http]:
 
 def opened(stub: Stub, sign_in: http.SignIn | None = None, tuning: Tuning = QUICK) -> Http:
     allowed = (("GET", f"{stub.url}/data/"), ("PATCH", f"{stub.url}/data/"), ("POST", f"{stub.url}/token"))
-    return Http("app", CLOCK, sign_in or Token("Bearer", "s3cret"), allowed, refusal=refusal, tuning=tuning, outgoing=HERE)
+    return Http(
+        "app", CLOCK, sign_in or Token("Bearer", "s3cret"), allowed, refusal=refusal, tuning=tuning, outgoing=HERE
+    )
 
 
 def client_of(stub: Stub, **more: Any) -> ClientCredentials:
@@ -180,7 +182,15 @@ async def test_an_answer_that_does_not_come_is_given_up(stub: Stub) -> None:
 
 
 async def test_who_is_not_there_was_not_reached() -> None:
-    client = Http("app", CLOCK, Token("Bearer", "x"), (("GET", "http://127.0.0.1:9/"),), refusal=refusal, tuning=QUICK, outgoing=HERE)
+    client = Http(
+        "app",
+        CLOCK,
+        Token("Bearer", "x"),
+        (("GET", "http://127.0.0.1:9/"),),
+        refusal=refusal,
+        tuning=QUICK,
+        outgoing=HERE,
+    )
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1 cannot be reached") as caught:
         await client.get("http://127.0.0.1:9/x", accept="*/*")
     assert not caught.value.unsure

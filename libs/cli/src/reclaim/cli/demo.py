@@ -41,7 +41,7 @@ from reclaim.web.auth import issue_api_token
 
 START: Final = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 OPERATOR: Final = "demo"
-WORLD_PATHS: Final = frozenset({"mailbox", "sandbox", "services", "id"})
+WORLD_PATHS: Final = frozenset({"mailbox", "sandbox", "services", "id", "desk", "desks"})
 OPERATIONS: Final = "operations@example.com"
 
 

@@ -25,7 +25,7 @@ from .world import World
 
 
 def create_app(*, clock: Clock, org: Org | None = None) -> FastAPI:
-    """Return the app: Salesforce at its own paths, `/mailbox`, and `/sandbox/api`.
+    """Return the app: Salesforce at its own paths, `/mailbox`, `/desks`, and `/sandbox/api`.
 
     Args:
         clock: the time that the world lives in.
@@ -38,6 +38,7 @@ def create_app(*, clock: Clock, org: Org | None = None) -> FastAPI:
     app.state.world = world
     app.include_router(control_router(world))
     app.include_router(mailbox_router(world.mailbox))
+    app.include_router(world.desks.router())
     app.include_router(world.salesforce.router)
     app.include_router(world.okta.router)
 

@@ -202,7 +202,7 @@ nav { display: flex; justify-content: space-between; padding: 1rem 0; }
 """
 
 
-def _page(root: str, title: str, body: str) -> HTMLResponse:
+def page(root: str, title: str, body: str) -> HTMLResponse:
     return HTMLResponse(
         "<!doctype html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -212,7 +212,7 @@ def _page(root: str, title: str, body: str) -> HTMLResponse:
     )
 
 
-def _when(at: datetime) -> str:
+def when(at: datetime) -> str:
     return f'<time datetime="{at.isoformat()}">{at:%d %b %Y, %H:%M} UTC</time>'
 
 
@@ -232,14 +232,14 @@ def _list_page(root: str, mailbox: Mailbox, to: str, offset: int) -> HTMLRespons
     found = mailbox.newest(to=to, limit=PAGE + 1, offset=offset)
     rows = "".join(
         f'<li><a href="{root}/{each.id}"><div class="subject">{escape(each.subject) or "(no subject)"}</div>'
-        f'<div class="who">to {escape(", ".join(each.to))} · {_when(each.received_at)}</div></a></li>'
+        f'<div class="who">to {escape(", ".join(each.to))} · {when(each.received_at)}</div></a></li>'
         for each in found[:PAGE]
     )
     kept = f"to={quote(to)}&amp;" if to else ""
     newer = f'<a href="{root}?{kept}offset={max(offset - PAGE, 0)}">Newer</a>' if offset else "<span></span>"
     older = f'<a href="{root}?{kept}offset={offset + PAGE}">Older</a>' if len(found) > PAGE else "<span></span>"
     nothing = f"No message to “{escape(to)}”." if to else "No mail yet."
-    return _page(
+    return page(
         root,
         "Mailbox",
         f'<header><h1>Mailbox</h1><form method="get" action="{root}" role="search">'
@@ -258,13 +258,13 @@ def _message_page(root: str, message: Message) -> HTMLResponse:
         else ""
     )
     text = f"<h2>As plain text</h2><pre>{_linked(message.text)}</pre>" if message.text else ""
-    return _page(
+    return page(
         root,
         message.subject or "(no subject)",
         f"<header><h1>{escape(message.subject) or '(no subject)'}</h1>"
         f'<a href="{root}">All mail</a></header><main><dl>'
         f"<dt>From</dt><dd>{escape(message.sender)}</dd><dt>To</dt><dd>{escape(', '.join(message.to))}</dd>"
-        f"<dt>Received</dt><dd>{_when(message.received_at)}</dd></dl>{html}{text}</main>",
+        f"<dt>Received</dt><dd>{when(message.received_at)}</dd></dl>{html}{text}</main>",
     )
 
 

@@ -1,4 +1,4 @@
-"""The simulated world: one org with its faces, one mailbox, and the faults that are set."""
+"""The simulated world: one org with its faces, one mailbox, service desks, and the faults that are set."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from reclaim.common.clock import Clock
 
 from .auth import ConnectedApp
 from .demo_org import build_base, build_demo_org
+from .desks.service import Desks
 from .faults import Faults
 from .mailbox import Mailbox
 from .okta import Okta, Tenant
@@ -25,6 +26,7 @@ class World:
         self.salesforce = Salesforce(org, self.faults)
         self.okta = Okta(clock, self.faults)
         self.mailbox = Mailbox(clock)
+        self.desks = Desks(clock, self.faults)
         self._clients: list[ConnectedApp] = []
 
     @property
@@ -38,7 +40,7 @@ class World:
         self.salesforce.authority.apps[client_id] = app
 
     def reset(self, *, users: int, seed: int) -> None:
-        """Replace the org by a fresh one, and forget faults, sessions and mail."""
+        """Replace the org by a fresh one, and forget faults, sessions, mail and tickets."""
         org = Org(self.clock)
         build_demo_org(org, users=users, seed=seed)
         self.salesforce.attach(org)
@@ -47,3 +49,4 @@ class World:
         self.okta.attach(Tenant(self.clock))
         self.faults.clear()
         self.mailbox.clear()
+        self.desks.clear()

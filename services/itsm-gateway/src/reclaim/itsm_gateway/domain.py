@@ -28,7 +28,7 @@ RANK: Final[dict[State, int]] = {
 }
 """How far along a state is: events may arrive in any order, and only a later one moves a request on."""
 
-NO_DESK: Final = "No service desk is connected: this version has no connector to one."
+NO_DESK: Final = "No service desk is connected."
 
 Progress = UserFrozen | UserRestored | FulfilmentRequested | SeatReclaimed | SeatReactivated | CaseClosed
 

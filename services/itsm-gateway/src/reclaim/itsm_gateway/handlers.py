@@ -19,7 +19,7 @@ from reclaim.common.contracts import (
 from reclaim.common.db import Database, Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import NotYet
-from reclaim.itsm_gateway import domain, store
+from reclaim.itsm_gateway import domain, store, ticketing
 from reclaim.itsm_gateway.settings import ItsmGatewaySettings
 
 
@@ -29,17 +29,19 @@ class Deps:
 
     database: Database
     settings: ItsmGatewaySettings
+    public_url: str = ""
 
 
-async def open_requests(_deps: Deps, unit: Unit, events: Sequence[Received[UserFlagged]]) -> None:
-    """Store what a ticket should ask, and say at once that no desk can be asked."""
+async def open_requests(deps: Deps, unit: Unit, events: Sequence[Received[UserFlagged]]) -> None:
+    """Store what a ticket should ask and have it opened; without a desk, say at once that nobody can be asked."""
     flagged = {received.data.case_id: received.data for received in events}
     known = await store.routes(unit.db, set(flagged))
     fresh = [event for case_id, event in flagged.items() if case_id not in known]
     asked = [event for event in fresh if domain.through_the_desk(event)]
     await store.add_routes(unit.db, {event.case_id: domain.through_the_desk(event) for event in fresh})
     await store.add_requests(unit.db, asked)
-    unit.emit(*(domain.nobody_asked(event, unit.now) for event in asked))
+    if asked and not await ticketing.want(unit, asked, deps.public_url):
+        unit.emit(*(domain.nobody_asked(event, unit.now) for event in asked))
 
 
 async def follow(_deps: Deps, unit: Unit, events: Sequence[Received[domain.Progress]]) -> None:
@@ -62,6 +64,7 @@ async def follow(_deps: Deps, unit: Unit, events: Sequence[Received[domain.Progr
         unit.db,
         {received.data.case_id: received.data.outcome for received in told if isinstance(received.data, CaseClosed)},
     )
+    await ticketing.tell(unit, told)
 
 
 SUBSCRIPTIONS: dict[type[Event], Callable[[Deps, Unit, Sequence[Received[Any]]], Awaitable[None]]] = {

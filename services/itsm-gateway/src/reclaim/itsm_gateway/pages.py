@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
-from reclaim.itsm_gateway import delivery_store, store
+from reclaim.itsm_gateway import delivery_store, store, ticket_store
 from reclaim.itsm_gateway.api import request_and_timeline
 from reclaim.itsm_gateway.handlers import Deps
 from reclaim.web.auth import require
@@ -30,15 +30,28 @@ def router(deps: Deps) -> APIRouter:
         async with deps.database.reading() as db:
             found = await store.requests(db, open_only=open_only, before=before, limit=PAGE_SIZE + 1)
             failed = (await delivery_store.counts(db))["failed"]
+            desk = await ticket_store.asking(db)
+            tickets = await ticket_store.of_cases(db, {one.case_id for one in found})
         listed = found[:PAGE_SIZE]
         show = "open" if open_only else "all"
         older = f"/itsm-gateway/?show={show}&before={listed[-1].number}" if len(found) > PAGE_SIZE else None
-        return templates.render(request, "ticket-requests.html", requests=listed, show=show, older=older, failed=failed)
+        return templates.render(
+            request,
+            "ticket-requests.html",
+            requests=listed,
+            show=show,
+            older=older,
+            failed=failed,
+            desk=desk,
+            tickets=tickets,
+        )
 
     @pages.get("/requests/{case_id}", dependencies=viewer)
     async def one_request(request: Request, case_id: str) -> HTMLResponse:
         found, steps = await request_and_timeline(deps, case_id)
+        async with deps.database.reading() as db:
+            ticket = (await ticket_store.of_cases(db, {case_id})).get(case_id)
         entries = [TimelineEntry(at=at, title=text) for at, text in steps]
-        return templates.render(request, "ticket-request.html", one=found, timeline=entries)
+        return templates.render(request, "ticket-request.html", one=found, timeline=entries, ticket=ticket)
 
     return pages

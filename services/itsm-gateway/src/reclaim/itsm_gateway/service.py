@@ -9,36 +9,59 @@ from fastapi import APIRouter
 
 from reclaim.common.inbox import bind
 from reclaim.common.service import Job, Runtime, Service
-from reclaim.itsm_gateway import api, deliveries, delivery_api, delivery_pages, jobs, pages, store
+from reclaim.connectors.itsm.profile import Tuning
+from reclaim.itsm_gateway import api, deliveries, delivery_api, delivery_pages, desk_api, jobs, pages, store
+from reclaim.itsm_gateway.desks import Desks as Connected
 from reclaim.itsm_gateway.handlers import SUBSCRIPTIONS, Deps
 from reclaim.itsm_gateway.intake import HANDLE, PATH, Intake
 from reclaim.itsm_gateway.keyring import Keyring
-from reclaim.itsm_gateway.ports import Desks, NoDesks
+from reclaim.itsm_gateway.ports import Desks
 from reclaim.itsm_gateway.settings import ItsmGatewaySettings
+from reclaim.itsm_gateway.ticketing import OPEN, TELL, Ticketing
 
 
-def build(runtime: Runtime, *, settings: ItsmGatewaySettings | None = None, desks: Desks | None = None) -> Service:
-    """Return the service. In tests `settings` replaces those of the environment; `desks` are those connected."""
+def build(
+    runtime: Runtime,
+    *,
+    settings: ItsmGatewaySettings | None = None,
+    desks: Desks | None = None,
+    tuning: Tuning | None = None,
+) -> Service:
+    """Return the service. In tests `settings` replaces those of the environment, `desks` those connected.
+
+    `tuning` is how patient adapters are.
+    """
     database = runtime.database
-    deps = Deps(database, settings or ItsmGatewaySettings())
+    deps = Deps(database, settings or ItsmGatewaySettings(), runtime.settings.public_url)
+    connected = Connected(database, runtime.sealer, runtime.settings.outgoing(), tuning=tuning)
+    tickets = Ticketing(database, connected)
     keyring = Keyring(database, runtime.sealer, deps.settings.secrets())
     taken = Intake(database, keyring)
     router = APIRouter()
     router.include_router(api.router(deps))
     router.include_router(delivery_api.router(database, keyring))
     router.include_router(delivery_pages.router(database, keyring))
+    router.include_router(desk_api.router(database, runtime.sealer, connected))
     router.include_router(pages.router(deps))
+
+    async def close() -> None:
+        await taken.close()
+        await connected.close()
+
     return Service(
         name="itsm-gateway",
         metadata=store.metadata,
         migrations=Path(__file__).parent / "migrations",
         subscriptions=bind(SUBSCRIPTIONS, deps),
         jobs=[
-            Job(HANDLE, deliveries.Handling(database, desks or NoDesks()).run, every=1.0),
+            Job(HANDLE, deliveries.Handling(database, desks or connected).run, every=1.0),
+            Job(OPEN, tickets.open_tickets, every=2.0),
+            Job(TELL, tickets.tell_tickets, every=2.0),
+            Job("poll_tickets", tickets.poll_tickets, every=5.0),
             Job("forget_webhooks", partial(jobs.forget_webhooks, deps), every=3600),
             Job("forget_deliveries", partial(deliveries.forget, database), every=3600),
         ],
         router=router,
         doors={PATH: taken},
-        close=taken.close,
+        close=close,
     )

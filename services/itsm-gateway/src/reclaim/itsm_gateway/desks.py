@@ -1,0 +1,182 @@
+"""The service desks that are connected: opened from what is stored, each with one client to one checked address."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import httpx
+import msgspec
+
+from reclaim.common.db import Database
+from reclaim.common.errors import Invalid
+from reclaim.common.http_client import open_client
+from reclaim.common.outgoing import Outgoing
+from reclaim.common.security import Sealer
+from reclaim.connectors.itsm import templates
+from reclaim.connectors.itsm.decisions import DecisionRules
+from reclaim.connectors.itsm.ports import Json, PermissionResult, ServiceDesk, TicketDraft, TicketRef
+from reclaim.connectors.itsm.profile import DeskProfile, Tuning
+from reclaim.connectors.itsm.registry import PLATFORMS, open_desk, validate
+from reclaim.itsm_gateway import ticket_store
+from reclaim.itsm_gateway.ports import TicketReader, TicketState
+from reclaim.itsm_gateway.ticket_store import Desk, Ticket
+from reclaim.itsm_gateway.verdicts import NotConnected
+
+
+@dataclass(slots=True)
+class _Opened:
+    version: int
+    desk: ServiceDesk
+    client: httpx.AsyncClient
+
+
+class Desks:
+    """Opens connections by their ids, and keeps them open: a desk that asked to be left alone is, whoever calls."""
+
+    def __init__(self, database: Database, sealer: Sealer, outgoing: Outgoing, *, tuning: Tuning | None = None) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._outgoing = outgoing
+        self._tuning: Final = tuning or Tuning()
+        self._opened: dict[str, _Opened] = {}
+        self._opening = asyncio.Lock()
+
+    def open(self, connection_id: str) -> AbstractAsyncContextManager[TicketReader] | None:
+        """Return a connection to read tickets through; see `ports.Desks`."""
+        return self._reading(connection_id)
+
+    async def connected(self, desk_id: str) -> ServiceDesk:
+        """Return the adapter of a desk.
+
+        Raises:
+            NotConnected: there is no such desk.
+            Permanent: its address may not be reached, or its credentials can no longer be opened.
+        """
+        async with self._opening:
+            async with self._database.reading() as db:
+                stored = await ticket_store.desk(db, desk_id)
+            known = self._opened.get(desk_id)
+            if stored is None:
+                await self._forget(desk_id)
+                raise NotConnected(desk_id)
+            if known is None or known.version != stored.version:
+                await self._forget(desk_id)
+                profile = self.profile(stored)
+                client = self.client(profile)
+                known = _Opened(stored.version, open_desk(profile, client, self._tuning), client)
+                self._opened[desk_id] = known
+            return known.desk
+
+    def profile(self, stored: Desk) -> DeskProfile:
+        """Return what a stored desk says, with its credentials opened."""
+        return DeskProfile(
+            stored.platform,
+            msgspec.json.decode(stored.settings, type=dict[str, str]),
+            self._sealer.open(stored.credentials),
+            rules_of(stored),
+        )
+
+    def check_address(self, profile: DeskProfile) -> None:
+        """Refuse a desk whose address shows already that it may not be reached.
+
+        Raises:
+            AddressRefused: it may not.
+        """
+        self._outgoing.check(_address(profile))
+
+    def client(self, profile: DeskProfile) -> httpx.AsyncClient:
+        """Return a client for a desk's address.
+
+        Raises:
+            AddressRefused: it may not be reached.
+        """
+        return open_client(self._outgoing, _address(profile))
+
+    async def test(self, profile: DeskProfile) -> Sequence[PermissionResult]:
+        """Try everything that a connection needs; see `ServiceDesk.test_connection`."""
+        validate(profile)
+        async with self.client(profile) as client:
+            return await open_desk(profile, client, self._tuning).test_connection()
+
+    async def close(self) -> None:
+        """Close every client."""
+        async with self._opening:
+            for desk_id in list(self._opened):
+                await self._forget(desk_id)
+
+    async def _forget(self, desk_id: str) -> None:
+        opened = self._opened.pop(desk_id, None)
+        if opened is not None:
+            await opened.client.aclose()
+
+    @asynccontextmanager
+    async def _reading(self, desk_id: str) -> AsyncIterator[TicketReader]:
+        yield _Reader(await self.connected(desk_id), self._database)
+
+
+class _Reader:
+    """Reads the ticket of a case: by what was kept when it was opened here, else by looking for it."""
+
+    def __init__(self, desk: ServiceDesk, database: Database) -> None:
+        self._desk = desk
+        self._database = database
+
+    async def read(self, case_id: str, *, since: datetime) -> TicketState | None:
+        """See `ports.TicketReader`."""
+        async with self._database.reading() as db:
+            kept = (await ticket_store.of_cases(db, {case_id})).get(case_id)
+        ref = ref_of(kept) if kept else None
+        if ref is None:
+            ref = await self._desk.find_by_case(case_id, since=since)
+        if ref is None:
+            return None
+        said = await self._desk.read_decision(ref)
+        return TicketState(ref.number, said.reading, said.reason, said.actor, said.test)
+
+
+def _address(profile: DeskProfile) -> str:
+    defaults = {entry.name: entry.default for entry in PLATFORMS[profile.platform].entries}
+    return profile.settings.get("base_url", "") or defaults["base_url"]
+
+
+def ref_of(ticket: Ticket) -> TicketRef | None:
+    """Return where a ticket is on its desk, or None before it is open."""
+    return None if ticket.key is None else TicketRef(ticket.key, ticket.number or ticket.key, ticket.url or "")
+
+
+def rules_of(stored: Desk) -> DecisionRules:
+    """Return how a desk's tickets read."""
+    return msgspec.convert(msgspec.json.decode(stored.decisions), DecisionRules)
+
+
+def draft(stored: Desk, ticket: Ticket) -> TicketDraft:
+    """Return the ticket to be opened for a case, by the desk's templates."""
+    values = msgspec.json.decode(ticket.values, type=dict[str, str])
+    fields: Mapping[str, Json] = msgspec.json.decode(stored.fields)
+    return TicketDraft(
+        case_id=ticket.case_id,
+        title=templates.title(stored.title, values),
+        description=templates.description(stored.description, values),
+        opened_at=ticket.flagged_at,
+        requester_email=ticket.requester_email,
+        fields=fields,
+        test=ticket.dry_run,
+    )
+
+
+def check(stored: Desk, profile: DeskProfile) -> None:
+    """Check a desk as it was entered, without calling anybody.
+
+    Raises:
+        Invalid: something does not fit; `field` names it.
+    """
+    validate(profile)
+    templates.check("title", stored.title)
+    templates.check("description", stored.description)
+    if not isinstance(msgspec.json.decode(stored.fields), dict):
+        raise Invalid("Enter fields as names and values.", field="fields")

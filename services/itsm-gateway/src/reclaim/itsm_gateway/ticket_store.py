@@ -1,0 +1,289 @@
+"""All SQL of service desks: the connections, the tickets that are opened on them, and what those are told.
+
+`due` is the wall clock in milliseconds: leases, backoff and polls are no business of a clock that a demo moves. A row
+is claimed by moving its `due` to the end of a lease and counting the attempt; whoever writes a result names the attempt
+that it belongs to, so that one whose lease was taken over writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from reclaim.common.db import BigKey, UtcDateTime, listed
+from reclaim.itsm_gateway.store import TICKET_REQUEST, metadata
+
+TicketState = Literal["wanted", "open", "closed", "failed"]
+
+DESK = sa.Table(
+    "desk",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("platform", sa.Text, nullable=False),
+    sa.Column("settings", sa.Text, nullable=False),
+    sa.Column("credentials", sa.Text, nullable=False),
+    sa.Column("decisions", sa.Text, nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("fields", sa.Text, nullable=False),
+    sa.Column("asks", sa.Boolean, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("changed_by", sa.Text, nullable=False),
+)
+"""Service desks. `credentials` are sealed; the desk that `asks` is where new cases get their tickets."""
+
+TICKET = sa.Table(
+    "ticket",
+    metadata,
+    sa.Column("case_id", sa.Text, primary_key=True),
+    sa.Column("desk_id", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("values", sa.Text, nullable=False),
+    sa.Column("requester_email", sa.Text),
+    sa.Column("dry_run", sa.Boolean, nullable=False),
+    sa.Column("flagged_at", UtcDateTime, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("number", sa.Text),
+    sa.Column("url", sa.Text),
+    sa.Column("says", sa.Text),
+    sa.Column("failure", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due", sa.BigInteger, nullable=False),
+    sa.Index("ix_ticket_state", "state", "due"),
+)
+"""One ticket a case. `values` fill its templates; `says` is what it said when it was last read."""
+
+TICKET_WORD = sa.Table(
+    "ticket_word",
+    metadata,
+    sa.Column("number", BigKey, primary_key=True, autoincrement=True),
+    sa.Column("event_id", sa.Text, nullable=False, unique=True),
+    sa.Column("case_id", sa.Text, nullable=False),
+    sa.Column("closes", sa.Boolean, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("failure", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due", sa.BigInteger, nullable=False),
+    sa.Index("ix_ticket_word_state", "state", "due"),
+    sa.Index("ix_ticket_word_case_id", "case_id"),
+)
+"""What tickets are to be told: `waiting`, `told` or `failed`. The last word of a case closes its ticket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """A connection as it is stored: mappings as JSON, credentials sealed."""
+
+    id: str
+    platform: str
+    settings: str
+    credentials: str
+    decisions: str
+    title: str
+    description: str
+    fields: str
+    asks: bool
+    version: int
+    changed_at: datetime
+    changed_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A case's ticket as it stands; `key`, `number` and `url` are None until it is open."""
+
+    case_id: str
+    desk_id: str
+    state: TicketState
+    values: str
+    requester_email: str | None
+    dry_run: bool
+    flagged_at: datetime
+    key: str | None
+    number: str | None
+    url: str | None
+    says: str | None
+    failure: str | None
+    attempts: int
+    due: int
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Something that a ticket is to be told."""
+
+    number: int
+    event_id: str
+    case_id: str
+    closes: bool
+    text: str
+    attempts: int
+
+
+_DESK = [DESK.c[name] for name in Desk.__dataclass_fields__]
+_TICKET = [TICKET.c[name] for name in Ticket.__dataclass_fields__]
+_WORD = [TICKET_WORD.c[name] for name in Word.__dataclass_fields__]
+
+
+# ------------------------------------------------------------------------------------------------ desks
+
+
+async def desks(db: AsyncConnection) -> list[Desk]:
+    """Return every desk, by id."""
+    return [Desk(*row) for row in (await db.execute(sa.select(*_DESK).order_by(DESK.c.id))).tuples()]
+
+
+async def desk(db: AsyncConnection, desk_id: str) -> Desk | None:
+    """Return a desk, or None."""
+    row = (await db.execute(sa.select(*_DESK).where(DESK.c.id == desk_id))).tuples().one_or_none()
+    return None if row is None else Desk(*row)
+
+
+async def asking(db: AsyncConnection) -> str | None:
+    """Return the id of the desk where new cases get their tickets, or None."""
+    found = await db.execute(sa.select(DESK.c.id).where(DESK.c.asks).order_by(DESK.c.id).limit(1))
+    return found.scalar_one_or_none()
+
+
+async def save_desk(db: AsyncConnection, saved: Desk) -> None:
+    """Store a desk, new or changed; if it asks, no other does any more."""
+    values = {name: getattr(saved, name) for name in Desk.__dataclass_fields__}
+    if saved.asks:
+        await db.execute(sa.update(DESK).where(DESK.c.id != saved.id).values(asks=False))
+    changed = await db.execute(sa.update(DESK).where(DESK.c.id == saved.id).values(values))
+    if not changed.rowcount:
+        await db.execute(sa.insert(DESK).values(values))
+
+
+async def remove_desk(db: AsyncConnection, desk_id: str) -> bool:
+    """Delete a desk with its credentials; tell whether there was one."""
+    return bool((await db.execute(sa.delete(DESK).where(DESK.c.id == desk_id))).rowcount)
+
+
+# ------------------------------------------------------------------------------------------------ tickets
+
+
+async def want(db: AsyncConnection, tickets: Sequence[Mapping[str, Any]], now: int) -> None:
+    """Ask for tickets: `case_id, desk_id, values, requester_email, dry_run, flagged_at` of each."""
+    if tickets:
+        fixed = {"state": "wanted", "attempts": 0, "due": now}
+        await db.execute(sa.insert(TICKET), [{**one, **fixed} for one in tickets])
+
+
+async def of_cases(db: AsyncConnection, case_ids: set[str]) -> dict[str, Ticket]:
+    """Return the tickets of those of these cases that have, or are to get, one."""
+    if not case_ids:
+        return {}
+    found = await db.execute(
+        sa.select(*_TICKET).where(TICKET.c.case_id.in_(sa.text(f"SELECT value FROM {listed(db, 'cases')}"))),  # noqa: S608 - a constant
+        {"cases": msgspec.json.encode(sorted(case_ids)).decode()},
+    )
+    return {row[0]: Ticket(*row) for row in found.tuples()}
+
+
+async def claim(db: AsyncConnection, state: TicketState, *, now: int, until: int, most: int) -> list[Ticket]:
+    """Claim tickets of a state that are due, until the end of a lease."""
+    due = (
+        sa.select(TICKET.c.case_id)
+        .where(TICKET.c.state == state, TICKET.c.due <= now)
+        .order_by(TICKET.c.due, TICKET.c.case_id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    case_ids = list((await db.execute(due)).scalars())
+    if not case_ids:
+        return []
+    mine = TICKET.c.case_id.in_(case_ids)
+    await db.execute(sa.update(TICKET).where(mine).values(due=until, attempts=TICKET.c.attempts + 1))
+    found = await db.execute(sa.select(*_TICKET).where(mine).order_by(TICKET.c.case_id))
+    return [Ticket(*row) for row in found.tuples()]
+
+
+async def settle(db: AsyncConnection, claimed: Ticket, **values: Any) -> bool:
+    """Write what became of a claimed ticket; False if somebody else has claimed or settled it since."""
+    done = await db.execute(
+        sa.update(TICKET)
+        .where(
+            TICKET.c.case_id == claimed.case_id,
+            TICKET.c.state == claimed.state,
+            TICKET.c.attempts == claimed.attempts,
+        )
+        .values(**values)
+    )
+    return bool(done.rowcount)
+
+
+async def close(db: AsyncConnection, case_id: str) -> None:
+    """Record that a ticket was closed here: nobody reads it any more."""
+    await db.execute(sa.update(TICKET).where(TICKET.c.case_id == case_id).values(state="closed"))
+
+
+async def set_failure(db: AsyncConnection, case_id: str, failure: str | None) -> None:
+    """Record on a request why there is no ticket, or (None) that there is one."""
+    await db.execute(sa.update(TICKET_REQUEST).where(TICKET_REQUEST.c.case_id == case_id).values(failure=failure))
+
+
+async def retry(db: AsyncConnection, case_id: str, now: int) -> bool:
+    """Let a ticket that failed be opened after all; False if there is none."""
+    done = await db.execute(
+        sa.update(TICKET)
+        .where(TICKET.c.case_id == case_id, TICKET.c.state == "failed")
+        .values(state="wanted", failure=None, due=now)
+    )
+    return bool(done.rowcount)
+
+
+# ------------------------------------------------------------------------------------------------ words
+
+
+async def add_words(db: AsyncConnection, words: Sequence[tuple[str, str, bool, str]], now: int) -> None:
+    """Store what tickets are to be told, in order: (event id, case id, closes, text)."""
+    if words:
+        fixed = {"state": "waiting", "attempts": 0, "due": now}
+        names = ("event_id", "case_id", "closes", "text")
+        await db.execute(sa.insert(TICKET_WORD), [{**dict(zip(names, one, strict=True)), **fixed} for one in words])
+
+
+_FIRST: Final = sa.alias(TICKET_WORD, "earlier")
+
+
+async def claim_words(db: AsyncConnection, *, now: int, until: int, most: int) -> list[tuple[Word, Ticket]]:
+    """Claim the next word of each case whose ticket is there, until the end of a lease."""
+    earlier = sa.exists().where(
+        _FIRST.c.case_id == TICKET_WORD.c.case_id, _FIRST.c.state == "waiting", _FIRST.c.number < TICKET_WORD.c.number
+    )
+    due = (
+        sa.select(TICKET_WORD.c.number)
+        .join(TICKET, TICKET.c.case_id == TICKET_WORD.c.case_id)
+        .where(TICKET_WORD.c.state == "waiting", TICKET_WORD.c.due <= now, TICKET.c.key.is_not(None), ~earlier)
+        .order_by(TICKET_WORD.c.due, TICKET_WORD.c.number)
+        .limit(most)
+        .with_for_update(skip_locked=True, of=TICKET_WORD)
+    )
+    numbers = list((await db.execute(due)).scalars())
+    if not numbers:
+        return []
+    mine = TICKET_WORD.c.number.in_(numbers)
+    await db.execute(sa.update(TICKET_WORD).where(mine).values(due=until, attempts=TICKET_WORD.c.attempts + 1))
+    found = await db.execute(sa.select(*_WORD).where(mine).order_by(TICKET_WORD.c.number))
+    words = [Word(*row) for row in found.tuples()]
+    tickets = await of_cases(db, {word.case_id for word in words})
+    return [(word, tickets[word.case_id]) for word in words]
+
+
+async def settle_word(db: AsyncConnection, claimed: Word, **values: Any) -> bool:
+    """Write what became of a claimed word; False if somebody else has claimed it since."""
+    done = await db.execute(
+        sa.update(TICKET_WORD)
+        .where(TICKET_WORD.c.number == claimed.number, TICKET_WORD.c.attempts == claimed.attempts)
+        .values(**values)
+    )
+    return bool(done.rowcount)

@@ -1,0 +1,318 @@
+"""Tickets of cases: opened once, told every later stage in order, and read now and then in case a webhook was lost.
+
+Each is claimed with a lease and worked on with no transaction open. The claim is committed before the desk is called,
+so that whoever takes over knows that the ticket may be there already, and looks for it the thorough way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC
+from typing import Final, TypeVar, cast
+
+import msgspec
+
+from reclaim.common.contracts import CaseClosed, NoticeDelivered, NoticeFailed, UserFlagged
+from reclaim.common.db import Database, Unit
+from reclaim.common.envelope import Received
+from reclaim.common.errors import Permanent, Transient
+from reclaim.common.timing import backoff, wall_milliseconds
+from reclaim.connectors.itsm.ports import NotThere, Passing, ReadDecision, TicketRef, UnknownOutcome
+from reclaim.itsm_gateway import delivery_store, domain, ticket_store
+from reclaim.itsm_gateway.delivery_store import Arrival
+from reclaim.itsm_gateway.desks import Desks, draft, ref_of
+from reclaim.itsm_gateway.hints import Hint, Platform
+from reclaim.itsm_gateway.intake import HANDLE
+from reclaim.itsm_gateway.ticket_store import Ticket, Word
+from reclaim.itsm_gateway.verdicts import NotConnected
+
+log = logging.getLogger(__name__)
+
+OPEN: Final = "open_tickets"
+TELL: Final = "tell_tickets"
+CLAIM: Final = 20
+AT_ONCE: Final = 8
+PATIENCE: Final = 120.0
+LEASE: Final = 300_000
+"""A desk is given up after `PATIENCE` seconds; a claim holds for `LEASE` milliseconds, and none lasts as long."""
+FIRST_RETRY: Final = 5.0
+LAST_RETRY: Final = 900.0
+POLL_EVERY: Final = 300_000
+"""Milliseconds between two readings of an open ticket whose webhook may have been lost."""
+DECIDED: Final = frozenset({"keep", "revoke", "downgrade", "done", "undecided"})
+
+ANSWERS: Final = (
+    "To answer, set one tag (label) on this ticket: lr_keep, lr_revoke or lr_downgrade; or choose the decision in the "
+    "field that your service desk has for it. Then close the ticket. Closed without an answer, nothing is taken away."
+)
+
+T = TypeVar("T", Ticket, tuple[Word, Ticket])
+
+
+async def want(unit: Unit, flagged: Sequence[UserFlagged], public_url: str) -> bool:
+    """Ask for the tickets of new cases; False if no service desk is connected that asks."""
+    desk_id = await ticket_store.asking(unit.db)
+    if desk_id is None:
+        return False
+    rows = [
+        {
+            "case_id": event.case_id,
+            "desk_id": desk_id,
+            "values": msgspec.json.encode(values_of(event, public_url)).decode(),
+            "requester_email": event.approver.email if event.approver else None,
+            "dry_run": event.policy.dry_run,
+            "flagged_at": event.flagged_at,
+        }
+        for event in flagged
+    ]
+    await ticket_store.want(unit.db, rows, wall_milliseconds())
+    for event in flagged:
+        await ticket_store.set_failure(unit.db, event.case_id, None)
+    unit.wake(OPEN)
+    return True
+
+
+def values_of(event: UserFlagged, public_url: str) -> dict[str, str]:
+    """Return what a case puts in for the placeholders of a template."""
+    seat, policy = event.seat, event.policy
+    price = f"{seat.price.amount * 12} {seat.price.currency}" if seat.price else ""
+    days = policy.decision_days
+    return {
+        "case_id": event.case_id,
+        "holder_name": seat.holder.name,
+        "holder_email": seat.holder.email or "",
+        "department": seat.department or "",
+        "product_name": seat.product_name,
+        "rule_name": policy.rule_name,
+        "reason": f"not used for {policy.inactive_days} days",
+        "last_used": f"{event.last_used_at.astimezone(UTC):%d %B %Y}" if event.last_used_at else "never",
+        "annual_cost": price,
+        "flagged_on": f"{event.flagged_at.astimezone(UTC):%d %B %Y}",
+        "decide_by": f"{days} day{'' if days == 1 else 's'} after this ticket was opened",
+        "case_url": f"{public_url.rstrip('/')}/lifecycle/cases/{event.case_id}",
+        "answers": ANSWERS,
+    }
+
+
+async def tell(unit: Unit, told: Sequence[Received[domain.Progress]]) -> None:
+    """Have tickets told of a later stage of their cases; the end of a case closes its ticket."""
+    tickets = await ticket_store.of_cases(unit.db, {received.data.case_id for received in told})
+    words = [
+        (received.id, received.data.case_id, isinstance(received.data, CaseClosed), step.text)
+        for received in told
+        if received.data.case_id in tickets
+        for step in [domain.step(received.id, received.data)]
+    ]
+    if words:
+        await ticket_store.add_words(unit.db, words, wall_milliseconds())
+        unit.wake(TELL)
+
+
+class Ticketing:
+    """The jobs that open, tell and read tickets."""
+
+    def __init__(self, database: Database, desks: Desks) -> None:
+        self._database = database
+        self._desks = desks
+
+    async def open_tickets(self) -> bool:
+        """Open some of the tickets that are wanted; return whether there were any."""
+        claimed = await self._claim("wanted")
+        await self._each(claimed, self._open)
+        return bool(claimed)
+
+    async def tell_tickets(self) -> bool:
+        """Tell some tickets what they wait to hear; return whether there were any."""
+        now = wall_milliseconds()
+        async with self._database.unit() as unit:
+            claimed = await ticket_store.claim_words(unit.db, now=now, until=now + LEASE, most=CLAIM)
+        await self._each(claimed, self._tell)
+        return bool(claimed)
+
+    async def poll_tickets(self) -> bool:
+        """Read some open tickets, and have what they say anew handled as a webhook's; return whether there were any."""
+        claimed = await self._claim("open")
+        await self._each(claimed, self._poll)
+        return bool(claimed)
+
+    async def _claim(self, state: ticket_store.TicketState) -> list[Ticket]:
+        now = wall_milliseconds()
+        async with self._database.unit() as unit:
+            return await ticket_store.claim(unit.db, state, now=now, until=now + LEASE, most=CLAIM)
+
+    async def _each(self, claimed: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def one(item: T) -> None:
+            async with slots:
+                await work(item)
+
+        await asyncio.gather(*(one(item) for item in claimed))
+
+    # Opening ------------------------------------------------------------------------------------------------------
+
+    async def _open(self, ticket: Ticket) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                ref = await self._created(ticket)
+        except (Transient, TimeoutError) as error:
+            await self._put_off(ticket, error)
+        except Permanent as error:
+            await self._give_up(ticket, str(error))
+        except Exception as error:
+            # A defect in one adapter must not hold up the tickets of others.
+            log.exception("the ticket of case %s could not be opened", ticket.case_id)
+            await self._give_up(ticket, f"It failed unexpectedly ({type(error).__name__}); the log has more.")
+        else:
+            await self._opened(ticket, ref)
+
+    async def _created(self, ticket: Ticket) -> TicketRef:
+        desk = await self._desks.connected(ticket.desk_id)
+        async with self._database.reading() as db:
+            stored = await ticket_store.desk(db, ticket.desk_id)
+        if stored is None:
+            raise NotConnected(ticket.desk_id)
+        # An attempt before this one may have opened it, whatever became of its answer.
+        return await desk.create(draft(stored, ticket), tried=ticket.attempts > 1)
+
+    async def _opened(self, ticket: Ticket, ref: TicketRef) -> None:
+        async with self._database.unit() as unit:
+            kept = await ticket_store.settle(
+                unit.db,
+                ticket,
+                state="open",
+                key=ref.key,
+                number=ref.number,
+                url=ref.url,
+                failure=None,
+                attempts=0,
+                due=wall_milliseconds() + POLL_EVERY,
+            )
+            if not kept:
+                return
+            await ticket_store.set_failure(unit.db, ticket.case_id, None)
+            unit.emit(
+                NoticeDelivered(
+                    case_id=ticket.case_id, channel="itsm", recipient=f"ticket {ref.number}", delivered_at=unit.now
+                )
+            )
+            unit.wake(TELL)
+
+    async def _put_off(self, ticket: Ticket, error: Exception) -> None:
+        async with self._database.unit() as unit:
+            await ticket_store.settle(unit.db, ticket, failure=_reason(error), due=_later(ticket.attempts, error))
+
+    async def _give_up(self, ticket: Ticket, reason: str) -> None:
+        async with self._database.unit() as unit:
+            if not await ticket_store.settle(unit.db, ticket, state="failed", failure=reason):
+                return
+            await ticket_store.set_failure(unit.db, ticket.case_id, reason)
+            unit.emit(
+                NoticeFailed(
+                    case_id=ticket.case_id,
+                    channel="itsm",
+                    reason=reason,
+                    remedy=(
+                        "Mend the connection to the service desk and have the ticket opened again, or decide this case "
+                        "on its page in the console."
+                    ),
+                    failed_at=unit.now,
+                )
+            )
+
+    # Telling ------------------------------------------------------------------------------------------------------
+
+    async def _tell(self, claimed: tuple[Word, Ticket]) -> None:
+        word, ticket = claimed
+        ref = ref_of(ticket)
+        assert ref is not None
+        failure: str | None = None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                desk = await self._desks.connected(ticket.desk_id)
+                await (desk.close(ref, word.text) if word.closes else desk.comment(ref, word.text))
+        except (Transient, TimeoutError) as error:
+            async with self._database.unit() as unit:
+                due = _later(word.attempts, error)
+                await ticket_store.settle_word(unit.db, word, failure=_reason(error), due=due)
+            return
+        except Permanent as error:
+            failure = str(error)
+        except Exception as error:
+            log.exception("the ticket of case %s could not be told", ticket.case_id)
+            failure = f"It failed unexpectedly ({type(error).__name__}); the log has more."
+        async with self._database.unit() as unit:
+            state = "told" if failure is None else "failed"
+            if await ticket_store.settle_word(unit.db, word, state=state, failure=failure):
+                if word.closes:
+                    await ticket_store.close(unit.db, ticket.case_id)
+                unit.wake(TELL)
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    async def _poll(self, ticket: Ticket) -> None:
+        ref = ref_of(ticket)
+        assert ref is not None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                said = await (await self._desks.connected(ticket.desk_id)).read_decision(ref)
+        except NotThere as error:
+            said = ReadDecision("undecided", closed=True, reason=str(error))
+        except (Transient, TimeoutError) as error:
+            await self._put_off(ticket, error)
+            return
+        except Permanent as error:
+            async with self._database.unit() as unit:
+                due = wall_milliseconds() + int(LAST_RETRY * 1000)
+                await ticket_store.settle(unit.db, ticket, failure=str(error), due=due)
+            return
+        async with self._database.unit() as unit:
+            kept = await ticket_store.settle(
+                unit.db,
+                ticket,
+                says=said.reading,
+                failure=None,
+                attempts=0,
+                due=wall_milliseconds() + POLL_EVERY,
+            )
+            if kept and said.reading != ticket.says and said.reading in DECIDED:
+                await self._hand_in(unit, ticket, said)
+
+    async def _hand_in(self, unit: Unit, ticket: Ticket, said: ReadDecision) -> None:
+        """Enter what was read among the webhooks: one judge for both, and it reads the ticket itself."""
+        stored = await ticket_store.desk(unit.db, ticket.desk_id)
+        if stored is None:
+            return
+        says = said.reading if said.reading in {"keep", "revoke", "downgrade"} else None
+        found = f"{ticket.case_id}:{said.reading}:{wall_milliseconds()}"
+        hint = Hint(ticket.case_id, ticket.number, says, said.actor or "", said.reason or "Read from the ticket.")
+        # A generic sender is taken at its word, so what decides nothing must not look as if it did.
+        wordless = stored.platform == "generic" and says is None
+        arrival = Arrival(
+            connection_id=ticket.desk_id,
+            platform=cast("Platform", stored.platform),
+            webhook_id=f"poll:{found}",
+            secret_id=None,
+            once=(),
+            body_hash=hashlib.sha256(found.encode()).hexdigest(),
+            hint=hint,
+            problem=f"Ticket {ticket.number} decides nothing. {said.reason}".strip() if wordless else None,
+        )
+        await delivery_store.add_deliveries(unit.db, [arrival], unit.now)
+        unit.wake(HANDLE)
+
+
+def _later(attempts: int, error: Exception) -> int:
+    """Return when to try again, by the wall clock: not before the desk asked for, nor before it can be looked for."""
+    asked = error.retry_after if isinstance(error, Passing) else None
+    if isinstance(error, UnknownOutcome):
+        asked = error.look_after
+    seconds = max(backoff(attempts, first=FIRST_RETRY, most=LAST_RETRY), asked or 0.0)
+    return wall_milliseconds() + int(seconds * 1000)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or f"The service desk did not answer within {PATIENCE:g} s."
