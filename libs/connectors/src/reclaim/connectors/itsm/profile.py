@@ -9,8 +9,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from reclaim.common.errors import Invalid
+from reclaim.connectors.addresses import is_loopback
 from reclaim.connectors.itsm.decisions import DecisionRules
-from reclaim.connectors.salesforce.profile import is_loopback
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 
