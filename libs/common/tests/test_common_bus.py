@@ -400,7 +400,7 @@ async def test_a_set_that_takes_long_holds_up_neither_the_next_nor_takes_it_alon
         await asyncio.wait_for(begun.wait(), 10)
         await amqp.publish([(NOTICE, other) for other in others])
         await until(lambda: sorted(handled) == sorted(others))
-        await amqp.probe("lifecycle")  # goes through the same queue behind them: they are acknowledged
+        await asyncio.sleep(0.2)  # a probe would wait for the slow one as well
     heard = Heard()
     async with consuming(amqp, heard):
         await until(lambda: heard.messages != [])
