@@ -89,7 +89,7 @@ def routes(deps: Deps) -> APIRouter:
     async def edit(request: Request, _operator: Viewer) -> HTMLResponse:
         """Do what the pressed button says to the form that came with it. Nothing is kept."""
         sent = await request.form()
-        kind = next((one for one in KINDS if one == _text(sent, "filter_kind")), "subscription")
+        kind: Kind = "installed" if _text(sent, "filter_kind") == "installed" else "subscription"
         what, _, place = _text(sent, "filter_do").partition(":")
         text = _text(sent, "filter")
         if what in ("", "text", "count"):

@@ -229,6 +229,18 @@ def _seat_row(seat: KnownSeat, now: datetime) -> dict[str, Any]:
     }
 
 
+async def first_seen(
+    db: AsyncConnection, connection_id: str, ids: Collection[str]
+) -> dict[tuple[str, str, str], datetime]:
+    """Return when the seats of some holders were first seen, by product, holder and device (empty without one)."""
+    rows = await db.execute(
+        sa.select(
+            KNOWN_SEATS.c.product, KNOWN_SEATS.c.holder_id, KNOWN_SEATS.c.device_id, KNOWN_SEATS.c.first_seen_at
+        ).where(KNOWN_SEATS.c.connection_id == connection_id, KNOWN_SEATS.c.holder_id.in_(_listed(db, "holder", ids)))
+    )
+    return {(row.product, row.holder_id, row.device_id): row.first_seen_at for row in rows}
+
+
 async def set_groups(db: AsyncConnection, connection_id: str, groups: Mapping[str, Collection[str]]) -> None:
     """Replace the groups that people are in: person's id → names of all groups. Who is left out stays as they are."""
     if not groups:

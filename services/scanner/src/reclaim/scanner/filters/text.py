@@ -139,7 +139,7 @@ def _expected(before: str) -> str:
     """Return what may follow a text that is right so far."""
     reading = _parser().parse_interactive(before)
     reading.exhaust_lexer()
-    accepted = reading.accepts()
+    accepted: set[str] = reading.accepts()  # type: ignore[no-untyped-call]
     named = [words for name, words in _EXPECTED.items() if name in accepted]
     return f"{', '.join(named[:-1])} or {named[-1]}" if len(named) > 1 else "".join(named)
 
@@ -163,10 +163,11 @@ class _Build(Transformer_NonRecursive):  # type: ignore[type-arg]
 
     def comparison(self, tokens: list[Token]) -> Condition | None:
         name, operator, value = tokens
-        places = {"field": [name], "operator": [operator], "value": [value]}
+        places: dict[Part, list[Token]] = {"field": [name], "operator": [operator], "value": [value]}
         if value.type == "NULL":
             if operator not in ("eq", "ne"):
-                return self._refuse(operator, "null is compared by eq or ne only.")
+                self._refuse(operator, "null is compared by eq or ne only.")
+                return None
             return self._checked(IsNull(str(name), null=operator == "eq"), places)
         literal = self._literal(value)
         return None if literal is None else self._checked(Compare(str(name), _comparison(operator), literal), places)
@@ -185,24 +186,26 @@ class _Build(Transformer_NonRecursive):  # type: ignore[type-arg]
 
     def call(self, tokens: list[Token]) -> Condition | None:
         function, name, value = tokens
-        places = {"field": [name], "operator": [function], "value": [value]}
+        places: dict[Part, list[Token]] = {"field": [name], "operator": [function], "value": [value]}
         literal = self._literal(value) if value.type != "NULL" else None
         if function == WITHIN:
             if not isinstance(literal, Number) or literal.value != int(literal.value):
-                return self._refuse(
-                    value, f"{WITHIN} needs a whole number of days, such as {WITHIN}(last_used_at, 30)."
-                )
+                self._refuse(value, f"{WITHIN} needs a whole number of days, such as {WITHIN}(last_used_at, 30).")
+                return None
             return self._checked(Within(str(name), int(literal.value)), places)
         if function not in FUNCTIONS:
             close = nearest(str(function), FUNCTIONS)
             hint = f"the nearest is {close}" if close else f"there are {', '.join(FUNCTIONS)}"
-            return self._refuse(function, f"there is no function {str(function)[:40]!r}; {hint}.")
+            self._refuse(function, f"there is no function {str(function)[:40]!r}; {hint}.")
+            return None
         if not isinstance(literal, Text):
-            return self._refuse(value, f"{function} needs a text in single quotes.")
+            self._refuse(value, f"{function} needs a text in single quotes.")
+            return None
         for relation in RELATIONS:
             if function == relation:
                 if name != HOLDER:
-                    return self._refuse(name, f"{function} is about {HOLDER}: {function}({HOLDER}, …).")
+                    self._refuse(name, f"{function} is about {HOLDER}: {function}({HOLDER}, …).")
+                    return None
                 return self._checked(Related(relation, literal.value), places)
         return self._checked(Matches(_match(function), str(name), literal.value), places)
 
@@ -220,7 +223,8 @@ class _Build(Transformer_NonRecursive):  # type: ignore[type-arg]
                 return Day(date.fromisoformat(text))
             return Instant(datetime.fromisoformat(text).astimezone(UTC))
         except (ValueError, OverflowError):
-            return self._refuse(token, f"{text} is no day or time that there is.")
+            self._refuse(token, f"{text} is no day or time that there is.")
+            return None
 
     def _checked(self, leaf: Leaf, places: dict[Part, list[Token]]) -> Condition | None:
         found = misfits(leaf, self._kind)
