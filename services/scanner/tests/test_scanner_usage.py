@@ -528,3 +528,67 @@ def test_when_a_record_was_last_used() -> None:
     assert record(seconds=60).last_used == (OCTOBER.start, OCTOBER.end - tick)
     assert record(runs=1).last_used == (OCTOBER.start, OCTOBER.end - tick)
     assert record(session=True, seconds=31 * 86400).last_used == (OCTOBER.end - tick, OCTOBER.end - tick)
+
+
+# ------------------------------------------------------------------------------------------------ the law
+
+DAY = timedelta(days=1)
+
+any_reports = st.lists(
+    st.builds(
+        lambda source, start, length, heard, **more: report(
+            source,
+            period=Window(NOW - start * DAY, NOW - max(0, start - length) * DAY),
+            heard_at=NOW - heard * DAY,
+            **more,
+        ),
+        st.sampled_from(["agent", "vendor"]),
+        st.integers(1, 20),
+        st.integers(1, 20),
+        st.integers(0, 5),
+        complete=st.booleans(),
+        timed=st.booleans(),
+        anonymised=st.booleans(),
+        channels=st.sampled_from([frozenset({"ui"}), frozenset({"mobile"}), frozenset({"ui", "mobile"})]),
+    ),
+    max_size=6,
+)
+
+
+@given(
+    any_reports,
+    st.sampled_from([None, Decimal(8)]),
+    st.sampled_from([("ui",), ("ui", "mobile")]),
+    st.booleans(),
+    st.sampled_from([Activity(), worked("2"), used_at(NOW - 15 * DAY), used_at(LONG_AGO)]),
+    st.sampled_from([None, LONG_AGO, NOW - 5 * DAY]),
+)
+def test_nobody_is_unused_without_proof(
+    said: list[Report],
+    minimum: Decimal | None,
+    channels: Any,
+    include: bool,
+    activity: Activity,
+    granted_at: datetime | None,
+) -> None:
+    condition = UsageCondition(
+        span=Span("days", 10), minimum_hours=minimum, include_no_activity=include, channels=channels
+    )
+    found = verdict(planned(condition, said), activity, granted_at=granted_at)
+    if found.state != "UNUSED":
+        return
+    assert granted_at != NOW - 5 * DAY
+    assert include or activity.records
+    words = {
+        source: max(one.heard_at for one in said if one.source == source) for source in {one.source for one in said}
+    }
+    fit = [
+        one for one in said if one.complete and not one.anonymised and NOW - words[one.source] <= timedelta(hours=72)
+    ]
+    if minimum is not None:
+        fit = [one for one in fit if one.timed and one.channels >= set(channels)]
+    # Up to where the sources may be late, each day was watched, on each channel that counts.
+    for number in range(4, 11):
+        day_of = Window(NOW - number * DAY, NOW - (number - 1) * DAY)
+        for channel in channels:
+            assert any(one.period.shared(day_of) == DAY and channel in one.channels for one in fit), (number, channel)

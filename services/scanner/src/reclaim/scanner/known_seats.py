@@ -236,7 +236,7 @@ async def first_seen(
     rows = await db.execute(
         sa.select(
             KNOWN_SEATS.c.product, KNOWN_SEATS.c.holder_id, KNOWN_SEATS.c.device_id, KNOWN_SEATS.c.first_seen_at
-        ).where(KNOWN_SEATS.c.connection_id == connection_id, KNOWN_SEATS.c.holder_id.in_(_listed(db, "holder", ids)))
+        ).where(KNOWN_SEATS.c.connection_id == connection_id, among(db, KNOWN_SEATS.c.holder_id, ids))
     )
     return {(row.product, row.holder_id, row.device_id): row.first_seen_at for row in rows}
 
@@ -245,10 +245,8 @@ async def set_groups(db: AsyncConnection, connection_id: str, groups: Mapping[st
     """Replace the groups that people are in: person's id → names of all groups. Who is left out stays as they are."""
     if not groups:
         return
-    named = _listed(db, "person_id", groups)
-    await db.execute(
-        sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.connection_id == connection_id, MEMBERSHIPS.c.person_id.in_(named))
-    )
+    theirs = among(db, MEMBERSHIPS.c.person_id, groups)
+    await db.execute(sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.connection_id == connection_id, theirs))
     rows = [{"person_id": person, "group_name": name} for person, names in groups.items() for name in set(names)]
     await insert_many(db, MEMBERSHIPS, rows, same={"connection_id": connection_id})
     await insert_many(
@@ -264,10 +262,17 @@ async def set_groups(db: AsyncConnection, connection_id: str, groups: Mapping[st
     )
 
 
-def _listed(db: AsyncConnection, name: str, values: Iterable[str]) -> Any:
+def among(
+    db: AsyncConnection, column: sa.Column[str], values: Iterable[str], *, name: str = ""
+) -> sa.ColumnElement[bool]:
+    """Whether a column has one of some values, which travel as one bound document however many they are.
+
+    `name` is needed where a statement asks twice of the same column.
+    """
+    name = name or f"given_{column.name}"
     chosen = sa.text(f"SELECT value FROM {listed(db, name)}")  # noqa: S608 - the name is a constant, values are bound
     bound = chosen.bindparams(**{name: msgspec.json.encode(sorted(values)).decode()})
-    return bound.columns(sa.column("value", sa.Text))
+    return column.in_(bound.columns(sa.column("value", sa.Text)))
 
 
 # ------------------------------------------------------------------------------------------------ filters in memory
@@ -302,7 +307,7 @@ async def holders(db: AsyncConnection, connection_id: str, ids: Collection[str])
     while wanted:
         asked |= wanted
         rows = await db.execute(
-            sa.select(PEOPLE).where(PEOPLE.c.connection_id == connection_id, PEOPLE.c.id.in_(_listed(db, "id", wanted)))
+            sa.select(PEOPLE).where(PEOPLE.c.connection_id == connection_id, among(db, PEOPLE.c.id, wanted))
         )
         found = {row.id: row for row in rows}
         known.update(found)
@@ -311,7 +316,7 @@ async def holders(db: AsyncConnection, connection_id: str, ids: Collection[str])
     rows = await db.execute(
         sa.select(MEMBERSHIPS.c.person_id, MEMBERSHIPS.c.group_name).where(
             MEMBERSHIPS.c.connection_id == connection_id,
-            MEMBERSHIPS.c.person_id.in_(_listed(db, "person_id", members)),
+            among(db, MEMBERSHIPS.c.person_id, members),
         )
     )
     for row in rows:

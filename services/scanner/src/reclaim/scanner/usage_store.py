@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from reclaim.common.db import Json, UtcDateTime, insert_many, listed
+from reclaim.common.db import Json, UtcDateTime, insert_many
 from reclaim.common.errors import Invalid
 from reclaim.scanner.filters.fields import Kind
-from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat, user_key
+from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat, among, user_key
 from reclaim.scanner.store import metadata
 from reclaim.scanner.usage import (
     MOST_LATE,
@@ -172,7 +171,7 @@ async def reports(db: AsyncConnection, products: Collection[str] | None = None) 
     """Return what sources have reported about some products, or (None) about all."""
     chosen = sa.select(REPORTS).order_by(REPORTS.c.source, REPORTS.c.product, REPORTS.c.period_start)
     if products is not None:
-        chosen = chosen.where(_among(db, REPORTS.c.product, {"", *products}))
+        chosen = chosen.where(among(db, REPORTS.c.product, {"", *products}))
     return [
         Report(
             source=row.source,
@@ -287,7 +286,7 @@ async def make_plan(
     seen = (
         sa.select(sa.literal(1))
         .select_from(USAGE)
-        .where(_among(db, USAGE.c.product, members), USAGE.c.period_end > window.start, USAGE.c.period_start < now)
+        .where(among(db, USAGE.c.product, members), USAGE.c.period_end > window.start, USAGE.c.period_start < now)
         .limit(1)
     )
     witnessed = bool(live) or (await db.execute(seen)).first() is not None
@@ -390,8 +389,8 @@ class _Page:
 
     def of(self, db: AsyncConnection) -> sa.ColumnElement[bool]:
         """Return the condition that chooses the records of the page's seats."""
-        users = _among(db, USAGE.c.user_key, self._by_user)
-        return sa.or_(users, _among(db, USAGE.c.device, self._by_device)) if self._by_device else users
+        users = among(db, USAGE.c.user_key, self._by_user)
+        return sa.or_(users, among(db, USAGE.c.device, self._by_device)) if self._by_device else users
 
     def belonging(self, user: str, device: str) -> Iterable[_Seen]:
         """Return the seats that a record counts for, each once."""
@@ -403,7 +402,7 @@ class _Page:
 
 
 def _counted(db: AsyncConnection, chosen: Plan) -> sa.ColumnElement[bool]:
-    return sa.and_(_among(db, USAGE.c.product, chosen.members), _among(db, USAGE.c.channel, chosen.condition.channels))
+    return sa.and_(among(db, USAGE.c.product, chosen.members), among(db, USAGE.c.channel, chosen.condition.channels))
 
 
 async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
@@ -442,7 +441,7 @@ async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
     for cell in chosen.cells:
         together[cell.source, cell.window][cell.product] = cell
     for (source, window), cells in together.items():
-        here = sa.and_(counted, USAGE.c.source == source, _among(db, USAGE.c.product, cells, name="of_cells"))
+        here = sa.and_(counted, USAGE.c.source == source, among(db, USAGE.c.product, cells, name="of_cells"))
         inside = sa.and_(USAGE.c.period_start >= window.start, USAGE.c.period_end <= window.end)
         sums = await db.execute(
             sa.select(
@@ -484,13 +483,3 @@ async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
             for seen in page.belonging(row.user_key, row.device):
                 seen.records += 1
                 seen.others.append(one)
-
-
-def _among(
-    db: AsyncConnection, column: sa.Column[str], values: Iterable[str], *, name: str = ""
-) -> sa.ColumnElement[bool]:
-    """Whether a column has one of some values, which travel as one bound document however many they are."""
-    name = name or f"given_{column.name}"
-    chosen = sa.text(f"SELECT value FROM {listed(db, name)}")  # noqa: S608 - the name is a constant, values are bound
-    bound = chosen.bindparams(**{name: msgspec.json.encode(sorted(values)).decode()})
-    return column.in_(bound.columns(sa.column("value", sa.Text)))
