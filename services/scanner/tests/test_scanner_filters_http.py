@@ -236,6 +236,21 @@ async def test_with_scripts_only_the_builder_is_sent(browser: httpx.AsyncClient)
     assert rows_of(part)
 
 
+async def test_the_enter_key_removes_nothing(browser: httpx.AsyncClient) -> None:
+    page = (await browser.get("/scanner/filters")).text
+    form = page[page.index('<form method="post" action="/scanner/filters"') :]
+    first = re.search(r"<button[^>]*>", form)
+    assert first
+    assert 'value="rows"' in first[0]
+
+
+async def test_inside_another_form_its_buttons_do_not_submit_that(browser: httpx.AsyncClient) -> None:
+    part = await post(browser, "text", htmx=True, filter=FILTER, filter_inside="yes")
+    assert 'type="submit"' not in part
+    assert part.count('type="button"') >= 5
+    assert 'name="filter_inside"' in part
+
+
 @pytest.mark.parametrize("do", ["add:99", "add:x", "remove:0", "remove:0-99", "remove:-1--1", "nonsense", "add:²"])
 async def test_a_button_that_is_none_changes_nothing(browser: httpx.AsyncClient, do: str) -> None:
     page = await post(

@@ -1,7 +1,7 @@
 """The page on which a filter is put together: rows on one side, the text on the other, and what it chooses.
 
-It keeps nothing: every button posts the form and gets it back. `filter-builder.html` is the part of it that a rule's
-form includes; with scripts it replaces itself alone, without them it opens this page.
+It keeps nothing: every button posts the form and gets it back. `filter-builder.html` is the part of it that another
+form may include (`FilterForm.inside`); with scripts it replaces itself alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ LABELS: Final[dict[Kind, str]] = {"subscription": "Subscription software", "inst
 
 @dataclass(frozen=True, slots=True)
 class FilterForm:
-    """What the template shows. `form` is None for a filter that only fits as text; `problems` are about the text."""
+    """What the template shows. `form` is None for a filter that only fits as text; `problems` are about the text.
+
+    `inside` tells that it is a part of another form, such as a rule's.
+    """
 
     kind: Kind
     text: str = ""
@@ -49,16 +52,18 @@ class FilterForm:
     problems: tuple[str, ...] = ()
     row_problems: dict[tuple[int, int], str] | None = None
     matched: Matched | None = None
+    inside: bool = False
 
 
-def filter_form(kind: Kind, text: str) -> FilterForm:
+def filter_form(kind: Kind, text: str, *, inside: bool = False) -> FilterForm:
     """Return the form of a filter that is kept as text, or of one that was typed."""
     if not text.strip():
-        return FilterForm(kind)
+        return FilterForm(kind, inside=inside)
     found = read(text, kind)
     if found.tree is None:
-        return FilterForm(kind, text, problems=tuple(problem.of(text) for problem in found.problems))
-    return FilterForm(kind, show(found.tree), unbuild(found.tree))
+        problems = tuple(problem.of(text) for problem in found.problems)
+        return FilterForm(kind, text, problems=problems, inside=inside)
+    return FilterForm(kind, show(found.tree), unbuild(found.tree), inside=inside)
 
 
 def template_values(kind: Kind) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def routes(deps: Deps) -> APIRouter:
             form = _by_rows(kind, text, _changed(_sent_rows(sent), what, place))
         if what == "count":
             form = await _counted(deps, form)
-        return shown(request, form)
+        return shown(request, replace(form, inside="filter_inside" in sent))
 
     return router
 
