@@ -18,6 +18,7 @@ from reclaim.common import envelope, migrate
 from reclaim.common.bus.inproc import InprocBus
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import (
+    CaseWithdrawn,
     ConnectionChanged,
     DecisionReceived,
     Event,
@@ -231,6 +232,45 @@ async def test_a_second_case_for_the_same_seat_is_closed_at_once(tmp_path: Path)
         await it.tell(flagged("case-3"), source="scanner")
         assert await it.said() == ["CaseClosed", "CaseClosed"]
         assert (await it.case("case-1")).open
+
+
+def withdrawn(**changes: Any) -> CaseWithdrawn:
+    base: dict[str, Any] = {
+        "case_id": "case-1", "kind": "exempted", "reason": "parental leave", "actor": "maria.ops", "withdrawn_at": NOW,
+    }  # fmt: skip
+    return CaseWithdrawn(**(base | changes))
+
+
+async def test_a_frozen_seat_whose_case_is_withdrawn_is_given_back(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path) as it:
+        await it.frozen()
+        await it.tell(withdrawn(), source="scanner")
+        await it.act()
+        assert (await it.case()).state is State.SKIPPED
+        assert not it.org.users["005A"].frozen
+        assert await it.said() == ["UserFrozen", "UserRestored", "CaseClosed"]
+        async with it.running.database.reading() as db:
+            trail = await db.exec_driver_sql("SELECT actor, note FROM audit WHERE command = 'withdraw'")
+            (entry,) = trail.all()
+        assert entry.actor == "maria.ops"
+        assert "parental leave" in entry.note
+        assert await it.verified()
+
+
+async def test_a_withdrawal_that_comes_before_its_case_waits_for_it(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(withdrawn(), source="scanner")
+        await it.tell(flagged(), source="scanner")
+        while (await it.case()).state is not State.SKIPPED:
+            await it.running.inbox.retry()
+        assert it.org.writes == []
+
+
+async def test_a_merged_case_that_was_decided_upon_goes_on(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.frozen()
+        await it.tell(withdrawn(kind="merged", reason="case-9 has the suite"), source="scanner")
+        assert (await it.case()).state is State.FROZEN
 
 
 async def test_somebody_who_came_back_is_left_alone(tmp_path: Path) -> None:

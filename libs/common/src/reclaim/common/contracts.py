@@ -58,6 +58,10 @@ ReclaimBy = Literal["deactivate", "downgrade", "task"]
 
 Outcome = Literal["kept", "cancelled", "skipped", "restored", "reclaimed"]
 
+Withdrawal = Literal["exempted", "merged", "rule_withdrawn", "profile_removed", "vanished"]
+"""Why the scanner takes a case of its own back: its seat was exempted, another case took it over, its rule was
+withdrawn, the connection it rested on was removed, or the seat is no longer there."""
+
 
 class CheaperLicence(Value, frozen=True):
     """What a holder is moved to instead of losing the account, with its price a month (None: not in the price book).
@@ -139,6 +143,21 @@ class UserFlagged(CaseEvent, frozen=True):
     flagged_at: datetime
     run_id: str | None = None
     seats_total: int | None = None
+
+
+class CaseWithdrawn(CaseEvent, frozen=True):
+    """The scanner takes a case of its own back: whatever was done to the account is undone, and the case closes.
+
+    What was reclaimed already stays so, and a case that was decided upon is not merged any more: that is recorded.
+    `actor` is the person or the part of the system that is behind it; `reason` is for people.
+    """
+
+    wire = "reclaim.CaseWithdrawn.v1"
+
+    kind: Withdrawal
+    reason: str
+    actor: str
+    withdrawn_at: datetime
 
 
 class NoticeDelivered(CaseEvent, frozen=True):
@@ -307,6 +326,7 @@ SERVICES: Final = ("scanner", "approvals", "itsm-gateway", "lifecycle", "savings
 CONSUMERS: Final[dict[type[Event], tuple[str, ...]]] = {
     ConnectionChanged: ("lifecycle",),
     UserFlagged: ("approvals", "itsm-gateway", "lifecycle"),
+    CaseWithdrawn: ("lifecycle",),
     NoticeDelivered: ("lifecycle",),
     NoticeFailed: ("lifecycle",),
     DecisionReceived: ("lifecycle",),
