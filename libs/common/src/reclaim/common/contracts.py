@@ -9,7 +9,7 @@ Instants are timezone-aware UTC. Money is a decimal with its currency, never a f
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import ClassVar, Final, Literal
 
@@ -85,6 +85,9 @@ class Policy(Value, frozen=True):
     `grace_calendar` says whether `grace_days` are any days or working days; with `no_reclaim_before_days_off` no seat
     is freed on a day off or on the day before one. Days off are Saturday, Sunday and `days_off`, in `time_zone`.
     A downgrade, whether the rule's way or a person's decision, needs `downgrade_to`.
+
+    `hand_over_to` is the connected system's id of the user who takes open records over; None: the holder's manager.
+    Something is taken away only from `act_from` until `act_until` on working days, in `time_zone`; None: at any time.
     """
 
     rule_id: str
@@ -105,6 +108,9 @@ class Policy(Value, frozen=True):
     time_zone: str = "UTC"
     reclaim_by: ReclaimBy = "deactivate"
     downgrade_to: CheaperLicence | None = None
+    hand_over_to: str | None = None
+    act_from: time | None = None
+    act_until: time | None = None
 
 
 class CheckFinding(Value, frozen=True):

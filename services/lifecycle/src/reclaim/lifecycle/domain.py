@@ -786,7 +786,8 @@ def _instructions(case: Case) -> str:
         what = f"Move {holder} from {product} to {target.product_name if target else 'a cheaper licence'}"
     else:
         what = f"Take the seat of {holder} in {product} back"
-    records = " Hand open records over to the manager first." if case.policy.hand_over else ""
+    to = f"the account {case.policy.hand_over_to}" if case.policy.hand_over_to else "the manager"
+    records = f" Hand open records over to {to} first." if case.policy.hand_over else ""
     return f"{what}.{records} Then say on the case's page that it is done, or why it cannot be."
 
 
@@ -815,7 +816,7 @@ def _wait_for_working_days(case: Case, now: datetime) -> Accepted:
     """Go back into grace, with its appeals, until the rule lets a seat be freed."""
     until = calendar.next_reclaim(case.policy, now)
     waiting = replace(case, grace_ends_at=until)
-    note = f"no seat is freed on a day off or right before one: grace lasts until {until.isoformat()}"
+    note = f"no seat is freed on a day off, right before one, or out of hours: grace lasts until {until.isoformat()}"
     state = State.IN_GRACE if case.frozen_at is None else State.FROZEN
     return _go(waiting, state, note, timer=Timer("grace", until))
 
