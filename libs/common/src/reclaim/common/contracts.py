@@ -88,6 +88,7 @@ class Policy(Value, frozen=True):
 
     `hand_over_to` is the connected system's id of the user who takes open records over; None: the holder's manager.
     Something is taken away only from `act_from` until `act_until` on working days, in `time_zone`; None: at any time.
+    `fallback_approver` is asked when there is no manager who could be.
     """
 
     rule_id: str
@@ -111,6 +112,7 @@ class Policy(Value, frozen=True):
     hand_over_to: str | None = None
     act_from: time | None = None
     act_until: time | None = None
+    fallback_approver: Person | None = None
 
 
 class CheckFinding(Value, frozen=True):

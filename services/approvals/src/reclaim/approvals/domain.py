@@ -84,6 +84,11 @@ class Request:
         return usable_address(self.approver.email) if self.approver else None
 
     @property
+    def in_place_of_manager(self) -> bool:
+        """Whether the rule's fallback is asked, because there is no manager who could be."""
+        return self.approver is not None and self.approver == self.policy.fallback_approver
+
+    @property
     def holder_address(self) -> str | None:
         return usable_address(self.holder.email)
 
@@ -162,6 +167,15 @@ class Unaskable:
 
     reason: str
     remedy: str
+
+
+def whom_to_ask(seat: Seat, approver: Person | None, policy: Policy) -> tuple[Person | None, Unaskable | None]:
+    """Return who is asked, and why nobody can be; the rule's fallback is, where the approver cannot."""
+    unaskable = why_unaskable(seat, approver)
+    fallback = policy.fallback_approver
+    if unaskable is not None and fallback is not None and why_unaskable(seat, fallback) is None:
+        return fallback, None
+    return approver, unaskable
 
 
 def why_unaskable(seat: Seat, approver: Person | None) -> Unaskable | None:

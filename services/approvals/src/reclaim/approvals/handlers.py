@@ -15,6 +15,7 @@ from reclaim.common.contracts import (
     CaseEvent,
     Event,
     NoticeFailed,
+    Person,
     SeatReactivated,
     SeatReclaimed,
     UserFlagged,
@@ -48,12 +49,14 @@ async def on_user_flagged(_deps: Deps, unit: Unit, events: Sequence[Received[Use
     corrected: dict[str, Request] = {}
     for flagged in (event.data for event in events):
         before = known.get(flagged.case_id)
-        unaskable = domain.why_unaskable(flagged.seat, flagged.approver) if flagged.policy.route != "itsm" else None
+        approver, unaskable = flagged.approver, None
+        if flagged.policy.route != "itsm":
+            approver, unaskable = domain.whom_to_ask(flagged.seat, flagged.approver, flagged.policy)
         if before is None:
-            new.setdefault(flagged.case_id, _request(flagged, unaskable, unit))
-        elif _unreached(before) and before.approver != flagged.approver and unaskable is None:
+            new.setdefault(flagged.case_id, _request(flagged, approver, unaskable, unit))
+        elif _unreached(before) and before.approver != approver and unaskable is None:
             corrected[flagged.case_id] = replace(
-                before, approver=flagged.approver, epoch=before.epoch + 1, ask_failed_at=None, ask_failure=None
+                before, approver=approver, epoch=before.epoch + 1, ask_failed_at=None, ask_failure=None
             )
     await store.add_requests(unit.db, list(new.values()))
     await store.ask_somebody_else(unit.db, list(corrected.values()))
@@ -73,14 +76,14 @@ async def on_user_flagged(_deps: Deps, unit: Unit, events: Sequence[Received[Use
     await _queue(unit, [ask_draft(request) for request in (*new.values(), *corrected.values()) if _askable(request)])
 
 
-def _request(flagged: UserFlagged, unaskable: domain.Unaskable | None, unit: Unit) -> Request:
+def _request(flagged: UserFlagged, approver: Person | None, unaskable: domain.Unaskable | None, unit: Unit) -> Request:
     return Request(
         case_id=flagged.case_id,
         status="not_ours" if flagged.policy.route == "itsm" else "open",
         seat=flagged.seat,
         policy=flagged.policy,
         findings=flagged.findings,
-        approver=flagged.approver,
+        approver=approver,
         last_used_at=flagged.last_used_at,
         flagged_at=flagged.flagged_at,
         ask_failed_at=unit.now if unaskable else None,

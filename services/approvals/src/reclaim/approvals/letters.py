@@ -11,6 +11,9 @@ from reclaim.approvals.domain import Request, clean
 from reclaim.web.formatting import format_day, format_instant, format_money, words
 
 WHY_YOU: Final = "You get this mail because you are entered as the manager of the account's holder."
+WHY_FALLBACK: Final = (
+    "You get this mail because you are entered as the one who decides where an account's holder has no manager."
+)
 WHY_HOLDER: Final = "You get this mail because the account is yours."
 WHY_OPERATIONS: Final = "You get this mail because this address is entered for operations in Reclaim."
 
@@ -98,6 +101,18 @@ def after_silence(request: Request) -> str:
             return "Nothing happens to the account, and an administrator is asked to look."
 
 
+def why_you(request: Request) -> str:
+    """Write why the approver gets a mail."""
+    return WHY_FALLBACK if request.in_place_of_manager else WHY_YOU
+
+
+def _your_part(request: Request) -> str:
+    holder = clean(request.holder.name)
+    if request.in_place_of_manager:
+        return f"{holder} has no manager who could be asked, so"
+    return f"As the manager of {holder}"
+
+
 def account(request: Request) -> str:
     """Name the account: whose, and of what."""
     return f"{clean(request.holder.name)}'s {clean(request.seat.product_name)} account"
@@ -133,8 +148,8 @@ def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime) -
         subject=f"Is {account(request)} still needed?",
         heading=f"Is {account(request)} still needed?",
         paragraphs=[
-            f"It has not been used for more than {days(policy.inactive_days)}. As the manager of "
-            f"{clean(request.holder.name)} you decide whether the seat stays.",
+            f"It has not been used for more than {days(policy.inactive_days)}. {_your_part(request)} you decide "
+            "whether the seat stays.",
         ],
         facts=[*facts(request), ("Please answer by", format_instant(deadline))],
         warnings=warnings(request),
@@ -147,7 +162,7 @@ def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime) -
         ],
         small=[
             "The links are for you alone: whoever has this mail can answer in your name, so please do not forward it.",
-            WHY_YOU,
+            why_you(request),
         ],
         rehearsal=policy.dry_run,
     )
@@ -187,7 +202,7 @@ def frozen(request: Request, *, holder: bool, appeal: Button | None) -> Letter:
         else [],
         small=[
             *(["The link is for you alone: please do not forward this mail."] if appeal else []),
-            WHY_HOLDER if holder else WHY_YOU,
+            WHY_HOLDER if holder else why_you(request),
         ],
         rehearsal=request.policy.dry_run,
     )
@@ -205,7 +220,7 @@ def restored(request: Request, *, holder: bool) -> Letter:
         paragraphs=[
             f"The freeze was undone on {format_instant(request.restored_at)}{by}. {who} can sign in as before."
         ],
-        small=[WHY_HOLDER if holder else WHY_YOU],
+        small=[WHY_HOLDER if holder else why_you(request)],
         rehearsal=request.policy.dry_run,
     )
 
@@ -226,7 +241,7 @@ def reclaimed(request: Request) -> Letter:
             "If the holder needs the product again, ask your administrator: the account can be activated again.",
         ],
         facts=facts(request),
-        small=[WHY_YOU],
+        small=[why_you(request)],
         rehearsal=request.policy.dry_run,
     )
 
@@ -240,7 +255,7 @@ def reactivated(request: Request, *, holder: bool) -> Letter:
         subject=f"{whose} is active again",
         heading=f"{whose} is active again",
         paragraphs=[f"The seat was given back on {format_instant(request.reactivated_at)}{by}."],
-        small=[WHY_HOLDER if holder else WHY_YOU],
+        small=[WHY_HOLDER if holder else why_you(request)],
         rehearsal=request.policy.dry_run,
     )
 
@@ -254,7 +269,7 @@ def closed(request: Request) -> Letter:
             f"We asked you whether it is still needed. This has been settled: {how_closed(request)}",
             "There is nothing left to do, and the links of our earlier mail no longer open the question.",
         ],
-        small=[WHY_YOU],
+        small=[why_you(request)],
         rehearsal=request.policy.dry_run,
     )
 

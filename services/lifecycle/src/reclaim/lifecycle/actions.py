@@ -502,8 +502,8 @@ class Actions:
                     count = sum(len(ids) for ids in mine.values())
                     failed[effect.id] = Answer(
                         ActionFailed(
-                            f"{holder.name} owns {count} open records, and the rule gives them to {successor}, which is "
-                            "no active account.",
+                            f"{holder.name} owns {count} open records, and the rule gives them to {successor}, which "
+                            "is no active account.",
                             "Activate that account in the connected system, then retry; for cases to come, name "
                             "another one in the rule.",
                         ),

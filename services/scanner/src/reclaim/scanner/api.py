@@ -103,6 +103,10 @@ class TermsIn(_In):
     )
     act_from: str | None = Field(None, description="Something is taken away only from this time of day, such as 09:00")
     act_until: str | None = Field(None, description="And until this one, on working days in the rule's time zone")
+    most_flagged: int | None = Field(None, description="A scan that would flag more seats opens nothing")
+    most_flagged_share: int | None = Field(
+        None, description="Nor does one that would flag more of a hundred seats, 50 unless told otherwise"
+    )
 
 
 class RuleIn(TermsIn):
@@ -195,6 +199,8 @@ class RuleOut(_Out):
     hand_over_to: str
     act_from: time | None
     act_until: time | None
+    most_flagged: int | None
+    most_flagged_share: int
 
 
 class VersionOut(_Out):

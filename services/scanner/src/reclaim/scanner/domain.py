@@ -35,6 +35,9 @@ from reclaim.connectors.checks import CHECK_NAMES, WARNABLE, evaluate, is_unused
 from reclaim.connectors.ports import Known, Licence, Reading, SeatRecord, Survey, Unknown
 
 MONTHS_A_YEAR: Final = 12
+FEW: Final = 10
+"""So many seats may be flagged whatever share of all they are: in a small team, half of it are a handful."""
+
 POPULATION_TOLERANCE: Final = Decimal("0.10")
 """How far the number of seats may be from the last good scan's before a scan refuses to believe it."""
 
@@ -219,6 +222,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     `warn_reasons` says for each check in `warn_only` why it may warn. `fallback_approver` is the address of whoever is
     asked when there is no manager who could be. `hand_over_to` is the id of the user who takes open records over;
     empty: the manager. Accounts are acted on from `act_from` until `act_until` on working days; None: at any time.
+
+    A scan that would flag more than `most_flagged` seats, or more per cent of those it read than `most_flagged_share`,
+    opens nothing.
     """
 
     name: str
@@ -248,6 +254,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     hand_over_to: str = ""
     act_from: time | None = None
     act_until: time | None = None
+    most_flagged: int | None = None
+    most_flagged_share: int = 50
 
     @property
     def fallback(self) -> Person | None:
@@ -286,6 +294,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             hand_over_to=self.hand_over_to or None,
             act_from=self.act_from,
             act_until=self.act_until,
+            fallback_approver=self.fallback,
         )
 
 
@@ -306,7 +315,17 @@ class _Input:
         self._raw = raw
         self.problems: dict[str, str] = {}
 
-    def whole(self, name: str, low: int, high: int, *, of: str, default: int | None = None, why: str = "") -> int:
+    def whole(
+        self,
+        name: str,
+        low: int,
+        high: int,
+        *,
+        of: str,
+        default: int | None = None,
+        why: str = "",
+        unit: str = " of days",
+    ) -> int:
         given = self._raw.get(name)
         text = str(given).strip() if given is not None else ""
         if not text and default is not None:
@@ -315,10 +334,16 @@ class _Input:
             value = int(text)
             if low <= value <= high:
                 return value
-        self.problems[name] = f"{of} must be a whole number of days from {low} to {high}" + (
+        self.problems[name] = f"{of} must be a whole number{unit} from {low} to {high}" + (
             f", not {text[:20]}{why}." if text else f": enter it, there is no default{why}."
         )
         return low
+
+    def number(self, name: str, *, of: str) -> int | None:
+        """Return a number of seats; None if nothing was entered."""
+        if str(self._raw.get(name) if self._raw.get(name) is not None else "").strip() == "":
+            return None
+        return self.whole(name, 1, 1_000_000, of=of, unit="")
 
     def choice(self, name: str, among: Sequence[str], *, of: str, why: str = "", default: str = "") -> Any:
         text = str(self._raw.get(name) or default).strip()
@@ -466,6 +491,10 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         hand_over_to=given.text("hand_over_to", 100, of="Who takes open records over"),
         act_from=given.clock("act_from", of="Act from"),
         act_until=given.clock("act_until", of="Act until"),
+        most_flagged=given.number("most_flagged", of="The most seats that one scan flags"),
+        most_flagged_share=given.whole(
+            "most_flagged_share", 1, 100, of="The most seats in a hundred that one scan flags", default=50, unit=""
+        ),
     )
     if (terms.act_from is None) != (terms.act_until is None):
         given.problems["act_from"] = "Enter both when acting begins and when it ends, or neither."
@@ -584,7 +613,8 @@ class Exclusion:
     @property
     def evidence(self) -> str:
         """What the check that it trips shows."""
-        until = "" if self.expires_at is None else f" until {self.expires_at:%Y-%m-%d}"
+        # The last day that it covers: most end with a day, which is the midnight after it.
+        until = "" if self.expires_at is None else f" until {self.expires_at - timedelta(microseconds=1):%Y-%m-%d}"
         return f"excluded{until} by {self.author}: {self.reason}"
 
 
@@ -885,6 +915,23 @@ def expected_seats(terms: Terms, licences: Sequence[Licence]) -> int:
             "Check that the connection's user may see all users, then scan again.",
         )
     return expected
+
+
+def check_share(terms: Terms, *, flagged: int, seen: int) -> None:
+    """Refuse a scan that would flag so many seats that the rule, rather than the seats, is the likelier mistake.
+
+    Raises:
+        Stopped: saying how many, and how many the rule allows.
+    """
+    share = max(FEW, seen * terms.most_flagged_share // 100)
+    allowed = share if terms.most_flagged is None else min(share, terms.most_flagged)
+    if flagged <= allowed:
+        return
+    raise Stopped(
+        f"{flagged} of {seen} seats would be flagged, and the rule allows {allowed} in one scan.",
+        "Nothing was opened. Look at the rule's preview; if it is right, raise its limits (that is a new version) and "
+        "scan again.",
+    )
 
 
 def check_population(terms: Terms, baseline: Baseline | None, *, expected: int, seen: int | None) -> None:

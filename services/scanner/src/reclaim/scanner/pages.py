@@ -76,6 +76,8 @@ LABELS: Final = {
     "fallback_name": "Their name",
     "act_from": "Act from",
     "act_until": "Act until",
+    "most_flagged": "Most seats that one scan flags",
+    "most_flagged_share": "And at most (per cent)",
 }
 """What the parts of a rule are called where two versions are compared."""
 
@@ -376,7 +378,16 @@ def _rule_pages(deps: Deps, pages: Pages) -> APIRouter:
             there = await store.connections(db)
         chosen = await connection_of(connection) if connection else there[0] if len(there) == 1 else None
         return await form_page(
-            request, chosen, None, values={"dry_run": True, "hand_over": True, "cooldown_days": 90, "young_days": 30}
+            request,
+            chosen,
+            None,
+            values={
+                "dry_run": True,
+                "hand_over": True,
+                "cooldown_days": 90,
+                "young_days": 30,
+                "most_flagged_share": 50,
+            },
         )
 
     @router.post("/new")
@@ -543,7 +554,7 @@ def _said(value: Any) -> str:
     """Return a part of a rule as the comparison of two versions shows it."""
     match value:
         case None | "" | [] | {}:
-            return "–"
+            return "none"
         case bool():
             return "yes" if value else "no"
         case list():
@@ -584,6 +595,8 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "hand_over_to",
         "act_from",
         "act_until",
+        "most_flagged",
+        "most_flagged_share",
     )
     return {
         **{name: _text(form, name) for name in names},

@@ -24,6 +24,7 @@ from reclaim.scanner.domain import (
     Terms,
     assess,
     check_population,
+    check_share,
     expected_seats,
     missing_readings,
 )
@@ -98,6 +99,7 @@ class Scan:
                 "Nothing was opened. Start the scan again; if it stays, look at the org's own status and limits.",
             ) from error
         check_population(self.terms, self.baseline, expected=self.tally.expected, seen=self.tally.seen)
+        check_share(self.terms, flagged=self.tally.flagged, seen=self.tally.seen)
 
 
 @dataclass(frozen=True, slots=True)
