@@ -237,6 +237,7 @@ def rule_add(
     ] = "",
     act_from: Annotated[str, typer.Option(help="act on accounts from this time of a working day, such as 09:00")] = "",
     act_until: Annotated[str, typer.Option(help="and until this one, in --time-zone")] = "",
+    remind: Annotated[list[int] | None, typer.Option(help="days after it that a question is put again; repeat")] = None,
     warn: Annotated[
         list[str] | None,
         typer.Option(help="check=reason: a check that warns instead of skipping, and why; repeat for several"),
@@ -271,6 +272,7 @@ def rule_add(
             "hand_over_to": hand_over_to,
             "act_from": act_from,
             "act_until": act_until,
+            "remind_days": remind or [],
             "warn_only": [given.partition("=")[0] for given in warn or []],
             "warn_reasons": {given.partition("=")[0]: given.partition("=")[2] for given in warn or []},
         }

@@ -88,7 +88,8 @@ class Policy(Value, frozen=True):
 
     `hand_over_to` is the connected system's id of the user who takes open records over; None: the holder's manager.
     Something is taken away only from `act_from` until `act_until` on working days, in `time_zone`; None: at any time.
-    `fallback_approver` is asked when there is no manager who could be.
+    `fallback_approver` is asked when there is no manager who could be. A question that was delivered `remind_days` ago
+    and is not answered is put again.
     """
 
     rule_id: str
@@ -113,6 +114,7 @@ class Policy(Value, frozen=True):
     act_from: time | None = None
     act_until: time | None = None
     fallback_approver: Person | None = None
+    remind_days: tuple[int, ...] = ()
 
 
 class CheckFinding(Value, frozen=True):

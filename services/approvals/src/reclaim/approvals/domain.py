@@ -14,7 +14,7 @@ from reclaim.common.contracts import CheckFinding, Decision, Money, Outcome, Per
 
 Purpose = Literal["decision", "appeal"]
 Status = Literal["not_ours", "open", "decided", "closed"]
-MailKind = Literal["ask", "frozen", "restored", "reclaimed", "reactivated", "closed", "attention"]
+MailKind = Literal["ask", "remind", "frozen", "restored", "reclaimed", "reactivated", "closed", "attention"]
 Audience = Literal["manager", "holder", "operations"]
 
 SYSTEM: Final = "Salesforce"
@@ -38,7 +38,8 @@ class Request:
     """One case as this stage knows it: the question, the answer, and what became of the seat.
 
     Each `..._at` is set by one event, whichever order the events come in; None means that it has not come.
-    `epoch` and `appeal_epoch` number the links: only the newest ones open the question.
+    `epoch` and `appeal_epoch` number the links: only the newest ones open the question. `remind_at` is when an
+    unanswered question is put again; None if it is not.
     """
 
     case_id: str
@@ -74,6 +75,7 @@ class Request:
     closed_at: datetime | None = None
     outcome: Outcome | None = None
     closed_reason: str | None = None
+    remind_at: datetime | None = None
 
     @property
     def holder(self) -> Person:
@@ -213,6 +215,23 @@ def refused_by_server(request: Request, said: str) -> Unaskable:
         f"The mail server refused the mail to {manager}: {said}",
         f"Correct the e-mail address of {manager} in {SYSTEM}. If the address is right, repair the mailbox and send "
         f"the question again from the approvals page. {NOW}",
+    )
+
+
+def next_reminder(policy: Policy, delivered_at: datetime, after: datetime) -> datetime | None:
+    """Return when a question is put again, later than `after`; None if it is not, or its deadline would have passed."""
+    days = (day for day in policy.remind_days if 0 < day < policy.decision_days)
+    return min((at for day in days if (at := delivered_at + timedelta(days=day)) > after), default=None)
+
+
+def reminder_wanted(request: Request, now: datetime) -> bool:
+    """Tell whether a question still waits for an answer that it can reach, and is not over yet."""
+    return (
+        request.status == "open"
+        and request.ask_failed_at is None
+        and request.manager_address is not None
+        and request.deadline is not None
+        and now < request.deadline
     )
 
 

@@ -113,6 +113,12 @@ def ask_draft(request: Request) -> Draft:
     )
 
 
+def remind_draft(request: Request) -> Draft:
+    """Return the question once more, for the reminder that is due now."""
+    assert request.remind_at is not None
+    return replace(ask_draft(request), kind="remind", occasion=request.remind_at.isoformat())
+
+
 def tell_drafts(request: Request, kind: MailKind, *, holder: bool) -> list[Draft]:
     """Return a mail to the manager, and to the holder too if `holder`, as far as they have an address."""
     if request.status == "not_ours":

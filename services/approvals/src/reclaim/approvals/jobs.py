@@ -13,7 +13,7 @@ from opentelemetry import metrics
 
 from reclaim.approvals import domain, store
 from reclaim.approvals.domain import Request
-from reclaim.approvals.handlers import tell_drafts
+from reclaim.approvals.handlers import MAIL_JOB, remind_draft, tell_drafts
 from reclaim.approvals.mail import Composer, still_needed
 from reclaim.approvals.ports import MailDelayed, Mailer, MailRefused, MailServerAway, MailSession
 from reclaim.approvals.store import Mail
@@ -22,6 +22,9 @@ from reclaim.common.db import Database, Unit
 from reclaim.common.timing import backoff
 
 log = logging.getLogger(__name__)
+
+REMINDED: Final = 200
+"""Reminders queued in one transaction."""
 
 CLAIM: Final = 25
 """Mails claimed at a time, and sent over one connection."""
@@ -119,7 +122,8 @@ class MailJob:
     async def _starts_a_deadline(self, unit: Unit, request: Request) -> bool:
         policy = request.policy
         anew_after = timedelta(days=policy.decision_days) if policy.on_timeout == "escalate" else None
-        return await store.delivered(unit.db, request.case_id, unit.now, anew_after=anew_after)
+        first = domain.next_reminder(policy, unit.now, unit.now)
+        return await store.delivered(unit.db, request.case_id, unit.now, anew_after=anew_after, remind_at=first)
 
     async def _note_if_closed_meanwhile(self, unit: Unit, case_id: str) -> None:
         request = await store.get(unit.db, case_id)
@@ -154,6 +158,31 @@ class MailJob:
         if mails:
             async with self.database.unit() as unit:
                 await store.give_back(unit.db, mails)
+
+
+@dataclass(frozen=True, slots=True)
+class RemindJob:
+    """Puts questions again that were not answered. Of reminders that were missed, one is sent."""
+
+    database: Database
+
+    async def run(self) -> bool:
+        """Queue the reminders that are due; return whether there may be more."""
+        async with self.database.unit() as unit:
+            due = await store.to_remind(unit.db, unit.now, most=REMINDED)
+            await store.set_reminders(
+                unit.db,
+                [
+                    (request.case_id, domain.next_reminder(request.policy, request.delivered_at, unit.now))
+                    for request in due
+                    if request.delivered_at is not None
+                ],
+            )
+            drafts = [remind_draft(request) for request in due if domain.reminder_wanted(request, unit.now)]
+            await store.add_mails(unit.db, drafts, unit.now)
+            if drafts:
+                unit.wake(MAIL_JOB)
+        return len(due) == REMINDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def last_use(request: Request) -> str:
 def after_revoke(request: Request) -> str:
     """Write what happens when the manager revokes."""
     policy = request.policy
-    handed = " Open records go to you." if policy.hand_over else ""
+    handed = f" Open records go to {_successor(request)}." if policy.hand_over else ""
     if policy.reclaim_by == "task":
         return (
             f"Nothing changes for {clean(request.holder.name)} yet: for {grace(request)} the seat can still be kept. "
@@ -81,6 +81,12 @@ def after_revoke(request: Request) -> str:
         f"{grace(request)} you or the holder can undo it with one click. After that the seat is freed."
         f"{handed}"
     )
+
+
+def _successor(request: Request) -> str:
+    if request.policy.hand_over_to is not None:
+        return "the account that the rule names"
+    return "the holder's manager" if request.in_place_of_manager else "you"
 
 
 def after_keep(request: Request) -> str:
@@ -141,13 +147,15 @@ def warnings(request: Request) -> list[str]:
     ]
 
 
-def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime) -> Letter:
-    """Ask the manager."""
+def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime, again: bool = False) -> Letter:
+    """Ask the approver; `again` if the question was not answered yet."""
     policy = request.policy
+    question = f"Is {account(request)} still needed?"
     return Letter(
-        subject=f"Is {account(request)} still needed?",
-        heading=f"Is {account(request)} still needed?",
+        subject=f"Reminder: {question}" if again else question,
+        heading=question,
         paragraphs=[
+            *([f"We asked you before, and need your answer by {format_instant(deadline)}."] if again else []),
             f"It has not been used for more than {days(policy.inactive_days)}. {_your_part(request)} you decide "
             "whether the seat stays.",
         ],

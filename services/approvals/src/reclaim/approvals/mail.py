@@ -23,7 +23,7 @@ SENDER_NAME: Final = "Reclaim"
 
 def still_needed(mail: Mail, request: Request) -> bool:
     """Whether a queued mail still has anything to say. A question that is settled, or asked anew, has not."""
-    if mail.kind == "ask":
+    if mail.kind in {"ask", "remind"}:
         return request.status == "open" and mail.epoch == request.epoch
     if mail.kind == "frozen":
         return request.restored_at is None and mail.epoch == request.appeal_epoch
@@ -71,7 +71,7 @@ class Composer:
     def _letter(self, mail: Mail, request: Request, now: datetime) -> Letter:
         holder = mail.audience == "holder"
         match mail.kind:
-            case "ask":
+            case "ask" | "remind":
                 # Asked again, nobody gets more time than the rule gives; asked anew after it ran out, all of it.
                 still_ahead = request.deadline is not None and now < request.deadline
                 deadline = request.deadline if still_ahead else now + timedelta(days=request.policy.decision_days)
@@ -82,6 +82,7 @@ class Composer:
                     keep=Button("Keep the seat", self._links.url(token, "keep")),
                     revoke=Button("Revoke the seat", self._links.url(token, "revoke")),
                     deadline=deadline,
+                    again=mail.kind == "remind",
                 )
             case "frozen":
                 appeal = None

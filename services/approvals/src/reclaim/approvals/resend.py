@@ -28,7 +28,7 @@ async def resend(unit: Unit, case_id: str) -> int:
     if request.status == "not_ours":
         raise Conflict("This case is asked about in the service desk: send it again there.")
     drafts: list[Draft] = []
-    asked: set[MailKind] = {"ask"}
+    asked: set[MailKind] = {"ask", "remind"}
     if request.status == "open":
         unaskable = domain.why_unaskable(request.seat, request.approver)
         if unaskable is not None:

@@ -31,6 +31,8 @@ STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 
 metadata = migrate.service_metadata()
 
+REMINDED: Final = sa.text("remind_at IS NOT NULL")
+
 requests = sa.Table(
     "requests",
     metadata,
@@ -70,7 +72,9 @@ requests = sa.Table(
     sa.Column("closed_at", UtcDateTime),
     sa.Column("outcome", sa.Text),
     sa.Column("closed_reason", sa.Text),
+    sa.Column("remind_at", UtcDateTime),
     sa.Index("requests_status", "status", "case_id"),
+    sa.Index("requests_remind_at", "remind_at", sqlite_where=REMINDED, postgresql_where=REMINDED),
 )
 
 decision_origins = sa.Table(
@@ -295,8 +299,15 @@ async def next_epoch(db: AsyncConnection, case_id: str, purpose: Purpose) -> int
     return (await db.execute(statement.values({column: column + 1}).returning(column))).scalar_one_or_none()
 
 
-async def delivered(db: AsyncConnection, case_id: str, now: datetime, *, anew_after: timedelta | None = None) -> bool:
-    """Note that the question arrived; tell whether that starts a deadline.
+async def delivered(
+    db: AsyncConnection,
+    case_id: str,
+    now: datetime,
+    *,
+    anew_after: timedelta | None = None,
+    remind_at: datetime | None = None,
+) -> bool:
+    """Note that the question arrived; tell whether that starts a deadline, and with it the reminders.
 
     It does the first time, and, where the rule leaves an unanswered question to people (`anew_after` its deadline),
     when somebody had it asked again after that.
@@ -307,7 +318,31 @@ async def delivered(db: AsyncConnection, case_id: str, now: datetime, *, anew_af
     starts: sa.ColumnElement[bool] = requests.c.delivered_at.is_(None)
     if anew_after is not None:
         starts = sa.or_(starts, requests.c.delivered_at <= now - anew_after)
-    return await _changed(db, sa.update(requests).where(requests.c.case_id == case_id, starts).values(delivered_at=now))
+    return await _changed(
+        db,
+        sa.update(requests).where(requests.c.case_id == case_id, starts).values(delivered_at=now, remind_at=remind_at),
+    )
+
+
+async def to_remind(db: AsyncConnection, now: datetime, *, most: int) -> list[Request]:
+    """Return open questions whose reminder is due, and keep others from them until the transaction ends."""
+    due = (
+        sa.select(*_REQUEST)
+        .where(requests.c.remind_at <= now)
+        .order_by(requests.c.remind_at, requests.c.case_id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    return [_request(row) for row in (await db.execute(due)).mappings()]
+
+
+async def set_reminders(db: AsyncConnection, next_ones: Sequence[tuple[str, datetime | None]]) -> None:
+    """Set when each question is put again: (case id, instant or None)."""
+    if next_ones:
+        await db.execute(
+            sa.update(requests).where(requests.c.case_id == sa.bindparam("case")).values(remind_at=sa.bindparam("at")),
+            [{"case": case_id, "at": at} for case_id, at in next_ones],
+        )
 
 
 async def ask_failed(db: AsyncConnection, case_id: str, reason: str, now: datetime) -> bool:

@@ -103,6 +103,7 @@ class TermsIn(_In):
     )
     act_from: str | None = Field(None, description="Something is taken away only from this time of day, such as 09:00")
     act_until: str | None = Field(None, description="And until this one, on working days in the rule's time zone")
+    remind_days: list[int] | None = Field(None, description="Days after its delivery that a question is put again")
     most_flagged: int | None = Field(None, description="A scan that would flag more seats opens nothing")
     most_flagged_share: int | None = Field(
         None, description="Nor does one that would flag more of a hundred seats, 50 unless told otherwise"
@@ -201,6 +202,7 @@ class RuleOut(_Out):
     act_until: time | None
     most_flagged: int | None
     most_flagged_share: int
+    remind_days: list[int]
 
 
 class VersionOut(_Out):

@@ -223,6 +223,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     asked when there is no manager who could be. `hand_over_to` is the id of the user who takes open records over;
     empty: the manager. Accounts are acted on from `act_from` until `act_until` on working days; None: at any time.
 
+    A question that is not answered `remind_days` after its delivery is put again.
     A scan that would flag more than `most_flagged` seats, or more per cent of those it read than `most_flagged_share`,
     opens nothing.
     """
@@ -256,6 +257,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     act_until: time | None = None
     most_flagged: int | None = None
     most_flagged_share: int = 50
+    remind_days: tuple[int, ...] = ()
 
     @property
     def fallback(self) -> Person | None:
@@ -295,6 +297,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             act_from=self.act_from,
             act_until=self.act_until,
             fallback_approver=self.fallback,
+            remind_days=self.remind_days,
         )
 
 
@@ -305,6 +308,7 @@ _TIMEOUTS: Final[tuple[TimeoutAction, ...]] = get_args(TimeoutAction)
 _CALENDARS: Final[tuple[GraceCalendar, ...]] = get_args(GraceCalendar)
 _WAYS: Final[tuple[ReclaimBy, ...]] = get_args(ReclaimBy)
 MOST_DAYS_OFF: Final = 400
+MOST_REMINDERS: Final = 5
 _ADDRESS: Final = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\".]+(\.[^@\s<>()\[\],;:\\\".]+)+")
 
 
@@ -374,6 +378,16 @@ class _Input:
         if len(text) > most or not text.isprintable():
             self.problems[name] = f"{of} must be at most {most} characters of text."
         return text
+
+    def days(self, name: str, *, of: str) -> tuple[int, ...]:
+        """Return numbers of days, in order; as text they are apart by spaces or commas."""
+        words = " ".join(self.texts(name)).replace(",", " ").split()
+        if len(words) > MOST_REMINDERS or not all(
+            word.isascii() and word.isdecimal() and 0 < len(word) < 3 for word in words
+        ):
+            self.problems[name] = f"{of} must be at most {MOST_REMINDERS} whole numbers of days, such as 3 7."
+            return ()
+        return tuple(sorted({int(word) for word in words} - {0}))
 
     def clock(self, name: str, *, of: str) -> time | None:
         """Return a time of day; None if nothing was entered."""
@@ -495,7 +509,12 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         most_flagged_share=given.whole(
             "most_flagged_share", 1, 100, of="The most seats in a hundred that one scan flags", default=50, unit=""
         ),
+        remind_days=given.days("remind_days", of="Reminders"),
     )
+    if terms.remind_days and terms.remind_days[-1] >= terms.decision_days:
+        given.problems["remind_days"] = (
+            f"A reminder must come before the time to decide is over, which is {terms.decision_days} days."
+        )
     if (terms.act_from is None) != (terms.act_until is None):
         given.problems["act_from"] = "Enter both when acting begins and when it ends, or neither."
     elif terms.act_from is not None and terms.act_until is not None and terms.act_from >= terms.act_until:

@@ -54,6 +54,7 @@ LABELS: Final = {
     "inactive_days": "Unused for (days)",
     "route": "How the approver is asked",
     "decision_days": "Time to decide (days)",
+    "remind_days": "Reminders (days after the question)",
     "on_timeout": "If nobody answers in time",
     "grace_days": "Grace period (days)",
     "hand_over": "Hand open records over",
@@ -597,6 +598,7 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "act_until",
         "most_flagged",
         "most_flagged_share",
+        "remind_days",
     )
     return {
         **{name: _text(form, name) for name in names},
