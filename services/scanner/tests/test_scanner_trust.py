@@ -51,6 +51,12 @@ def test_a_reason_without_its_check_is_not_kept() -> None:
         ({"act_from": "17:00", "act_until": "09:00"}, "act_until"),
         ({"act_from": "09:00:30", "act_until": "17:00"}, "act_from"),
         ({"hand_over_to": "x" * 101}, "hand_over_to"),
+        ({"remind_days": "soon"}, "remind_days"),
+        ({"remind_days": [1, 2, 3, 4, 5, 6]}, "remind_days"),
+        ({"remind_days": [3, 7]}, "remind_days"),
+        ({"ask_first": "everybody"}, "ask_first"),
+        ({"ask_first": "holder", "route": "both"}, "ask_first"),
+        ({"holder_days": 31}, "holder_days"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_field(raw: dict[str, object], field: str) -> None:
@@ -61,10 +67,12 @@ def test_what_does_not_fit_is_refused_by_its_field(raw: dict[str, object], field
 
 def test_what_the_other_stages_honour_travels_with_the_policy() -> None:
     raw = {**RAW, **WITH_FALLBACK, "hand_over_to": "u9", "act_from": "09:00", "act_until": "17:30"}
+    raw |= {"remind_days": "5, 2", "ask_first": "holder", "holder_days": "4"}
     policy = read_terms(raw).policy("r1", 1, dry_run=True, prices={})
     assert policy.fallback_approver == FALLBACK
     assert policy.hand_over_to == "u9"
     assert [str(policy.act_from), str(policy.act_until)] == ["09:00:00", "17:30:00"]
+    assert (policy.remind_days, policy.ask_first, policy.holder_days) == ((2, 5), "holder", 4)
     bare = read_terms(RAW).policy("r1", 1, dry_run=True, prices={})
     assert (bare.fallback_approver, bare.hand_over_to, bare.act_from, bare.act_until) == (None, None, None, None)
 
@@ -130,7 +138,7 @@ async def test_a_rule_that_needs_a_review_opens_no_case_until_activated(both: Sc
     rule = await actions.add_rule(both.deps, connection.id, TERMS, author="otto")
     waiting = await actions.submit_rule(both.deps, rule.id, by="otto")
     assert (waiting.status, waiting.moved_by, waiting.moved_at) == ("needs_review", "otto", NOON)
-    with pytest.raises(Conflict, match="needs review"):
+    with pytest.raises(Conflict, match="The rule is needs review"):
         await actions.start_scan(both.deps, rule.id, dry_run=True, accept_population=False, asked_by="otto")
     async with both.running.database.unit() as unit:
         assert not await store.anything_to_claim(unit.db)

@@ -237,6 +237,8 @@ def rule_add(
     ] = "",
     act_from: Annotated[str, typer.Option(help="act on accounts from this time of a working day, such as 09:00")] = "",
     act_until: Annotated[str, typer.Option(help="and until this one, in --time-zone")] = "",
+    ask_first: Annotated[str, typer.Option(help="manager or holder")] = "manager",
+    holder_days: Annotated[int, typer.Option(help="days the holder has before the manager is asked")] = 3,
     remind: Annotated[list[int] | None, typer.Option(help="days after it that a question is put again; repeat")] = None,
     warn: Annotated[
         list[str] | None,
@@ -273,6 +275,8 @@ def rule_add(
             "act_from": act_from,
             "act_until": act_until,
             "remind_days": remind or [],
+            "ask_first": ask_first,
+            "holder_days": holder_days,
             "warn_only": [given.partition("=")[0] for given in warn or []],
             "warn_reasons": {given.partition("=")[0]: given.partition("=")[2] for given in warn or []},
         }

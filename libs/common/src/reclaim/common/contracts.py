@@ -52,6 +52,7 @@ Decision = Literal["keep", "revoke", "downgrade"]
 Channel = Literal["email", "itsm", "console"]
 Route = Literal["email", "itsm", "both"]
 TimeoutAction = Literal["freeze", "keep", "escalate"]
+AskFirst = Literal["manager", "holder"]
 GraceCalendar = Literal["calendar", "business"]
 ReclaimBy = Literal["deactivate", "downgrade", "task"]
 """How a seat is freed: by us, by us with a cheaper licence in its place, or by a person who is given the task."""
@@ -89,7 +90,8 @@ class Policy(Value, frozen=True):
     `hand_over_to` is the connected system's id of the user who takes open records over; None: the holder's manager.
     Something is taken away only from `act_from` until `act_until` on working days, in `time_zone`; None: at any time.
     `fallback_approver` is asked when there is no manager who could be. A question that was delivered `remind_days` ago
-    and is not answered is put again.
+    and is not answered is put again. With `ask_first` the holder is asked by mail for `holder_days` before the approver
+    is; the decision deadline starts with the approver's question.
     """
 
     rule_id: str
@@ -115,6 +117,8 @@ class Policy(Value, frozen=True):
     act_until: time | None = None
     fallback_approver: Person | None = None
     remind_days: tuple[int, ...] = ()
+    ask_first: AskFirst = "manager"
+    holder_days: int = 3
 
 
 class CheckFinding(Value, frozen=True):

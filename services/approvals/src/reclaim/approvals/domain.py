@@ -14,7 +14,10 @@ from reclaim.common.contracts import CheckFinding, Decision, Money, Outcome, Per
 
 Purpose = Literal["decision", "appeal"]
 Status = Literal["not_ours", "open", "decided", "closed"]
-MailKind = Literal["ask", "remind", "frozen", "restored", "reclaimed", "reactivated", "closed", "attention"]
+Asking = Literal["manager", "holder"]
+MailKind = Literal[
+    "ask", "ask_holder", "remind", "frozen", "restored", "reclaimed", "reactivated", "closed", "attention"
+]
 Audience = Literal["manager", "holder", "operations"]
 
 SYSTEM: Final = "Salesforce"
@@ -38,8 +41,8 @@ class Request:
     """One case as this stage knows it: the question, the answer, and what became of the seat.
 
     Each `..._at` is set by one event, whichever order the events come in; None means that it has not come.
-    `epoch` and `appeal_epoch` number the links: only the newest ones open the question. `remind_at` is when an
-    unanswered question is put again; None if it is not.
+    `epoch` and `appeal_epoch` number the links: only the newest ones open the question. `asking` is whose
+    turn it is; at `ask_next_at` an unanswered question is put again, or to the manager after the holder.
     """
 
     case_id: str
@@ -75,7 +78,8 @@ class Request:
     closed_at: datetime | None = None
     outcome: Outcome | None = None
     closed_reason: str | None = None
-    remind_at: datetime | None = None
+    ask_next_at: datetime | None = None
+    asking: Asking = "manager"
 
     @property
     def holder(self) -> Person:
@@ -159,7 +163,9 @@ def opens(link: Link, request: Request | None, now: datetime) -> Opens:
 
 
 def _recipients(purpose: Purpose, request: Request) -> set[str | None]:
-    everyone = {request.manager_address} if purpose == "decision" else {request.manager_address, request.holder_address}
+    everyone = {request.manager_address, request.holder_address}
+    if purpose == "decision" and request.policy.ask_first != "holder":
+        everyone = {request.manager_address}
     return everyone - {None}
 
 
@@ -228,6 +234,7 @@ def reminder_wanted(request: Request, now: datetime) -> bool:
     """Tell whether a question still waits for an answer that it can reach, and is not over yet."""
     return (
         request.status == "open"
+        and request.asking == "manager"
         and request.ask_failed_at is None
         and request.manager_address is not None
         and request.deadline is not None

@@ -94,6 +94,23 @@ def after_keep(request: Request) -> str:
     return f"Nothing changes for {clean(request.holder.name)}. Your reason is recorded."
 
 
+def after_holder_revokes(request: Request) -> str:
+    """Write what happens when the holder gives the seat up."""
+    if request.policy.reclaim_by == "task":
+        return f"For {grace(request)} you can still keep it. After that somebody takes the seat back by hand."
+    return (
+        f"The account is checked once more and then frozen: you can no longer sign in. For {grace(request)} you or "
+        "your manager can undo it with one click."
+    )
+
+
+def after_holders_silence(request: Request) -> str:
+    """Write what happens when the holder does not answer in time."""
+    if request.in_place_of_manager or request.approver is None:
+        return "Somebody else is asked."
+    return "Your manager is asked."
+
+
 def after_silence(request: Request) -> str:
     """Write what happens when nobody answers in time."""
     match request.policy.on_timeout:
@@ -173,6 +190,27 @@ def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime, a
             why_you(request),
         ],
         rehearsal=policy.dry_run,
+    )
+
+
+def ask_holder(request: Request, *, keep: Button, revoke: Button, until: datetime) -> Letter:
+    """Ask the holder, before the manager is."""
+    question = f"Do you still need your {clean(request.seat.product_name)} account?"
+    return Letter(
+        subject=question,
+        heading=question,
+        paragraphs=[f"It has not been used for more than {days(request.policy.inactive_days)}. You are asked first."],
+        facts=[*facts(request, price=False), ("Please answer by", format_instant(until))],
+        warnings=warnings(request),
+        buttons=[keep, revoke],
+        after=["Both open a page where you confirm. Opening it changes nothing."],
+        outcomes=[
+            ("If you need it", after_keep(request)),
+            ("If you do not", after_holder_revokes(request)),
+            ("If you do not answer", after_holders_silence(request)),
+        ],
+        small=["The links are for you alone: please do not forward this mail.", WHY_HOLDER],
+        rehearsal=request.policy.dry_run,
     )
 
 

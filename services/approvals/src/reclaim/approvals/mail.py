@@ -23,8 +23,9 @@ SENDER_NAME: Final = "Reclaim"
 
 def still_needed(mail: Mail, request: Request) -> bool:
     """Whether a queued mail still has anything to say. A question that is settled, or asked anew, has not."""
-    if mail.kind in {"ask", "remind"}:
-        return request.status == "open" and mail.epoch == request.epoch
+    if mail.kind in {"ask", "remind", "ask_holder"}:
+        asked = "holder" if mail.kind == "ask_holder" else "manager"
+        return request.status == "open" and request.asking == asked and mail.epoch == request.epoch
     if mail.kind == "frozen":
         return request.restored_at is None and mail.epoch == request.appeal_epoch
     return True
@@ -83,6 +84,15 @@ class Composer:
                     revoke=Button("Revoke the seat", self._links.url(token, "revoke")),
                     deadline=deadline,
                     again=mail.kind == "remind",
+                )
+            case "ask_holder":
+                until = request.ask_next_at or now + timedelta(days=request.policy.holder_days)
+                token = self._token(mail, "decision", until)
+                return letters.ask_holder(
+                    request,
+                    keep=Button("I need it", self._links.url(token, "keep")),
+                    revoke=Button("I do not need it", self._links.url(token, "revoke")),
+                    until=until,
                 )
             case "frozen":
                 appeal = None

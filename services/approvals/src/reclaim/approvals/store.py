@@ -31,7 +31,7 @@ STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 
 metadata = migrate.service_metadata()
 
-REMINDED: Final = sa.text("remind_at IS NOT NULL")
+REMINDED: Final = sa.text("ask_next_at IS NOT NULL")
 
 requests = sa.Table(
     "requests",
@@ -72,9 +72,10 @@ requests = sa.Table(
     sa.Column("closed_at", UtcDateTime),
     sa.Column("outcome", sa.Text),
     sa.Column("closed_reason", sa.Text),
-    sa.Column("remind_at", UtcDateTime),
+    sa.Column("asking", sa.Text, nullable=False, server_default="manager"),
+    sa.Column("ask_next_at", UtcDateTime),
     sa.Index("requests_status", "status", "case_id"),
-    sa.Index("requests_remind_at", "remind_at", sqlite_where=REMINDED, postgresql_where=REMINDED),
+    sa.Index("requests_ask_next_at", "ask_next_at", sqlite_where=REMINDED, postgresql_where=REMINDED),
 )
 
 decision_origins = sa.Table(
@@ -305,7 +306,7 @@ async def delivered(
     now: datetime,
     *,
     anew_after: timedelta | None = None,
-    remind_at: datetime | None = None,
+    ask_next_at: datetime | None = None,
 ) -> bool:
     """Note that the question arrived; tell whether that starts a deadline, and with it the reminders.
 
@@ -320,27 +321,45 @@ async def delivered(
         starts = sa.or_(starts, requests.c.delivered_at <= now - anew_after)
     return await _changed(
         db,
-        sa.update(requests).where(requests.c.case_id == case_id, starts).values(delivered_at=now, remind_at=remind_at),
+        sa.update(requests)
+        .where(requests.c.case_id == case_id, starts)
+        .values(delivered_at=now, ask_next_at=ask_next_at),
     )
 
 
-async def to_remind(db: AsyncConnection, now: datetime, *, most: int) -> list[Request]:
-    """Return open questions whose reminder is due, and keep others from them until the transaction ends."""
+async def holder_asked(db: AsyncConnection, case_id: str, until: datetime) -> None:
+    """Note until when the holder may answer before the manager is asked; the first time counts."""
+    await db.execute(
+        sa.update(requests)
+        .where(requests.c.case_id == case_id, requests.c.asking == "holder", requests.c.ask_next_at.is_(None))
+        .values(ask_next_at=until)
+    )
+
+
+async def ask_managers(db: AsyncConnection, case_ids: Sequence[str]) -> None:
+    """Let it be the manager's turn in these cases."""
+    await db.execute(sa.update(requests).where(_among(db, requests.c.case_id, case_ids)).values(asking="manager"))
+
+
+async def to_ask(db: AsyncConnection, now: datetime, *, most: int) -> list[Request]:
+    """Return questions that are due to be put again, or to the next one; others wait until the transaction ends."""
     due = (
         sa.select(*_REQUEST)
-        .where(requests.c.remind_at <= now)
-        .order_by(requests.c.remind_at, requests.c.case_id)
+        .where(requests.c.ask_next_at <= now)
+        .order_by(requests.c.ask_next_at, requests.c.case_id)
         .limit(most)
         .with_for_update(skip_locked=True)
     )
     return [_request(row) for row in (await db.execute(due)).mappings()]
 
 
-async def set_reminders(db: AsyncConnection, next_ones: Sequence[tuple[str, datetime | None]]) -> None:
+async def set_next(db: AsyncConnection, next_ones: Sequence[tuple[str, datetime | None]]) -> None:
     """Set when each question is put again: (case id, instant or None)."""
     if next_ones:
         await db.execute(
-            sa.update(requests).where(requests.c.case_id == sa.bindparam("case")).values(remind_at=sa.bindparam("at")),
+            sa.update(requests)
+            .where(requests.c.case_id == sa.bindparam("case"))
+            .values(ask_next_at=sa.bindparam("at")),
             [{"case": case_id, "at": at} for case_id, at in next_ones],
         )
 

@@ -408,7 +408,8 @@ async def start_scan(deps: Deps, rule_id: str, *, dry_run: bool, accept_populati
     async with deps.database.unit() as unit:
         rule = await store.lock_rule(unit.db, rule_id)
         if rule.status != "active":
-            raise Conflict(f"The rule is {rule.status}: activate it, then scan. A preview works without.")
+            status = rule.status.replace("_", " ")
+            raise Conflict(f"The rule is {status}: activate it, then scan. A preview works without.")
         run = await store.add_run(
             unit.db,
             rule,

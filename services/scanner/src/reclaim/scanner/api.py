@@ -103,6 +103,8 @@ class TermsIn(_In):
     )
     act_from: str | None = Field(None, description="Something is taken away only from this time of day, such as 09:00")
     act_until: str | None = Field(None, description="And until this one, on working days in the rule's time zone")
+    ask_first: str | None = Field(None, description="manager or holder; the holder by mail only")
+    holder_days: int | None = Field(None, description="Days the holder has before the manager is asked; 1 to 30")
     remind_days: list[int] | None = Field(None, description="Days after its delivery that a question is put again")
     most_flagged: int | None = Field(None, description="A scan that would flag more seats opens nothing")
     most_flagged_share: int | None = Field(
@@ -203,6 +205,8 @@ class RuleOut(_Out):
     most_flagged: int | None
     most_flagged_share: int
     remind_days: list[int]
+    ask_first: str
+    holder_days: int
 
 
 class VersionOut(_Out):

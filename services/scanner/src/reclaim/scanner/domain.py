@@ -19,6 +19,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 
 from reclaim.common.contracts import (
+    AskFirst,
     CheaperLicence,
     CheckFinding,
     GraceCalendar,
@@ -258,6 +259,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     most_flagged: int | None = None
     most_flagged_share: int = 50
     remind_days: tuple[int, ...] = ()
+    ask_first: AskFirst = "manager"
+    holder_days: int = 3
 
     @property
     def fallback(self) -> Person | None:
@@ -298,6 +301,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             act_until=self.act_until,
             fallback_approver=self.fallback,
             remind_days=self.remind_days,
+            ask_first=self.ask_first,
+            holder_days=self.holder_days,
         )
 
 
@@ -306,6 +311,7 @@ TERMS: Final = frozenset(Terms.__struct_fields__)
 _ROUTES: Final[tuple[Route, ...]] = get_args(Route)
 _TIMEOUTS: Final[tuple[TimeoutAction, ...]] = get_args(TimeoutAction)
 _CALENDARS: Final[tuple[GraceCalendar, ...]] = get_args(GraceCalendar)
+_FIRST: Final[tuple[AskFirst, ...]] = get_args(AskFirst)
 _WAYS: Final[tuple[ReclaimBy, ...]] = get_args(ReclaimBy)
 MOST_DAYS_OFF: Final = 400
 MOST_REMINDERS: Final = 5
@@ -510,7 +516,11 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
             "most_flagged_share", 1, 100, of="The most seats in a hundred that one scan flags", default=50, unit=""
         ),
         remind_days=given.days("remind_days", of="Reminders"),
+        ask_first=given.choice("ask_first", _FIRST, of="Who is asked first", default="manager"),
+        holder_days=given.whole("holder_days", 1, 30, of="Time for the holder to answer", default=3),
     )
+    if terms.ask_first == "holder" and terms.route != "email":
+        given.problems["ask_first"] = "The holder can be asked first by mail only: a service desk would ask at once."
     if terms.remind_days and terms.remind_days[-1] >= terms.decision_days:
         given.problems["remind_days"] = (
             f"A reminder must come before the time to decide is over, which is {terms.decision_days} days."
@@ -594,7 +604,7 @@ class Change:
 
 def diff(before: Terms, after: Terms) -> tuple[Change, ...]:
     """Return what two versions of a rule say differently, in the order of the rule's parts."""
-    old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
+    old, new = (msgspec.json.decode(msgspec.json.encode(terms)) for terms in (before, after))
     return tuple(Change(name, old[name], new[name]) for name in new if old[name] != new[name])
 
 

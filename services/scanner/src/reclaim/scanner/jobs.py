@@ -214,7 +214,7 @@ async def _note(deps: Deps, unit: Unit, claim: Claim, tally: Tally) -> None:
 
 def _must_be_active(rule: Rule) -> None:
     if rule.status != "active":
-        raise Stopped(f"The rule is {rule.status}.", "Activate it and start the scan again.")
+        raise Stopped(f"The rule is {rule.status.replace('_', ' ')}.", "Activate it and start the scan again.")
 
 
 def _must_be_unchanged(read: Rule, present: Rule) -> None:

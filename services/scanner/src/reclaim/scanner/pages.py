@@ -54,6 +54,8 @@ LABELS: Final = {
     "inactive_days": "Unused for (days)",
     "route": "How the approver is asked",
     "decision_days": "Time to decide (days)",
+    "ask_first": "Who is asked first",
+    "holder_days": "Time for the holder to answer (days)",
     "remind_days": "Reminders (days after the question)",
     "on_timeout": "If nobody answers in time",
     "grace_days": "Grace period (days)",
@@ -388,6 +390,7 @@ def _rule_pages(deps: Deps, pages: Pages) -> APIRouter:
                 "cooldown_days": 90,
                 "young_days": 30,
                 "most_flagged_share": 50,
+                "holder_days": 3,
             },
         )
 
@@ -599,6 +602,8 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "most_flagged",
         "most_flagged_share",
         "remind_days",
+        "ask_first",
+        "holder_days",
     )
     return {
         **{name: _text(form, name) for name in names},
