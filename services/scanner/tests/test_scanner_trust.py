@@ -14,6 +14,7 @@ from reclaim.common.errors import Conflict, Invalid, NotFound
 from reclaim.connectors.fake import FakeOrg, FakeRecord
 from reclaim.scanner import actions, store
 from reclaim.scanner.domain import Rejected, Stopped, approver_of, check_share, diff, read_terms
+from reclaim.scanner.explain import explain
 from reclaim.scanner.scan import preview
 from services.scanner.tests.scanner_world import NOON, TERMS, WARNS, Scanner, filled, idle, started
 from services.scanner.tests.test_scanner_domain import RAW, seat
@@ -128,6 +129,52 @@ async def test_a_named_successor_stands_in_for_a_manager_who_is_missing(scanner:
     await actions.change_rule(scanner.deps, rule.id, {"hand_over_to": "boss"}, author="otto")
     assert "no_successor" not in (await scanned(scanner, rule, dry_run=True)).left_alone
     assert "u00001" in await flagged(scanner)
+
+
+# ------------------------------------------------------------------------------------------------ the filter
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("user/department eq 'Sales'", ["u00001", "u00002"]),
+        ("user/department eq 'Support'", []),
+        ("last_used_at lt 2026-08-01", ["u00001"]),
+        ("last_used_at eq null", ["u00002"]),
+        ("price gt 100 and user/name eq 'Holder 2'", ["u00002"]),
+        ("user/manager/id eq 'boss' and not (user/id eq 'u00001')", ["u00002"]),
+        ("in_group(user, 'Field')", []),
+    ],
+)
+async def test_a_rules_filter_chooses_among_the_seats(both: Scanner, text: str, left: list[str]) -> None:
+    rule = await ready(both, filter=text)
+    connection = await connection_of(both, rule)
+    shown = await preview(both.deps, connection, rule.terms, rule.id)
+    explained = {
+        holder: (await explain(both.deps, connection.id, holder)).verdicts[0].result for holder in ("u00001", "u00002")
+    }
+    run = await scanned(both, rule)
+    assert await flagged(both) == left
+    assert [found.seat.holder.id for found in shown.found] == left
+    assert [holder for holder, result in explained.items() if result == "flagged"] == left
+    assert run.left_alone.get("filter", 0) >= 2 - len(left)
+    assert run.seen == run.used + run.flagged + sum(run.left_alone.values())
+
+
+@pytest.mark.parametrize(
+    "text", ["user/departement eq 'Sales'", "user.__class__ eq 'x'", "device/name eq 'x'", "(" * 200, "price gt 'many'"]
+)
+def test_a_filter_that_does_not_fit_is_refused_with_its_place(text: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        read_terms({**RAW, "filter": text})
+    assert list(caught.value.by_field) == ["filter"]
+
+
+async def test_a_filter_about_what_is_not_known_flags_nobody_and_says_so(scanner: Scanner) -> None:
+    rule = await ready(scanner, filter="in_group(user, 'Field')")
+    (verdict,) = (await explain(scanner.deps, rule.connection_id, "u00001")).verdicts
+    assert verdict.result == "unknown"
+    assert "filter" in verdict.summary
 
 
 # ------------------------------------------------------------------------------------------------ review, versions

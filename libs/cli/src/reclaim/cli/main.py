@@ -237,6 +237,9 @@ def rule_add(
     ] = "",
     act_from: Annotated[str, typer.Option(help="act on accounts from this time of a working day, such as 09:00")] = "",
     act_until: Annotated[str, typer.Option(help="and until this one, in --time-zone")] = "",
+    chosen_by: Annotated[
+        str, typer.Option("--filter", help="which of the seats, such as \"user/department eq 'Sales'\"")
+    ] = "",
     ask_first: Annotated[str, typer.Option(help="manager or holder")] = "manager",
     holder_days: Annotated[int, typer.Option(help="days the holder has before the manager is asked")] = 3,
     remind: Annotated[list[int] | None, typer.Option(help="days after it that a question is put again; repeat")] = None,
@@ -275,6 +278,7 @@ def rule_add(
             "act_from": act_from,
             "act_until": act_until,
             "remind_days": remind or [],
+            "filter": chosen_by,
             "ask_first": ask_first,
             "holder_days": holder_days,
             "warn_only": [given.partition("=")[0] for given in warn or []],

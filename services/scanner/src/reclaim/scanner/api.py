@@ -103,6 +103,7 @@ class TermsIn(_In):
     )
     act_from: str | None = Field(None, description="Something is taken away only from this time of day, such as 09:00")
     act_until: str | None = Field(None, description="And until this one, on working days in the rule's time zone")
+    filter: str | None = Field(None, description="Chooses among the seats, such as user/department eq 'Sales'")
     ask_first: str | None = Field(None, description="manager or holder; the holder by mail only")
     holder_days: int | None = Field(None, description="Days the holder has before the manager is asked; 1 to 30")
     remind_days: list[int] | None = Field(None, description="Days after its delivery that a question is put again")
@@ -207,6 +208,7 @@ class RuleOut(_Out):
     remind_days: list[int]
     ask_first: str
     holder_days: int
+    filter: str
 
 
 class VersionOut(_Out):

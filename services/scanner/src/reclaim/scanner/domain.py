@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -34,6 +34,8 @@ from reclaim.common.contracts import (
 from reclaim.common.errors import Conflict, Invalid, Permanent
 from reclaim.connectors.checks import CHECK_NAMES, WARNABLE, evaluate, is_unused, left_alone_by
 from reclaim.connectors.ports import Known, Licence, Reading, SeatRecord, Survey, Unknown
+from reclaim.scanner.filters.fields import Kind as Software
+from reclaim.scanner.filters.text import read as read_filter
 
 MONTHS_A_YEAR: Final = 12
 FEW: Final = 10
@@ -41,6 +43,12 @@ FEW: Final = 10
 
 POPULATION_TOLERANCE: Final = Decimal("0.10")
 """How far the number of seats may be from the last good scan's before a scan refuses to believe it."""
+
+APPLIES_TO: Final[Software] = "subscription"
+"""What the seats that connections list are: what a rule's filter may speak of."""
+
+FILTER: Final = "filter"
+"""Under this name seats are counted that the rule's filter does not choose; it stands beside the checks'."""
 
 SeatKey = tuple[str, str]
 """Holder id and product: what tells two seats of one connection apart."""
@@ -224,6 +232,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     asked when there is no manager who could be. `hand_over_to` is the id of the user who takes open records over;
     empty: the manager. Accounts are acted on from `act_from` until `act_until` on working days; None: at any time.
 
+    `filter` chooses among the seats of the products, see `filters`; empty: all of them.
     A question that is not answered `remind_days` after its delivery is put again.
     A scan that would flag more than `most_flagged` seats, or more per cent of those it read than `most_flagged_share`,
     opens nothing.
@@ -261,6 +270,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     remind_days: tuple[int, ...] = ()
     ask_first: AskFirst = "manager"
     holder_days: int = 3
+    filter: str = ""
 
     @property
     def fallback(self) -> Person | None:
@@ -422,6 +432,13 @@ class _Input:
             return None
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
+    def filter(self, name: str) -> str:
+        """Return a filter as it was written; one that does not fit is a problem, with its place."""
+        text = str(self._raw.get(name) or "").strip()
+        if text and (problems := read_filter(text, APPLIES_TO).problems):
+            self.problems[name] = " ".join(problem.of(text) for problem in problems)
+        return text
+
     def address(self, name: str, *, of: str) -> str:
         text = str(self._raw.get(name) or "").strip()
         if text and not (len(text) <= 254 and _ADDRESS.fullmatch(text)):
@@ -517,6 +534,7 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         ),
         remind_days=given.days("remind_days", of="Reminders"),
         ask_first=given.choice("ask_first", _FIRST, of="Who is asked first", default="manager"),
+        filter=given.filter("filter"),
         holder_days=given.whole("holder_days", 1, 30, of="Time for the holder to answer", default=3),
     )
     if terms.ask_first == "holder" and terms.route != "email":
@@ -789,6 +807,21 @@ def findings_of(
     )
 
 
+Chooses = Callable[[SeatRecord], bool | None]
+"""Answers a rule's filter for a seat; None: what it asks about is not known."""
+
+
+def not_chosen(seat: SeatRecord, chooses: Chooses | None) -> CheckFinding | None:
+    """Return why a rule's filter passes a seat over; None if it chooses it, or the rule has none."""
+    answer = True if chooses is None else chooses(seat)
+    if answer is True:
+        return None
+    if answer is None:
+        evidence = "what the rule's filter asks about is not known of this seat"
+        return CheckFinding(check=FILTER, outcome="unknown", evidence=evidence)
+    return CheckFinding(check=FILTER, outcome="skip", evidence="the rule's filter does not choose this seat")
+
+
 def sparing(findings: Sequence[CheckFinding]) -> CheckFinding | None:
     """Return the finding that leaves a seat alone, the first in the checks' order; None if it is flagged."""
     check = left_alone_by(findings)
@@ -808,8 +841,9 @@ def assess(
     held: Held,
     now: datetime,
     exclusions: Exclusions | None = None,
+    chooses: Chooses | None = None,
 ) -> Assessed:
-    """Judge the seats of one page: used, left alone by a safety check, or flagged."""
+    """Judge the seats of one page: used, left alone by the rule's filter or a safety check, or flagged."""
     used = before = 0
     spared: list[Spared] = []
     found: list[Found] = []
@@ -820,6 +854,10 @@ def assess(
             continue
         if not is_unused(seat, inactive_days=terms.inactive_days, now=now):
             used += 1
+            continue
+        passed_over = not_chosen(seat, chooses)
+        if passed_over is not None:
+            spared.append(Spared(seat.holder, seat.department, seat.product, seat.product_name, passed_over))
             continue
         excluded = None if exclusions is None else exclusions.evidence(seat)
         findings = findings_of(seat, terms, survey, excluded=excluded, held=held.back.get(key), now=now)

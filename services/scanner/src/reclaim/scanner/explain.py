@@ -5,7 +5,6 @@ What is read is read for this one holder; the judgement is `domain.findings_of`,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -15,7 +14,8 @@ from reclaim.common.errors import NotFound
 from reclaim.connectors.checks import is_unused
 from reclaim.connectors.ports import SeatRecord, Survey
 from reclaim.scanner import exclusion_store, store
-from reclaim.scanner.domain import approver_of, findings_of, last_use, sparing
+from reclaim.scanner.choosing import chooser
+from reclaim.scanner.domain import Chooses, approver_of, findings_of, last_use, not_chosen, sparing
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Connection, Rule
 
@@ -65,11 +65,13 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
         survey = await reader.survey([holder], since=now - timedelta(days=longest))
     verdicts = []
     async with deps.database.reading() as db:
+        prices = await store.prices(db, connection_id)
         exclusions = await exclusion_store.on(db, connection_id, now)
         for rule in rules:
             held = await store.held(
                 db, connection_id, {seat.holder.id}, cooldown_days=rule.terms.cooldown_days, now=now
             )
+            chooses = await chooser(db, rule.terms, connection_id, {holder}, prices=prices, now=now)
             verdicts.append(
                 judge(
                     rule,
@@ -77,6 +79,7 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
                     survey,
                     excluded=exclusions.evidence(seat),
                     held=held.back.get((seat.holder.id, seat.product)),
+                    chooses=chooses,
                     now=now,
                 )
             )
@@ -84,17 +87,24 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
 
 
 def judge(
-    rule: Rule, seat: SeatRecord, survey: Survey, *, excluded: str | None, held: str | None, now: datetime
+    rule: Rule,
+    seat: SeatRecord,
+    survey: Survey,
+    *,
+    excluded: str | None,
+    held: str | None,
+    chooses: Chooses | None,
+    now: datetime,
 ) -> Verdict:
     """Say what a rule makes of a seat, and why."""
     terms = rule.terms
     findings = findings_of(seat, terms, survey, excluded=excluded, held=held, now=now)
     approver = approver_of(seat, terms.fallback)
-    result, summary = _result(rule, seat, findings, now)
+    result, summary = _result(rule, seat, not_chosen(seat, chooses) or sparing(findings), now)
     return Verdict(rule, result, summary, findings, approver)
 
 
-def _result(rule: Rule, seat: SeatRecord, findings: Sequence[CheckFinding], now: datetime) -> tuple[Result, str]:
+def _result(rule: Rule, seat: SeatRecord, finding: CheckFinding | None, now: datetime) -> tuple[Result, str]:
     terms = rule.terms
     if seat.product not in terms.products:
         return "not_meant", f"The rule is about {', '.join(terms.products)}, and the seat is {seat.product}."
@@ -106,7 +116,6 @@ def _result(rule: Rule, seat: SeatRecord, findings: Sequence[CheckFinding], now:
     cutoff = f"{now - timedelta(days=terms.inactive_days):%Y-%m-%d %H:%M} UTC"
     if not is_unused(seat, inactive_days=terms.inactive_days, now=now):
         return "used", f"{since}, which is not before {cutoff}: it counts as used."
-    finding = sparing(findings)
     if finding is None:
         unused = f"{since}, which is before {cutoff}, and every check lets it pass"
         if rule.status == "active":

@@ -17,7 +17,7 @@ from reclaim.common.errors import Invalid, NotFound, ReclaimError
 from reclaim.connectors.checks import CHECKS
 from reclaim.connectors.ports import Licence, TestResult
 from reclaim.scanner import actions, seat_pages, store
-from reclaim.scanner.domain import KINDS, Rejected, price_of, read_price
+from reclaim.scanner.domain import FILTER, KINDS, Rejected, price_of, read_price
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Preview, preview
 from reclaim.scanner.store import Connection, Rule
@@ -51,6 +51,7 @@ TIMEOUTS: Final = (
 LABELS: Final = {
     "name": "Name",
     "products": "Licences",
+    "filter": "Filter",
     "inactive_days": "Unused for (days)",
     "route": "How the approver is asked",
     "decision_days": "Time to decide (days)",
@@ -85,6 +86,7 @@ LABELS: Final = {
 """What the parts of a rule are called where two versions are compared."""
 
 CHECK_LABELS: Final = {
+    FILTER: "Not chosen by the filter",
     "new_account": "New account",
     "active_elsewhere": "Active through another channel",
     "integration_user": "Integration user",
@@ -604,6 +606,7 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "remind_days",
         "ask_first",
         "holder_days",
+        "filter",
     )
     return {
         **{name: _text(form, name) for name in names},

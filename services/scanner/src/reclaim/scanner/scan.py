@@ -14,6 +14,7 @@ from reclaim.common.db import Database
 from reclaim.common.errors import Transient
 from reclaim.connectors.ports import Incomplete, SeatReader, Survey
 from reclaim.scanner import exclusion_store, store
+from reclaim.scanner.choosing import chooser
 from reclaim.scanner.domain import (
     Assessed,
     Baseline,
@@ -80,6 +81,14 @@ class Scan:
                         run_id=self.run_id,
                     )
                     exclusions = await exclusion_store.on(db, self.connection_id, self.now)
+                    chooses = await chooser(
+                        db,
+                        self.terms,
+                        self.connection_id,
+                        {seat.holder.id for seat in page},
+                        prices=self.prices,
+                        now=self.now,
+                    )
                 assessed = assess(
                     page,
                     self.terms,
@@ -89,6 +98,7 @@ class Scan:
                     held=held,
                     now=self.now,
                     exclusions=exclusions,
+                    chooses=chooses,
                 )
                 self.tally.add(assessed)
                 self.tally.by_product.update(seat.product for seat in page)

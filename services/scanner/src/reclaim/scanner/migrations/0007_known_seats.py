@@ -6,7 +6,7 @@ from alembic import op
 from reclaim.common.db import Amount, UtcDateTime
 
 revision = "scanner_0007"
-down_revision = "scanner_0001"
+down_revision = "scanner_0003"
 
 
 def upgrade() -> None:
