@@ -326,10 +326,11 @@ async def withdraw_cases(deps: Deps, rule_id: str, reason: str, *, by: str) -> i
     """
     reason = clean_reason(reason)
     async with deps.database.unit() as unit:
+        # A page of cases that is being opened is waited for. Connections are locked before their rules, as in removing.
+        await exclusion_store.lock_connections(unit.db, (await store.rule(unit.db, rule_id)).connection_id)
         rule = await store.lock_rule(unit.db, rule_id)
         if rule.status == "active":
             raise Conflict("The rule is active and would flag the seats again: pause it first.")
-        await exclusion_store.lock_connections(unit.db, rule.connection_id)
         cases = await exclusion_store.open_seats(unit.db, rule_id=rule_id)
         why = f"the rule {rule.terms.name} was withdrawn: {reason}"
         return withdraw(unit, [(case_id, why) for case_id, _seat in cases], kind="rule_withdrawn", actor=by)
