@@ -15,6 +15,7 @@ from reclaim.common import envelope
 from reclaim.common.contracts import (
     AttentionRaised,
     CaseClosed,
+    CaseWithdrawn,
     CheaperLicence,
     CheckFinding,
     ConnectionChanged,
@@ -134,6 +135,21 @@ EXAMPLES: Final[Mapping[type[Event], tuple[Example, ...]]] = {
                 findings=(),
                 last_used_at=None,
                 flagged_at=at(9),
+            ),
+        ),
+    ),
+    CaseWithdrawn: (
+        Example(
+            id="019a4471-600c-7000-8000-000000000001",
+            source="scanner",
+            time=at(9, 30, 1),
+            traceparent=TRACE,
+            event=CaseWithdrawn(
+                case_id=CASE,
+                kind="exempted",
+                reason="Zoë Müller-Ōtsuka is excluded until 2027-01-31: parental leave.",
+                actor="maria.ops",
+                withdrawn_at=at(9, 30),
             ),
         ),
     ),

@@ -159,6 +159,7 @@ class History:
                 "hand_over": chance.random() < 0.7,
                 "dry_run": self.dry_run,
                 "cooldown_days": chance.choice((0, 30)),
+                "most_flagged_share": 100,
             },
             author="otto",
         )

@@ -105,6 +105,30 @@ async def test_many_rows_replace_those_with_their_key(database: Database) -> Non
     assert [row["number"] for row in await stored(database)] == [1] * 100 + [2] * 200
 
 
+async def test_columns_that_are_to_be_kept_stay_when_a_row_is_replaced(database: Database) -> None:
+    ids = [{"id": n} for n in range(1, 5)]
+    later = NOW + timedelta(days=1)
+    async with database.unit() as unit:
+        first = {"number": 1, "at": NOW, "locked_by": "old"}
+        await insert_many(unit.db, THINGS, ids[:2], same=first, replacing=("id",))
+        again = {"number": 2, "at": later, "locked_by": "new"}
+        await insert_many(unit.db, THINGS, ids[:3], same=again, replacing=("id",), keeping=("number", "at"))
+        # Nothing is left to replace: rows that are there stay as they are.
+        await insert_many(unit.db, THINGS, ids, same={"number": 3}, replacing=("id",), keeping=("number",))
+    found = [(row["number"], row["at"], row["locked_by"]) for row in await stored(database)]
+    assert found == [(1, NOW, "new"), (1, NOW, "new"), (2, later, "new"), (3, None, None)]
+
+
+async def test_a_row_is_not_replaced_by_an_older_one(database: Database) -> None:
+    earlier, just = NOW - timedelta(days=1), NOW - timedelta(microseconds=1)
+    async with database.unit() as unit:
+        for number, at in ((1, NOW), (2, earlier), (3, NOW), (4, just)):
+            await insert_many(
+                unit.db, THINGS, [{"id": 1}], same={"number": number, "at": at}, replacing=("id",), unless_newer="at"
+            )
+    assert [(row["number"], row["at"]) for row in await stored(database)] == [(3, NOW)]
+
+
 async def test_many_rows_are_changed_where_their_key_is(database: Database) -> None:
     async with database.unit() as unit:
         await insert_many(unit.db, THINGS, ROWS, same={"number": 1})

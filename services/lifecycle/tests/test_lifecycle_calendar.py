@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reclaim.common.contracts import Policy
-from reclaim.lifecycle.calendar import grace_end, is_working_day, may_reclaim, next_reclaim
+from reclaim.lifecycle.calendar import grace_end, is_working_day, may_act, may_reclaim, next_reclaim
 
 DAY = timedelta(days=1)
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "America/Asuncion"]
@@ -84,8 +84,41 @@ def test_nothing_is_freed_on_a_friday_a_weekend_or_before_a_holiday(day: int, al
     assert may_reclaim(holiday, datetime(2026, 11, day, 12, 0, tzinfo=UTC)) is allowed
 
 
+@pytest.mark.parametrize(
+    ("at", "allowed"),
+    [
+        (berlin(2026, 11, 4, 8, 59), False),
+        (berlin(2026, 11, 4, 9, 0), True),
+        (berlin(2026, 11, 4, 16, 59), True),
+        (berlin(2026, 11, 4, 17, 0), False),
+        (berlin(2026, 11, 7, 12, 0), False),
+        (berlin(2026, 11, 5, 12, 0), False),
+        # The same hour on the wall before and after the clocks change.
+        (berlin(2026, 10, 23, 9, 0), True),
+        (berlin(2026, 10, 26, 9, 0), True),
+    ],
+    ids=["early", "at nine", "last minute", "at five", "Saturday", "a day off", "summer time", "winter time"],
+)
+def test_accounts_are_acted_on_within_the_rules_hours_of_a_working_day(at: datetime, allowed: bool) -> None:
+    hours = {"act_from": time(9), "act_until": time(17), "time_zone": "Europe/Berlin", "days_off": (date(2026, 11, 5),)}
+    assert may_act(rule(**hours), at.astimezone(UTC)) is allowed
+    assert may_reclaim(rule(**hours), at.astimezone(UTC)) is allowed
+    assert may_act(rule(), at)
+
+
+def test_grace_that_ends_at_night_lasts_until_the_morning() -> None:
+    hours = {"act_from": time(9), "act_until": time(17), "time_zone": "Europe/Berlin"}
+    # Frozen on a Monday evening for five days: Saturday, and so Monday at nine.
+    assert grace_end(rule(**hours), berlin(2026, 11, 2, 16, 59)) == berlin(2026, 11, 9, 9, 0)
+    assert grace_end(rule(**hours, grace_days=1), berlin(2026, 11, 2, 20, 0)) == berlin(2026, 11, 4, 9, 0)
+    assert grace_end(rule(**hours, grace_days=1), berlin(2026, 11, 2, 16, 0)) == berlin(2026, 11, 3, 16, 0)
+
+
+HOURS = [{}, {"act_from": time(9), "act_until": time(17, 30)}, {"act_from": time(0), "act_until": time(23, 59)}]
+
 policies = st.builds(
-    rule,
+    lambda hours, **changes: rule(**hours, **changes),
+    st.sampled_from(HOURS),
     grace_days=st.integers(1, 90),
     grace_calendar=st.sampled_from(["calendar", "business"]),
     no_reclaim_before_days_off=st.booleans(),

@@ -28,6 +28,7 @@ from reclaim.common.contracts import (
     TimeoutAction,
     UserFrozen,
     UserRestored,
+    Withdrawal,
 )
 from reclaim.lifecycle import calendar
 from reclaim.lifecycle.domain import (
@@ -60,6 +61,7 @@ from reclaim.lifecycle.domain import (
     SeatGivenBack,
     SeatUnfrozen,
     State,
+    Withdraw,
     decide,
     open_case,
 )
@@ -179,6 +181,7 @@ COMMANDS: list[Command] = [
     keep(),
     revoke(),
     Decide("downgrade", "max@example.com", "itsm", "", NOW),
+    *(Withdraw(kind, "maria.ops", "parental leave", NOW) for kind in get_args(Withdrawal)),
     DeadlinePassed(),
     GraceOver(),
     *(SeatChecked(found, "evidence") for found in ("clear", "active", "exempt", "gone", "changed")),
@@ -716,6 +719,118 @@ def test_what_we_may_have_done_ourselves_did_not_vanish() -> None:
     failed = accept(reclaimed, ActionFailed("no seat", "buy")).case
     for case in (unsure, failed, by_hand):
         assert isinstance(decide(case, SeatChecked("gone", "inactive"), NOW), Rejected)
+
+
+# The scanner takes a case back.
+
+KINDS: Sequence[Withdrawal] = get_args(Withdrawal)
+
+
+def withdraw(kind: Withdrawal = "exempted") -> Withdraw:
+    return Withdraw(kind, "maria.ops", "parental leave", NOW + 9 * DAY)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("state", [State.FLAGGED, State.AWAITING_DECISION, State.ATTENTION])
+def test_a_case_that_is_withdrawn_before_a_decision_closes_untouched(state: State, kind: Withdrawal) -> None:
+    verdict = accept(at(state), withdraw(kind))
+    assert (verdict.case.state, verdict.effect) == (State.SKIPPED, None)
+    (closed,) = verdict.events
+    assert isinstance(closed, CaseClosed)
+    assert (closed.outcome, closed.frozen) == ("skipped", None)
+    assert "parental leave" in closed.reason
+    assert "maria.ops" in closed.reason
+
+
+@pytest.mark.parametrize("state", [State.CHECKING_BEFORE_FREEZE, State.IN_GRACE, State.AWAITING_FULFILMENT])
+def test_a_case_that_is_withdrawn_before_anything_was_done_closes_untouched(state: State) -> None:
+    verdict = accept(at(state), withdraw("rule_withdrawn"))
+    assert (verdict.case.state, verdict.effect) == (State.SKIPPED, None)
+
+
+@pytest.mark.parametrize("state", [State.FROZEN, State.CHECKING_BEFORE_RECLAIM])
+def test_a_frozen_seat_whose_case_is_withdrawn_is_restored_and_saves_nothing(state: State) -> None:
+    verdict = accept(at(state), withdraw())
+    assert (verdict.case.state, verdict.effect) == (State.RESTORING, Effect.UNFREEZE)
+    after = accept(verdict.case, SeatUnfrozen())
+    assert after.case.state is State.SKIPPED
+    assert [type(event) for event in after.events] == [UserRestored, CaseClosed]
+    assert isinstance(after.events[1], CaseClosed)
+    assert (after.events[1].outcome, after.events[1].frozen) == ("skipped", None)
+
+
+@pytest.mark.parametrize(
+    ("state", "answer"),
+    [
+        (State.FREEZING, SeatFrozen()),
+        (State.HANDING_OVER, RecordsHandedOver(2)),
+        (State.HANDING_OVER, DayOff()),
+        (State.RECLAIMING, ActionFailed("not begun", "")),
+        (State.DOWNGRADING, BrakeTripped("the kill switch", "")),
+    ],
+    ids=str,
+)
+def test_a_withdrawal_waits_for_the_step_under_way_and_then_restores(state: State, answer: Command) -> None:
+    noted = accept(at(state), withdraw())
+    assert (noted.case.state, noted.effect) == (state, None)
+    assert isinstance(decide(noted.case, withdraw(), NOW), Rejected)
+    after = accept(noted.case, answer, NOW + 9 * DAY)
+    assert after.case.state is State.RESTORING
+    assert "withdrawn" in after.note
+    assert accept(after.case, SeatUnfrozen()).case.state is State.SKIPPED
+
+
+def test_a_withdrawal_before_the_freeze_was_begun_undoes_nothing() -> None:
+    noted = accept(at(State.FREEZING), withdraw()).case
+    after = accept(noted, ActionFailed("not begun", ""))
+    assert (after.case.state, after.effect) == (State.SKIPPED, None)
+
+
+def test_a_freeze_without_an_answer_is_undone_when_its_case_is_withdrawn() -> None:
+    unsure = accept(at(State.FREEZING), ActionFailed("no answer", "mend", unsure=True)).case
+    assert accept(unsure, withdraw()).case.state is State.RESTORING
+
+
+@pytest.mark.parametrize("state", [State.RECLAIMED, State.REACTIVATING, State.REACTIVATED])
+@pytest.mark.parametrize("kind", KINDS)
+def test_past_the_reclaim_a_withdrawal_is_only_recorded(state: State, kind: Withdrawal) -> None:
+    assert isinstance(decide(at(state), withdraw(kind), NOW), Rejected)
+    attention = accept(at(State.REACTIVATING), ActionFailed("no seat", "buy")).case
+    assert isinstance(decide(attention, withdraw(kind), NOW), Rejected)
+
+
+def test_a_withdrawal_that_the_reclaim_overtook_gives_nothing_back_but_an_appeal_in_time_still_does() -> None:
+    noted = accept(at(State.RECLAIMING), withdraw()).case
+    freed = accept(noted, SeatDeactivated(), NOW + 9 * DAY)
+    assert freed.case.state is State.RECLAIMED
+    assert "too late" in freed.note
+    assert accept(freed.case, keep(), NOW + 9 * DAY).case.state is State.REACTIVATING
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - {State.FLAGGED, State.AWAITING_DECISION, State.ATTENTION}))
+def test_only_a_case_that_nobody_decided_upon_is_merged(state: State) -> None:
+    assert isinstance(decide(at(state), withdraw("merged"), NOW), Rejected)
+    stuck = accept(at(State.FREEZING), ActionFailed("no", "mend")).case
+    assert isinstance(decide(stuck, withdraw("merged"), NOW), Rejected)
+
+
+def test_a_seat_that_vanished_is_not_unfrozen() -> None:
+    frozen = at(State.FROZEN)
+    verdict = accept(frozen, withdraw("vanished"))
+    assert (verdict.case.state, verdict.effect) == (State.SKIPPED, None)
+    assert isinstance(verdict.events[0], CaseClosed)
+    assert verdict.events[0].frozen == frozen.seat
+    for state in (State.CHECKING_BEFORE_FREEZE, State.FREEZING, State.HANDING_OVER, State.RECLAIMING):
+        assert isinstance(decide(at(state), withdraw("vanished"), NOW), Rejected)
+
+
+def test_who_appealed_first_stays_the_one_who_did() -> None:
+    appealed = accept(at(State.HANDING_OVER), keep()).case
+    assert isinstance(decide(appealed, withdraw(), NOW), Rejected)
+    restoring = accept(appealed, RecordsHandedOver(0)).case
+    assert isinstance(decide(restoring, withdraw(), NOW), Rejected)
+    failed = accept(restoring, ActionFailed("no", "mend")).case
+    assert isinstance(decide(failed, withdraw(), NOW), Rejected)
 
 
 # Under any sequence of commands.

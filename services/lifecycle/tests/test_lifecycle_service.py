@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from reclaim.common import envelope, migrate
 from reclaim.common.bus.inproc import InprocBus
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import (
+    CaseWithdrawn,
     ConnectionChanged,
     DecisionReceived,
     Event,
@@ -243,6 +244,45 @@ async def test_a_second_case_for_the_same_seat_is_closed_at_once(tmp_path: Path)
         assert (await it.case("case-1")).open
 
 
+def withdrawn(**changes: Any) -> CaseWithdrawn:
+    base: dict[str, Any] = {
+        "case_id": "case-1", "kind": "exempted", "reason": "parental leave", "actor": "maria.ops", "withdrawn_at": NOW,
+    }  # fmt: skip
+    return CaseWithdrawn(**(base | changes))
+
+
+async def test_a_frozen_seat_whose_case_is_withdrawn_is_given_back(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path) as it:
+        await it.frozen()
+        await it.tell(withdrawn(), source="scanner")
+        await it.act()
+        assert (await it.case()).state is State.SKIPPED
+        assert not it.org.users["005A"].frozen
+        assert await it.said() == ["UserFrozen", "UserRestored", "CaseClosed"]
+        async with it.running.database.reading() as db:
+            trail = await db.exec_driver_sql("SELECT actor, note FROM audit WHERE command = 'withdraw'")
+            (entry,) = trail.all()
+        assert entry.actor == "maria.ops"
+        assert "parental leave" in entry.note
+        assert await it.verified()
+
+
+async def test_a_withdrawal_that_comes_before_its_case_waits_for_it(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(withdrawn(), source="scanner")
+        await it.tell(flagged(), source="scanner")
+        while (await it.case()).state is not State.SKIPPED:
+            await it.running.inbox.retry()
+        assert it.org.writes == []
+
+
+async def test_a_merged_case_that_was_decided_upon_goes_on(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.frozen()
+        await it.tell(withdrawn(kind="merged", reason="case-9 has the suite"), source="scanner")
+        assert (await it.case()).state is State.FROZEN
+
+
 async def test_somebody_who_came_back_is_left_alone(tmp_path: Path) -> None:
     async with world(None, tmp_path) as it:
         await it.tell(flagged(), source="scanner")
@@ -292,6 +332,66 @@ async def test_records_without_a_successor_call_a_person_and_go_on_when_there_is
         # The check before the reclaim sees it as well, and leaves the holder alone.
         assert case.state in {State.ATTENTION, State.RESTORED}
         assert it.org.users["005A"].active
+
+
+async def test_records_go_to_the_account_that_the_rule_names(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path, lambda clock: org_of(clock, manager_id=None)) as it:
+        it.org.users["005S"] = FakeUser(id="005S", name="Sue", created_at=NOW - 900 * DAY, last_used_at=NOW - DAY)
+        give(it.org, "005A", "Case", 2)
+        await it.frozen(hand_over_to="005S")
+        it.clock.advance(7 * DAY)
+        await it.act()
+        case = await it.case()
+        assert (case.state, case.records_transferred) == (State.RECLAIMED, 2)
+        assert {record.owner for record in it.org.records.values()} == {"005S"}
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["inactive", "unknown"])
+async def test_records_for_an_account_that_cannot_own_them_call_a_person(tmp_path: Path, there: bool) -> None:
+    async with world(None, tmp_path) as it:
+        if there:
+            it.org.users["005S"] = FakeUser(id="005S", name="Sue", created_at=NOW - 900 * DAY, active=False)
+        give(it.org, "005A", "Case", 2)
+        await it.frozen(hand_over_to="005S")
+        it.clock.advance(7 * DAY)
+        await it.act()
+        case = await it.case()
+        assert case.state is State.ATTENTION
+        assert case.attention is not None
+        assert "005S" in case.attention.reason
+        assert {record.owner for record in it.org.records.values()} == {"005A"}
+
+
+async def test_nobody_is_frozen_out_of_hours(database_url: str | None, tmp_path: Path) -> None:
+    """It is Monday at nine; the rule acts from eleven until noon."""
+    async with world(database_url, tmp_path) as it:
+        await it.tell(flagged(act_from=time(11), act_until=time(12)), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.act()
+        assert (await it.case()).state is State.FREEZING
+        assert it.org.writes == []
+        async with it.running.database.reading() as db:
+            (waiting,) = await store.effects_of(db, "case-1")
+        assert (waiting["attempts"], waiting["reason"]) == (0, "the rule freezes nobody at this hour")
+        it.clock.advance(timedelta(hours=2))
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
+        assert (await it.case()).state is State.FROZEN
+        it.clock.advance(7 * DAY)
+        await it.act()
+        assert (await it.case()).state is State.RECLAIMED
+
+
+async def test_who_is_kept_out_of_hours_is_not_frozen_any_more(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await it.tell(flagged(act_from=time(11), act_until=time(12)), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.act()
+        await it.tell(decision("keep"))
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
+        assert (await it.case()).state is State.KEPT
+        assert it.org.writes == []
 
 
 async def test_an_address_can_be_erased_and_the_chain_still_verifies(tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ TERMS: dict[str, Any] = {
     "on_timeout": "freeze",
     "grace_days": 14,
     "dry_run": False,
+    "most_flagged_share": 100,
 }
+
+WARNS: dict[str, Any] = {"warn_only": ["queue_member"], "warn_reasons": {"queue_member": "the queue has other members"}}
 
 
 def idle(number: int, *, days: int = 120, **more: Any) -> FakeUser:

@@ -51,6 +51,7 @@ RAW: dict[str, Any] = {
     "on_timeout": "freeze",
     "grace_days": 14,
 }
+WHY = dict.fromkeys(("scheduled_jobs", "queue_member", "no_successor"), "the team works without it")
 
 
 def ago(days: float) -> datetime:
@@ -170,11 +171,13 @@ def test_days_have_limits_and_the_message_says_which(name: str, low: int, high: 
 @pytest.mark.parametrize("check", ["administrator", "new_account", "already_frozen", "nonsense"])
 def test_a_check_that_protects_people_cannot_be_made_to_warn(check: str) -> None:
     with pytest.raises(Rejected, match="scheduled_jobs, pending_approvals, queue_member, no_successor"):
-        read_terms({**RAW, "warn_only": ["queue_member", check]})
+        read_terms({**RAW, "warn_only": ["queue_member", check], "warn_reasons": {**WHY, check: "because"}})
 
 
 def test_lists_are_in_one_order_so_that_equal_rules_are_equal() -> None:
-    one = read_terms({**RAW, "products": ["B", "A", "B"], "warn_only": ["no_successor", "scheduled_jobs"]})
+    one = read_terms(
+        {**RAW, "products": ["B", "A", "B"], "warn_only": ["no_successor", "scheduled_jobs"], "warn_reasons": WHY}
+    )
     assert (one.products, one.warn_only) == (("A", "B"), ("scheduled_jobs", "no_successor"))
 
 
@@ -237,7 +240,7 @@ def test_whatever_is_sent_is_read_or_refused_with_words(raw: dict[str, object]) 
 
 
 def test_the_policy_is_the_rule_as_it_stands() -> None:
-    policy = read_terms({**RAW, "warn_only": ["queue_member"], "young_days": 10}).policy(
+    policy = read_terms({**RAW, "warn_only": ["queue_member"], "warn_reasons": WHY, "young_days": 10}).policy(
         "r1", 4, dry_run=True, prices={}
     )
     assert (policy.rule_id, policy.rule_version, policy.rule_name) == ("r1", 4, "Idle seats")
@@ -307,6 +310,7 @@ def test_what_does_not_fit_a_calendar_or_a_downgrade_is_named(raw: dict[str, obj
     ("status", "action", "after"),
     [
         ("draft", "activate", "active"),
+        ("draft", "submit", "needs_review"),
         ("needs_review", "activate", "active"),
         ("paused", "activate", "active"),
         ("active", "pause", "paused"),
@@ -316,7 +320,10 @@ def test_a_rule_moves_on(status: str, action: str, after: str) -> None:
     assert next_status(status, action) == after
 
 
-@pytest.mark.parametrize(("status", "action"), [("active", "activate"), ("draft", "pause"), ("paused", "pause")])
+@pytest.mark.parametrize(
+    ("status", "action"),
+    [("active", "activate"), ("active", "submit"), ("draft", "pause"), ("paused", "pause"), ("paused", "submit")],
+)
 def test_a_rule_does_not_move_otherwise(status: str, action: str) -> None:
     with pytest.raises(Conflict, match=status):
         next_status(status, action)
@@ -432,7 +439,7 @@ def test_what_this_run_flagged_before_it_was_interrupted_counts_and_is_not_flagg
 
 
 def test_a_warning_goes_along_where_the_rule_says_so() -> None:
-    terms = read_terms({**RAW, "warn_only": ["queue_member"]})
+    terms = read_terms({**RAW, "warn_only": ["queue_member"], "warn_reasons": WHY})
     page = judged(seat(), terms=terms, queues=Known({"u1": "Support"}))
     assert {f.check: f.outcome for f in page.found[0].findings}["queue_member"] == "warn"
 

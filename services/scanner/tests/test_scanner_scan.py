@@ -21,7 +21,7 @@ from reclaim.common.errors import Conflict, Permanent, Transient
 from reclaim.connectors.fake import FakeReader
 from reclaim.connectors.ports import Incomplete, SeatRecord
 from reclaim.scanner import actions, store
-from reclaim.scanner.scan import preview
+from reclaim.scanner.scan import Preview, preview
 from reclaim.scanner.store import Connection, Rule, Run
 from services.scanner.tests.scanner_world import (
     FAST,
@@ -29,6 +29,7 @@ from services.scanner.tests.scanner_world import (
     SECRET,
     SETTINGS,
     TERMS,
+    WARNS,
     Scanner,
     filled,
     idle,
@@ -67,6 +68,13 @@ async def found(scanner: Scanner, run_id: str) -> Run:
 
 async def flagged(scanner: Scanner) -> list[str]:
     return [event.seat.holder.id for event in await scanner.said(UserFlagged)]
+
+
+def tally_of(shown: Preview) -> dict[str, int]:
+    """Who a preview lists as left alone, counted by check."""
+    counted = dict(Counter(spared.finding.check for spared in shown.spared))
+    assert counted == dict(shown.tally.left_alone)
+    return counted
 
 
 def adds_up(run: Run) -> bool:
@@ -178,7 +186,7 @@ async def test_an_inactive_manager_is_no_approver(scanner: Scanner) -> None:
 
 
 async def test_a_check_that_warns_lets_the_seat_be_flagged_with_the_warning(scanner: Scanner) -> None:
-    run = await scanned(scanner, await ready(scanner, warn_only=["queue_member"]))
+    run = await scanned(scanner, await ready(scanner, **WARNS))
     assert run.flagged == 3
     event = next(event for event in await scanner.said(UserFlagged) if event.seat.holder.id == "u00005")
     assert ("queue_member", "warn") in {(finding.check, finding.outcome) for finding in event.findings}
@@ -197,7 +205,7 @@ async def test_a_check_that_warns_lets_the_seat_be_flagged_with_the_warning(scan
     ],
 )
 async def test_what_could_not_be_read_flags_nobody_and_is_named(scanner: Scanner, part: str, check: str) -> None:
-    rule = await ready(scanner, warn_only=["queue_member"])
+    rule = await ready(scanner, **WARNS)
     scanner.org.unreadable = {part: "no permission: grant View All Data"}
     run = await scanned(scanner, rule)
     assert run.status == "finished"
@@ -226,13 +234,17 @@ async def test_the_preview_shows_exactly_what_the_scan_opens(tmp_path: Path, clo
     org.licences = {"SFDC": 500, "AUL": 500}
     async with started(tmp_path, org, clock) as scanner:
         connection = await connected(scanner)
-        rule = await ruled(scanner, connection, products=["SFDC", "AUL"], warn_only=["queue_member"])
+        excluded = {"kind": "person", "value": "u00150", "reason": "on leave"}
+        await actions.add_exclusion(scanner.deps, excluded, author="otto")
+        rule = await ruled(scanner, connection, products=["SFDC", "AUL"], **WARNS)
         before = await preview(scanner.deps, connection, rule.terms, rule.id)
         assert await scanner.said(UserFlagged) == []
         run = await scanned(scanner, rule)
         opened = await scanner.said(UserFlagged)
         after = await preview(scanner.deps, connection, rule.terms, rule.id)
     assert before.stopped is None
+    assert tally_of(before)["exempt"] == 1
+    assert len(before.spared) == sum(tally_of(before).values())
     assert [(f.seat, f.approver, f.findings, f.last_used_at) for f in before.found] == [
         (e.seat, e.approver, e.findings, e.last_used_at) for e in opened
     ]

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from reclaim.cli import seats, setup, waiting
+from reclaim.cli import rules, seats, setup, waiting
 from reclaim.cli.client import ApiError, Client, Unreachable
 from reclaim.cli.kill import kill_app
 from reclaim.cli.options import DEFAULT_URL, REFUSED, OutputOption, UrlOption
@@ -58,6 +58,7 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 seats.add_to(app, case_app)
+rules.add_to(app, rule_app)
 
 
 class TokenRole(StrEnum):
@@ -255,6 +256,24 @@ def rule_add(
     no_reclaim_before_days_off: Annotated[
         bool, typer.Option("--no-reclaim-before-days-off", help="free no seat on a day off or right before one")
     ] = False,
+    fallback_approver: Annotated[
+        str, typer.Option(help="address of whoever is asked when the manager is missing, inactive or the holder")
+    ] = "",
+    hand_over_to: Annotated[
+        str, typer.Option(help="id of the user who takes open records over; else the manager")
+    ] = "",
+    act_from: Annotated[str, typer.Option(help="act on accounts from this time of a working day, such as 09:00")] = "",
+    act_until: Annotated[str, typer.Option(help="and until this one, in --time-zone")] = "",
+    chosen_by: Annotated[
+        str, typer.Option("--filter", help="which of the seats, such as \"user/department eq 'Sales'\"")
+    ] = "",
+    ask_first: Annotated[str, typer.Option(help="manager or holder")] = "manager",
+    holder_days: Annotated[int, typer.Option(help="days the holder has before the manager is asked")] = 3,
+    remind: Annotated[list[int] | None, typer.Option(help="days after it that a question is put again; repeat")] = None,
+    warn: Annotated[
+        list[str] | None,
+        typer.Option(help="check=reason: a check that warns instead of skipping, and why; repeat for several"),
+    ] = None,
     url: UrlOption = DEFAULT_URL,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -281,6 +300,16 @@ def rule_add(
             "downgrade_name": downgrade_name,
             "downgrade_profile": downgrade_profile,
             "no_reclaim_before_days_off": no_reclaim_before_days_off,
+            "fallback_approver": fallback_approver,
+            "hand_over_to": hand_over_to,
+            "act_from": act_from,
+            "act_until": act_until,
+            "remind_days": remind or [],
+            "filter": chosen_by,
+            "ask_first": ask_first,
+            "holder_days": holder_days,
+            "warn_only": [given.partition("=")[0] for given in warn or []],
+            "warn_reasons": {given.partition("=")[0]: given.partition("=")[2] for given in warn or []},
         }
         show(output, client.post("/scanner/api/rules", document))
 

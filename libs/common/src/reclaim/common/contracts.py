@@ -9,7 +9,7 @@ Instants are timezone-aware UTC. Money is a decimal with its currency, never a f
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import ClassVar, Final, Literal
 
@@ -52,11 +52,16 @@ Decision = Literal["keep", "revoke", "downgrade"]
 Channel = Literal["email", "itsm", "console"]
 Route = Literal["email", "itsm", "both"]
 TimeoutAction = Literal["freeze", "keep", "escalate"]
+AskFirst = Literal["manager", "holder"]
 GraceCalendar = Literal["calendar", "business"]
 ReclaimBy = Literal["deactivate", "downgrade", "task"]
 """How a seat is freed: by us, by us with a cheaper licence in its place, or by a person who is given the task."""
 
 Outcome = Literal["kept", "cancelled", "skipped", "restored", "reclaimed"]
+
+Withdrawal = Literal["exempted", "merged", "rule_withdrawn", "profile_removed", "vanished"]
+"""Why the scanner takes a case of its own back: its seat was exempted, another case took it over, its rule was
+withdrawn, the connection it rested on was removed, or the seat is no longer there."""
 
 
 class CheaperLicence(Value, frozen=True):
@@ -81,6 +86,12 @@ class Policy(Value, frozen=True):
     `grace_calendar` says whether `grace_days` are any days or working days; with `no_reclaim_before_days_off` no seat
     is freed on a day off or on the day before one. Days off are Saturday, Sunday and `days_off`, in `time_zone`.
     A downgrade, whether the rule's way or a person's decision, needs `downgrade_to`.
+
+    `hand_over_to` is the connected system's id of the user who takes open records over; None: the holder's manager.
+    Something is taken away only from `act_from` until `act_until` on working days, in `time_zone`; None: at any time.
+    `fallback_approver` is asked when there is no manager who could be. A question that was delivered `remind_days` ago
+    and is not answered is put again. With `ask_first` the holder is asked by mail for `holder_days` before the approver
+    is; the decision deadline starts with the approver's question.
     """
 
     rule_id: str
@@ -101,6 +112,13 @@ class Policy(Value, frozen=True):
     time_zone: str = "UTC"
     reclaim_by: ReclaimBy = "deactivate"
     downgrade_to: CheaperLicence | None = None
+    hand_over_to: str | None = None
+    act_from: time | None = None
+    act_until: time | None = None
+    fallback_approver: Person | None = None
+    remind_days: tuple[int, ...] = ()
+    ask_first: AskFirst = "manager"
+    holder_days: int = 3
 
 
 class CheckFinding(Value, frozen=True):
@@ -139,6 +157,21 @@ class UserFlagged(CaseEvent, frozen=True):
     flagged_at: datetime
     run_id: str | None = None
     seats_total: int | None = None
+
+
+class CaseWithdrawn(CaseEvent, frozen=True):
+    """The scanner takes a case of its own back: whatever was done to the account is undone, and the case closes.
+
+    What was reclaimed already stays so, and a case that was decided upon is not merged any more: that is recorded.
+    `actor` is the person or the part of the system that is behind it; `reason` is for people.
+    """
+
+    wire = "reclaim.CaseWithdrawn.v1"
+
+    kind: Withdrawal
+    reason: str
+    actor: str
+    withdrawn_at: datetime
 
 
 class NoticeDelivered(CaseEvent, frozen=True):
@@ -307,6 +340,7 @@ SERVICES: Final = ("scanner", "approvals", "itsm-gateway", "lifecycle", "savings
 CONSUMERS: Final[dict[type[Event], tuple[str, ...]]] = {
     ConnectionChanged: ("lifecycle",),
     UserFlagged: ("approvals", "itsm-gateway", "lifecycle"),
+    CaseWithdrawn: ("lifecycle",),
     NoticeDelivered: ("lifecycle",),
     NoticeFailed: ("lifecycle",),
     DecisionReceived: ("lifecycle",),

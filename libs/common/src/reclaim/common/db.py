@@ -104,21 +104,29 @@ async def insert_many(
     *,
     same: Mapping[str, Any] | None = None,
     replacing: tuple[str, ...] = (),
+    keeping: tuple[str, ...] = (),
+    unless_newer: str = "",
 ) -> None:
     """Insert rows that all have the same columns, by one statement.
 
     `same` has the columns with one value for all rows: it is sent once. `replacing` names the columns of a unique
-    key: a stored row with the same key takes the new values. No two of the given rows may have the same.
+    key: a stored row with the same key takes the new values, but for the columns in `keeping`; none of them if its own
+    value of the column `unless_newer` is later than the given one. No two of the given rows may have the same key.
     """
     if not rows:
         return
     same = same or {}
     names = tuple(rows[0])
     if db.dialect.name == "sqlite":
-        statement = _replacing(sqlite.insert(table), (*names, *same), replacing) if replacing else sa.insert(table)
+        statement = (
+            _replacing(sqlite.insert(table), (*names, *same), replacing, keeping, unless_newer)
+            if replacing
+            else sa.insert(table)
+        )
         await db.execute(statement, [{**row, **same} for row in rows])
     elif replacing or not await _copied(db, table, names, rows, same):
-        await db.execute(_insert_arrays(table, names, tuple(same), replacing), _given(names, rows, same))
+        statement_of = _insert_arrays(table, names, tuple(same), replacing, keeping, unless_newer)
+        await db.execute(statement_of, _given(names, rows, same))
 
 
 async def _copied(
@@ -199,22 +207,31 @@ def _shared(table: sa.Table, names: Sequence[str]) -> dict[str, sa.BindParameter
 
 @cache
 def _insert_arrays(
-    table: sa.Table, names: tuple[str, ...], same: tuple[str, ...], replacing: tuple[str, ...]
+    table: sa.Table,
+    names: tuple[str, ...],
+    same: tuple[str, ...],
+    replacing: tuple[str, ...],
+    keeping: tuple[str, ...],
+    unless_newer: str,
 ) -> sa.Insert:
     given = sa.select(*_unnested(table, names).c, *_shared(table, same).values())
     every = (*names, *same)
     if not replacing:
         # The dialects' own statements are compiled anew each time they are run; this one is compiled once.
         return sa.insert(table).from_select(every, given)
-    return _replacing(postgresql.insert(table).from_select(every, given), every, replacing)
+    return _replacing(postgresql.insert(table).from_select(every, given), every, replacing, keeping, unless_newer)
 
 
-def _replacing(statement: InsertT, names: Sequence[str], key: Sequence[str]) -> InsertT:
+def _replacing(
+    statement: InsertT, names: Sequence[str], key: Sequence[str], keeping: Sequence[str], unless_newer: str
+) -> InsertT:
     if not key:
         return statement
-    return statement.on_conflict_do_update(
-        index_elements=key, set_={name: statement.excluded[name] for name in names if name not in key}
-    )
+    fresh = {name: statement.excluded[name] for name in names if name not in key and name not in keeping}
+    if not fresh:
+        return statement.on_conflict_do_nothing(index_elements=key)
+    still = statement.table.c[unless_newer] <= statement.excluded[unless_newer] if unless_newer else None
+    return statement.on_conflict_do_update(index_elements=key, set_=fresh, where=still)
 
 
 @cache

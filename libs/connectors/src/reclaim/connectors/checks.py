@@ -58,7 +58,7 @@ _PASSED: Final = {
     "scheduled_jobs": "no jobs or dashboards run as this user",
     "pending_approvals": "no approvals wait for this user",
     "queue_member": "in no queue",
-    "no_successor": "no open business, or a manager who can take it over",
+    "no_successor": "no open business, or somebody who can take it over",
 }
 _PASS: Final = {name: CheckFinding(check=name, outcome="pass", evidence=evidence) for name, evidence in _PASSED.items()}
 
@@ -85,6 +85,8 @@ def evaluate(
     young_days: int = YOUNG_DAYS,
     frozen_by_us: Collection[str] = (),
     held: Mapping[str, str] | None = None,
+    excluded: str | None = None,
+    successor: str | None = None,
     fresh_for: timedelta = FRESH_FOR,
 ) -> tuple[CheckFinding, ...]:
     """Run the ten checks on one seat; the result has one finding a check, in their order.
@@ -100,6 +102,8 @@ def evaluate(
             make the account young; a freeze of ours that somebody else undid does.
         held: What keeps a holder from being flagged in our own records (an open case, a recent keep), by holder id,
             as evidence to show.
+        excluded: Why our own records exempt this seat, as evidence to show; None if they do not.
+        successor: Who takes open business over in the manager's place, if the rule names somebody.
         fresh_for: How old the survey may be.
     """
     holder = seat.holder.id
@@ -112,12 +116,12 @@ def evaluate(
         _active_elsewhere(holder, survey, now - timedelta(days=inactive_days)),
         _integration_user(seat, survey),
         _named("administrator", holder, survey.administrators),
-        _named("exempt", holder, survey.exempt),
+        _named("exempt", holder, survey.exempt) if excluded is None else _skip("exempt", excluded),
         _already_frozen(holder, survey, frozen_by_us, held),
         _named("scheduled_jobs", holder, survey.scheduled_work, warn_only),
         _named("pending_approvals", holder, survey.pending_approvals, warn_only),
         _named("queue_member", holder, survey.queues, warn_only),
-        _no_successor(seat, survey, warn_only),
+        _no_successor(seat, survey, warn_only, successor),
     )
 
 
@@ -181,11 +185,11 @@ def _already_frozen(
     return _PASS["already_frozen"]
 
 
-def _no_successor(seat: SeatRecord, survey: Survey, warn_only: Collection[str]) -> CheckFinding:
+def _no_successor(seat: SeatRecord, survey: Survey, warn_only: Collection[str], successor: str | None) -> CheckFinding:
     if isinstance(survey.open_business, Unknown):
         return _unknown("no_successor", survey.open_business)
     count = survey.open_business.value.get(seat.holder.id, 0)
-    if count <= 0:
+    if count <= 0 or successor not in (None, seat.holder.id):
         return _PASS["no_successor"]
     if seat.manager is None:
         why = "no manager is set"

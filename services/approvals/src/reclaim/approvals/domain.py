@@ -14,7 +14,10 @@ from reclaim.common.contracts import CheckFinding, Decision, Money, Outcome, Per
 
 Purpose = Literal["decision", "appeal"]
 Status = Literal["not_ours", "open", "decided", "closed"]
-MailKind = Literal["ask", "frozen", "restored", "reclaimed", "reactivated", "closed", "attention"]
+Asking = Literal["manager", "holder"]
+MailKind = Literal[
+    "ask", "ask_holder", "remind", "frozen", "restored", "reclaimed", "reactivated", "closed", "attention"
+]
 Audience = Literal["manager", "holder", "operations"]
 
 SYSTEM: Final = "Salesforce"
@@ -38,7 +41,8 @@ class Request:
     """One case as this stage knows it: the question, the answer, and what became of the seat.
 
     Each `..._at` is set by one event, whichever order the events come in; None means that it has not come.
-    `epoch` and `appeal_epoch` number the links: only the newest ones open the question.
+    `epoch` and `appeal_epoch` number the links: only the newest ones open the question. `asking` is whose
+    turn it is; at `ask_next_at` an unanswered question is put again, or to the manager after the holder.
     """
 
     case_id: str
@@ -74,6 +78,8 @@ class Request:
     closed_at: datetime | None = None
     outcome: Outcome | None = None
     closed_reason: str | None = None
+    ask_next_at: datetime | None = None
+    asking: Asking = "manager"
 
     @property
     def holder(self) -> Person:
@@ -82,6 +88,11 @@ class Request:
     @property
     def manager_address(self) -> str | None:
         return usable_address(self.approver.email) if self.approver else None
+
+    @property
+    def in_place_of_manager(self) -> bool:
+        """Whether the rule's fallback is asked, because there is no manager who could be."""
+        return self.approver is not None and self.approver == self.policy.fallback_approver
 
     @property
     def holder_address(self) -> str | None:
@@ -152,7 +163,9 @@ def opens(link: Link, request: Request | None, now: datetime) -> Opens:
 
 
 def _recipients(purpose: Purpose, request: Request) -> set[str | None]:
-    everyone = {request.manager_address} if purpose == "decision" else {request.manager_address, request.holder_address}
+    everyone = {request.manager_address, request.holder_address}
+    if purpose == "decision" and request.policy.ask_first != "holder":
+        everyone = {request.manager_address}
     return everyone - {None}
 
 
@@ -162,6 +175,15 @@ class Unaskable:
 
     reason: str
     remedy: str
+
+
+def whom_to_ask(seat: Seat, approver: Person | None, policy: Policy) -> tuple[Person | None, Unaskable | None]:
+    """Return who is asked, and why nobody can be; the rule's fallback is, where the approver cannot."""
+    unaskable = why_unaskable(seat, approver)
+    fallback = policy.fallback_approver
+    if unaskable is not None and fallback is not None and why_unaskable(seat, fallback) is None:
+        return fallback, None
+    return approver, unaskable
 
 
 def why_unaskable(seat: Seat, approver: Person | None) -> Unaskable | None:
@@ -199,6 +221,24 @@ def refused_by_server(request: Request, said: str) -> Unaskable:
         f"The mail server refused the mail to {manager}: {said}",
         f"Correct the e-mail address of {manager} in {SYSTEM}. If the address is right, repair the mailbox and send "
         f"the question again from the approvals page. {NOW}",
+    )
+
+
+def next_reminder(policy: Policy, delivered_at: datetime, after: datetime) -> datetime | None:
+    """Return when a question is put again, later than `after`; None if it is not, or its deadline would have passed."""
+    days = (day for day in policy.remind_days if 0 < day < policy.decision_days)
+    return min((at for day in days if (at := delivered_at + timedelta(days=day)) > after), default=None)
+
+
+def reminder_wanted(request: Request, now: datetime) -> bool:
+    """Tell whether a question still waits for an answer that it can reach, and is not over yet."""
+    return (
+        request.status == "open"
+        and request.asking == "manager"
+        and request.ask_failed_at is None
+        and request.manager_address is not None
+        and request.deadline is not None
+        and now < request.deadline
     )
 
 

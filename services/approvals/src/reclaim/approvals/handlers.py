@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from reclaim.approvals import domain, store
-from reclaim.approvals.domain import Audience, MailKind, Request
+from reclaim.approvals.domain import Asking, Audience, MailKind, Request
 from reclaim.approvals.store import Draft
 from reclaim.common.contracts import (
     AttentionRaised,
@@ -15,6 +15,7 @@ from reclaim.common.contracts import (
     CaseEvent,
     Event,
     NoticeFailed,
+    Person,
     SeatReactivated,
     SeatReclaimed,
     UserFlagged,
@@ -48,39 +49,63 @@ async def on_user_flagged(_deps: Deps, unit: Unit, events: Sequence[Received[Use
     corrected: dict[str, Request] = {}
     for flagged in (event.data for event in events):
         before = known.get(flagged.case_id)
-        unaskable = domain.why_unaskable(flagged.seat, flagged.approver) if flagged.policy.route != "itsm" else None
+        approver, unaskable = flagged.approver, None
+        if flagged.policy.route != "itsm":
+            approver, unaskable = domain.whom_to_ask(flagged.seat, flagged.approver, flagged.policy)
         if before is None:
-            new.setdefault(flagged.case_id, _request(flagged, unaskable, unit))
-        elif _unreached(before) and before.approver != flagged.approver and unaskable is None:
+            new.setdefault(flagged.case_id, _request(flagged, approver, unaskable, unit))
+        elif _unreached(before) and before.approver != approver and unaskable is None:
             corrected[flagged.case_id] = replace(
-                before, approver=flagged.approver, epoch=before.epoch + 1, ask_failed_at=None, ask_failure=None
+                before, approver=approver, epoch=before.epoch + 1, ask_failed_at=None, ask_failure=None
             )
     await store.add_requests(unit.db, list(new.values()))
     await store.ask_somebody_else(unit.db, list(corrected.values()))
     for request in new.values():
         if request.ask_failed_at is not None:
-            unaskable = domain.why_unaskable(request.seat, request.approver)
-            assert unaskable is not None
-            unit.emit(
-                NoticeFailed(
-                    case_id=request.case_id,
-                    channel="email",
-                    reason=unaskable.reason,
-                    remedy=unaskable.remedy,
-                    failed_at=unit.now,
-                )
-            )
+            _say_unaskable(unit, request)
     await _queue(unit, [ask_draft(request) for request in (*new.values(), *corrected.values()) if _askable(request)])
 
 
-def _request(flagged: UserFlagged, unaskable: domain.Unaskable | None, unit: Unit) -> Request:
+async def ask_managers(unit: Unit, turns: Sequence[Request]) -> list[Draft]:
+    """Return the questions to the managers of holders who did not answer, and say where nobody can be asked."""
+    drafts = []
+    for request in turns:
+        unaskable = domain.why_unaskable(request.seat, request.approver)
+        if unaskable is None:
+            drafts.append(ask_draft(replace(request, asking="manager")))
+        elif await store.ask_failed(unit.db, request.case_id, f"{unaskable.reason} {unaskable.remedy}", unit.now):
+            _say_unaskable(unit, request)
+    return drafts
+
+
+def _say_unaskable(unit: Unit, request: Request) -> None:
+    unaskable = domain.why_unaskable(request.seat, request.approver)
+    assert unaskable is not None
+    unit.emit(
+        NoticeFailed(
+            case_id=request.case_id,
+            channel="email",
+            reason=unaskable.reason,
+            remedy=unaskable.remedy,
+            failed_at=unit.now,
+        )
+    )
+
+
+def _request(flagged: UserFlagged, approver: Person | None, unaskable: domain.Unaskable | None, unit: Unit) -> Request:
+    first = flagged.policy.ask_first == "holder" and flagged.policy.route != "itsm"
+    asking: Asking = "holder" if first and domain.usable_address(flagged.seat.holder.email) else "manager"
+    if asking == "holder":
+        # Whether the manager can be asked counts when it is the manager's turn.
+        unaskable = None
     return Request(
         case_id=flagged.case_id,
+        asking=asking,
         status="not_ours" if flagged.policy.route == "itsm" else "open",
         seat=flagged.seat,
         policy=flagged.policy,
         findings=flagged.findings,
-        approver=flagged.approver,
+        approver=approver,
         last_used_at=flagged.last_used_at,
         flagged_at=flagged.flagged_at,
         ask_failed_at=unit.now if unaskable else None,
@@ -97,7 +122,17 @@ def _askable(request: Request) -> bool:
 
 
 def ask_draft(request: Request) -> Draft:
-    """Return the question, as a mail to the manager."""
+    """Return the question, as a mail to whose turn it is."""
+    if request.asking == "holder":
+        assert request.holder_address is not None
+        return Draft(
+            case_id=request.case_id,
+            kind="ask_holder",
+            audience="holder",
+            recipient=request.holder_address,
+            recipient_name=request.holder.name,
+            epoch=request.epoch,
+        )
     assert request.approver is not None
     assert request.manager_address is not None
     return Draft(
@@ -108,6 +143,12 @@ def ask_draft(request: Request) -> Draft:
         recipient_name=request.approver.name,
         epoch=request.epoch,
     )
+
+
+def remind_draft(request: Request) -> Draft:
+    """Return the question once more, for the reminder that is due now."""
+    assert request.ask_next_at is not None
+    return replace(ask_draft(request), kind="remind", occasion=request.ask_next_at.isoformat())
 
 
 def tell_drafts(request: Request, kind: MailKind, *, holder: bool) -> list[Draft]:

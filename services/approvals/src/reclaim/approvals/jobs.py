@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Final
 
@@ -13,7 +13,7 @@ from opentelemetry import metrics
 
 from reclaim.approvals import domain, store
 from reclaim.approvals.domain import Request
-from reclaim.approvals.handlers import tell_drafts
+from reclaim.approvals.handlers import MAIL_JOB, ask_managers, remind_draft, tell_drafts
 from reclaim.approvals.mail import Composer, still_needed
 from reclaim.approvals.ports import MailDelayed, Mailer, MailRefused, MailServerAway, MailSession
 from reclaim.approvals.store import Mail
@@ -22,6 +22,9 @@ from reclaim.common.db import Database, Unit
 from reclaim.common.timing import backoff
 
 log = logging.getLogger(__name__)
+
+TOGETHER: Final = 200
+"""Questions that are put again in one transaction."""
 
 CLAIM: Final = 25
 """Mails claimed at a time, and sent over one connection."""
@@ -108,6 +111,9 @@ class MailJob:
             if not await store.finish(unit.db, mail, "sent", unit.now):
                 log.warning("case %s: the %s mail was sent after its lease, and is sent twice", mail.case_id, mail.kind)
                 return
+            if mail.kind == "ask_holder":
+                until = unit.now + timedelta(days=request.policy.holder_days)
+                await store.holder_asked(unit.db, mail.case_id, until)
             if mail.kind == "ask" and await self._starts_a_deadline(unit, request):
                 unit.emit(
                     NoticeDelivered(
@@ -119,7 +125,8 @@ class MailJob:
     async def _starts_a_deadline(self, unit: Unit, request: Request) -> bool:
         policy = request.policy
         anew_after = timedelta(days=policy.decision_days) if policy.on_timeout == "escalate" else None
-        return await store.delivered(unit.db, request.case_id, unit.now, anew_after=anew_after)
+        first = domain.next_reminder(policy, unit.now, unit.now)
+        return await store.delivered(unit.db, request.case_id, unit.now, anew_after=anew_after, ask_next_at=first)
 
     async def _note_if_closed_meanwhile(self, unit: Unit, case_id: str) -> None:
         request = await store.get(unit.db, case_id)
@@ -129,7 +136,11 @@ class MailJob:
     async def _refused(self, mail: Mail, request: Request, said: str) -> None:
         _counter.add(1, {"result": "refused", "kind": mail.kind})
         async with self.database.unit() as unit:
-            if not await store.finish(unit.db, mail, "failed", unit.now, error=said) or mail.kind != "ask":
+            ended = await store.finish(unit.db, mail, "failed", unit.now, error=said)
+            if ended and mail.kind == "ask_holder":
+                # The holder cannot be asked: it is the manager's turn.
+                await store.holder_asked(unit.db, mail.case_id, unit.now)
+            if not ended or mail.kind != "ask":
                 return
             unaskable = domain.refused_by_server(request, said)
             if await store.ask_failed(unit.db, mail.case_id, f"{unaskable.reason} {unaskable.remedy}", unit.now):
@@ -154,6 +165,36 @@ class MailJob:
         if mails:
             async with self.database.unit() as unit:
                 await store.give_back(unit.db, mails)
+
+
+@dataclass(frozen=True, slots=True)
+class AskJob:
+    """Puts questions again that were not answered, and to the manager those that the holder did not answer in time.
+
+    Of reminders that were missed, one is sent.
+    """
+
+    database: Database
+
+    async def run(self) -> bool:
+        """Queue what is due; return whether there may be more."""
+        async with self.database.unit() as unit:
+            due = await store.to_ask(unit.db, unit.now, most=TOGETHER)
+            turns = [request for request in due if request.asking == "holder"]
+            await store.set_next(unit.db, [(request.case_id, _next(request, unit.now)) for request in due])
+            await store.ask_managers(unit.db, [request.case_id for request in turns])
+            drafts = [remind_draft(request) for request in due if domain.reminder_wanted(request, unit.now)]
+            drafts += await ask_managers(unit, [request for request in turns if request.status == "open"])
+            await store.add_mails(unit.db, drafts, unit.now)
+            if drafts:
+                unit.wake(MAIL_JOB)
+        return len(due) == TOGETHER
+
+
+def _next(request: Request, now: datetime) -> datetime | None:
+    if request.asking == "holder" or request.delivered_at is None:
+        return None
+    return domain.next_reminder(request.policy, request.delivered_at, now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ from reclaim.approvals.domain import Request, clean
 from reclaim.web.formatting import format_day, format_instant, format_money, words
 
 WHY_YOU: Final = "You get this mail because you are entered as the manager of the account's holder."
+WHY_FALLBACK: Final = (
+    "You get this mail because you are entered as the one who decides where an account's holder has no manager."
+)
 WHY_HOLDER: Final = "You get this mail because the account is yours."
 WHY_OPERATIONS: Final = "You get this mail because this address is entered for operations in Reclaim."
 
@@ -61,7 +64,7 @@ def last_use(request: Request) -> str:
 def after_revoke(request: Request) -> str:
     """Write what happens when the manager revokes."""
     policy = request.policy
-    handed = " Open records go to you." if policy.hand_over else ""
+    handed = f" Open records go to {_successor(request)}." if policy.hand_over else ""
     if policy.reclaim_by == "task":
         return (
             f"Nothing changes for {clean(request.holder.name)} yet: for {grace(request)} the seat can still be kept. "
@@ -80,9 +83,32 @@ def after_revoke(request: Request) -> str:
     )
 
 
+def _successor(request: Request) -> str:
+    if request.policy.hand_over_to is not None:
+        return "the account that the rule names"
+    return "the holder's manager" if request.in_place_of_manager else "you"
+
+
 def after_keep(request: Request) -> str:
     """Write what happens when the manager keeps the seat."""
     return f"Nothing changes for {clean(request.holder.name)}. Your reason is recorded."
+
+
+def after_holder_revokes(request: Request) -> str:
+    """Write what happens when the holder gives the seat up."""
+    if request.policy.reclaim_by == "task":
+        return f"For {grace(request)} you can still keep it. After that somebody takes the seat back by hand."
+    return (
+        f"The account is checked once more and then frozen: you can no longer sign in. For {grace(request)} you or "
+        "your manager can undo it with one click."
+    )
+
+
+def after_holders_silence(request: Request) -> str:
+    """Write what happens when the holder does not answer in time."""
+    if request.in_place_of_manager or request.approver is None:
+        return "Somebody else is asked."
+    return "Your manager is asked."
 
 
 def after_silence(request: Request) -> str:
@@ -96,6 +122,18 @@ def after_silence(request: Request) -> str:
             return "The seat is kept."
         case "escalate":
             return "Nothing happens to the account, and an administrator is asked to look."
+
+
+def why_you(request: Request) -> str:
+    """Write why the approver gets a mail."""
+    return WHY_FALLBACK if request.in_place_of_manager else WHY_YOU
+
+
+def _your_part(request: Request) -> str:
+    holder = clean(request.holder.name)
+    if request.in_place_of_manager:
+        return f"{holder} has no manager who could be asked, so"
+    return f"As the manager of {holder}"
 
 
 def account(request: Request) -> str:
@@ -126,15 +164,17 @@ def warnings(request: Request) -> list[str]:
     ]
 
 
-def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime) -> Letter:
-    """Ask the manager."""
+def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime, again: bool = False) -> Letter:
+    """Ask the approver; `again` if the question was not answered yet."""
     policy = request.policy
+    question = f"Is {account(request)} still needed?"
     return Letter(
-        subject=f"Is {account(request)} still needed?",
-        heading=f"Is {account(request)} still needed?",
+        subject=f"Reminder: {question}" if again else question,
+        heading=question,
         paragraphs=[
-            f"It has not been used for more than {days(policy.inactive_days)}. As the manager of "
-            f"{clean(request.holder.name)} you decide whether the seat stays.",
+            *([f"We asked you before, and need your answer by {format_instant(deadline)}."] if again else []),
+            f"It has not been used for more than {days(policy.inactive_days)}. {_your_part(request)} you decide "
+            "whether the seat stays.",
         ],
         facts=[*facts(request), ("Please answer by", format_instant(deadline))],
         warnings=warnings(request),
@@ -147,9 +187,30 @@ def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime) -
         ],
         small=[
             "The links are for you alone: whoever has this mail can answer in your name, so please do not forward it.",
-            WHY_YOU,
+            why_you(request),
         ],
         rehearsal=policy.dry_run,
+    )
+
+
+def ask_holder(request: Request, *, keep: Button, revoke: Button, until: datetime) -> Letter:
+    """Ask the holder, before the manager is."""
+    question = f"Do you still need your {clean(request.seat.product_name)} account?"
+    return Letter(
+        subject=question,
+        heading=question,
+        paragraphs=[f"It has not been used for more than {days(request.policy.inactive_days)}. You are asked first."],
+        facts=[*facts(request, price=False), ("Please answer by", format_instant(until))],
+        warnings=warnings(request),
+        buttons=[keep, revoke],
+        after=["Both open a page where you confirm. Opening it changes nothing."],
+        outcomes=[
+            ("If you need it", after_keep(request)),
+            ("If you do not", after_holder_revokes(request)),
+            ("If you do not answer", after_holders_silence(request)),
+        ],
+        small=["The links are for you alone: please do not forward this mail.", WHY_HOLDER],
+        rehearsal=request.policy.dry_run,
     )
 
 
@@ -187,7 +248,7 @@ def frozen(request: Request, *, holder: bool, appeal: Button | None) -> Letter:
         else [],
         small=[
             *(["The link is for you alone: please do not forward this mail."] if appeal else []),
-            WHY_HOLDER if holder else WHY_YOU,
+            WHY_HOLDER if holder else why_you(request),
         ],
         rehearsal=request.policy.dry_run,
     )
@@ -205,7 +266,7 @@ def restored(request: Request, *, holder: bool) -> Letter:
         paragraphs=[
             f"The freeze was undone on {format_instant(request.restored_at)}{by}. {who} can sign in as before."
         ],
-        small=[WHY_HOLDER if holder else WHY_YOU],
+        small=[WHY_HOLDER if holder else why_you(request)],
         rehearsal=request.policy.dry_run,
     )
 
@@ -226,7 +287,7 @@ def reclaimed(request: Request) -> Letter:
             "If the holder needs the product again, ask your administrator: the account can be activated again.",
         ],
         facts=facts(request),
-        small=[WHY_YOU],
+        small=[why_you(request)],
         rehearsal=request.policy.dry_run,
     )
 
@@ -240,7 +301,7 @@ def reactivated(request: Request, *, holder: bool) -> Letter:
         subject=f"{whose} is active again",
         heading=f"{whose} is active again",
         paragraphs=[f"The seat was given back on {format_instant(request.reactivated_at)}{by}."],
-        small=[WHY_HOLDER if holder else WHY_YOU],
+        small=[WHY_HOLDER if holder else why_you(request)],
         rehearsal=request.policy.dry_run,
     )
 
@@ -254,7 +315,7 @@ def closed(request: Request) -> Letter:
             f"We asked you whether it is still needed. This has been settled: {how_closed(request)}",
             "There is nothing left to do, and the links of our earlier mail no longer open the question.",
         ],
-        small=[WHY_YOU],
+        small=[why_you(request)],
         rehearsal=request.policy.dry_run,
     )
 

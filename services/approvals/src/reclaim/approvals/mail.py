@@ -23,8 +23,9 @@ SENDER_NAME: Final = "Reclaim"
 
 def still_needed(mail: Mail, request: Request) -> bool:
     """Whether a queued mail still has anything to say. A question that is settled, or asked anew, has not."""
-    if mail.kind == "ask":
-        return request.status == "open" and mail.epoch == request.epoch
+    if mail.kind in {"ask", "remind", "ask_holder"}:
+        asked = "holder" if mail.kind == "ask_holder" else "manager"
+        return request.status == "open" and request.asking == asked and mail.epoch == request.epoch
     if mail.kind == "frozen":
         return request.restored_at is None and mail.epoch == request.appeal_epoch
     return True
@@ -71,7 +72,7 @@ class Composer:
     def _letter(self, mail: Mail, request: Request, now: datetime) -> Letter:
         holder = mail.audience == "holder"
         match mail.kind:
-            case "ask":
+            case "ask" | "remind":
                 # Asked again, nobody gets more time than the rule gives; asked anew after it ran out, all of it.
                 still_ahead = request.deadline is not None and now < request.deadline
                 deadline = request.deadline if still_ahead else now + timedelta(days=request.policy.decision_days)
@@ -82,6 +83,16 @@ class Composer:
                     keep=Button("Keep the seat", self._links.url(token, "keep")),
                     revoke=Button("Revoke the seat", self._links.url(token, "revoke")),
                     deadline=deadline,
+                    again=mail.kind == "remind",
+                )
+            case "ask_holder":
+                until = request.ask_next_at or now + timedelta(days=request.policy.holder_days)
+                token = self._token(mail, "decision", until)
+                return letters.ask_holder(
+                    request,
+                    keep=Button("I need it", self._links.url(token, "keep")),
+                    revoke=Button("I do not need it", self._links.url(token, "revoke")),
+                    until=until,
                 )
             case "frozen":
                 appeal = None

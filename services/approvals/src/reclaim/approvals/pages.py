@@ -121,7 +121,7 @@ class LinkPages:
         if found.opens is Opens.QUESTION:
             text = "This link is still valid: you can answer right here."
             return self._question(request, found, notice=text, status=HTTPStatus.CONFLICT)
-        if found.opens is not Opens.EXPIRED or found.link.purpose != "decision":
+        if found.opens is not Opens.EXPIRED or found.link.purpose != "decision" or found.for_holder:
             return self._instead(request, found, posted=True)
         if not self._our_form(request, token, form):
             raise Forbidden("The page was open for too long. Open the link again and ask once more.")
@@ -216,8 +216,8 @@ class LinkPages:
             warnings=letters.warnings(asked),
             passed=[finding for finding in asked.findings if finding.outcome == "pass"],
             after_keep=letters.after_keep(asked),
-            after_revoke=letters.after_revoke(asked),
-            after_silence=letters.after_silence(asked),
+            after_revoke=letters.after_holder_revokes(asked) if found.for_holder else letters.after_revoke(asked),
+            after_silence=letters.after_holders_silence(asked) if found.for_holder else letters.after_silence(asked),
             account=letters.account(asked),
             choice=choice,
             reason=reason,
@@ -245,6 +245,9 @@ class LinkPages:
                 return self._message(request, status, title, text, tone="neutral", **context)
             case Opens.CLOSED:
                 return self._message(request, status, "There is nothing left to decide", _closed(found), **context)
+            case Opens.SUPERSEDED | Opens.EXPIRED if found.for_holder and link.purpose == "decision":
+                text = [f"The time to answer is over. {letters.after_holders_silence(asked)}"]
+                return self._message(request, status, "This link has expired", text, **context)
             case Opens.SUPERSEDED:
                 text = [f"A newer link was sent to {link.recipient}: please use the one in the latest mail."]
                 return self._message(request, status, "This link was replaced", text)

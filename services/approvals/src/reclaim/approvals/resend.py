@@ -28,9 +28,9 @@ async def resend(unit: Unit, case_id: str) -> int:
     if request.status == "not_ours":
         raise Conflict("This case is asked about in the service desk: send it again there.")
     drafts: list[Draft] = []
-    asked: set[MailKind] = {"ask"}
+    asked: set[MailKind] = {"ask", "ask_holder", "remind"}
     if request.status == "open":
-        unaskable = domain.why_unaskable(request.seat, request.approver)
+        unaskable = domain.why_unaskable(request.seat, request.approver) if request.asking == "manager" else None
         if unaskable is not None:
             raise Conflict(f"{unaskable.reason} {unaskable.remedy}")
         epoch = await store.next_epoch(unit.db, case_id, "decision")

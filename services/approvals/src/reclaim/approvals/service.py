@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from reclaim.approvals import handlers, store
 from reclaim.approvals.api import api_routes
 from reclaim.approvals.handlers import MAIL_JOB, Deps
-from reclaim.approvals.jobs import EraseJob, MailJob
+from reclaim.approvals.jobs import AskJob, EraseJob, MailJob
 from reclaim.approvals.links import Links
 from reclaim.approvals.mail import Composer
 from reclaim.approvals.pages import console_routes, link_routes
@@ -34,6 +34,7 @@ def build(runtime: Runtime, *, settings: ApprovalsSettings | None = None, mailer
     links = Links(runtime.signer, public_url)
     composer = Composer(links, sender=mailer.sender, public_url=public_url)
     mail = MailJob(runtime.database, composer, mailer, settings.smtp_timeout)
+    ask = AskJob(runtime.database)
     erase = EraseJob(runtime.database, timedelta(days=settings.origin_retention_days))
     router = APIRouter()
     router.include_router(link_routes(runtime, links, settings))
@@ -44,6 +45,10 @@ def build(runtime: Runtime, *, settings: ApprovalsSettings | None = None, mailer
         metadata=store.metadata,
         migrations=Path(__file__).parent / "migrations",
         subscriptions=bind(handlers.SUBSCRIPTIONS, Deps(operations=settings.operations_address)),
-        jobs=[Job(MAIL_JOB, mail.run, every=1.0), Job("erase", erase.run, every=3600)],
+        jobs=[
+            Job(MAIL_JOB, mail.run, every=1.0),
+            Job("ask", ask.run, every=10.0),
+            Job("erase", erase.run, every=3600),
+        ],
         router=router,
     )

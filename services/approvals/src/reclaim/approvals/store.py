@@ -31,6 +31,8 @@ STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 
 metadata = migrate.service_metadata()
 
+REMINDED: Final = sa.text("ask_next_at IS NOT NULL")
+
 requests = sa.Table(
     "requests",
     metadata,
@@ -70,7 +72,10 @@ requests = sa.Table(
     sa.Column("closed_at", UtcDateTime),
     sa.Column("outcome", sa.Text),
     sa.Column("closed_reason", sa.Text),
+    sa.Column("asking", sa.Text, nullable=False, server_default="manager"),
+    sa.Column("ask_next_at", UtcDateTime),
     sa.Index("requests_status", "status", "case_id"),
+    sa.Index("requests_ask_next_at", "ask_next_at", sqlite_where=REMINDED, postgresql_where=REMINDED),
 )
 
 decision_origins = sa.Table(
@@ -295,8 +300,15 @@ async def next_epoch(db: AsyncConnection, case_id: str, purpose: Purpose) -> int
     return (await db.execute(statement.values({column: column + 1}).returning(column))).scalar_one_or_none()
 
 
-async def delivered(db: AsyncConnection, case_id: str, now: datetime, *, anew_after: timedelta | None = None) -> bool:
-    """Note that the question arrived; tell whether that starts a deadline.
+async def delivered(
+    db: AsyncConnection,
+    case_id: str,
+    now: datetime,
+    *,
+    anew_after: timedelta | None = None,
+    ask_next_at: datetime | None = None,
+) -> bool:
+    """Note that the question arrived; tell whether that starts a deadline, and with it the reminders.
 
     It does the first time, and, where the rule leaves an unanswered question to people (`anew_after` its deadline),
     when somebody had it asked again after that.
@@ -307,7 +319,49 @@ async def delivered(db: AsyncConnection, case_id: str, now: datetime, *, anew_af
     starts: sa.ColumnElement[bool] = requests.c.delivered_at.is_(None)
     if anew_after is not None:
         starts = sa.or_(starts, requests.c.delivered_at <= now - anew_after)
-    return await _changed(db, sa.update(requests).where(requests.c.case_id == case_id, starts).values(delivered_at=now))
+    return await _changed(
+        db,
+        sa.update(requests)
+        .where(requests.c.case_id == case_id, starts)
+        .values(delivered_at=now, ask_next_at=ask_next_at),
+    )
+
+
+async def holder_asked(db: AsyncConnection, case_id: str, until: datetime) -> None:
+    """Note until when the holder may answer before the manager is asked; the first time counts."""
+    await db.execute(
+        sa.update(requests)
+        .where(requests.c.case_id == case_id, requests.c.asking == "holder", requests.c.ask_next_at.is_(None))
+        .values(ask_next_at=until)
+    )
+
+
+async def ask_managers(db: AsyncConnection, case_ids: Sequence[str]) -> None:
+    """Let it be the manager's turn in these cases."""
+    await db.execute(sa.update(requests).where(_among(db, requests.c.case_id, case_ids)).values(asking="manager"))
+
+
+async def to_ask(db: AsyncConnection, now: datetime, *, most: int) -> list[Request]:
+    """Return questions that are due to be put again, or to the next one; others wait until the transaction ends."""
+    due = (
+        sa.select(*_REQUEST)
+        .where(requests.c.ask_next_at <= now)
+        .order_by(requests.c.ask_next_at, requests.c.case_id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    return [_request(row) for row in (await db.execute(due)).mappings()]
+
+
+async def set_next(db: AsyncConnection, next_ones: Sequence[tuple[str, datetime | None]]) -> None:
+    """Set when each question is put again: (case id, instant or None)."""
+    if next_ones:
+        await db.execute(
+            sa.update(requests)
+            .where(requests.c.case_id == sa.bindparam("case"))
+            .values(ask_next_at=sa.bindparam("at")),
+            [{"case": case_id, "at": at} for case_id, at in next_ones],
+        )
 
 
 async def ask_failed(db: AsyncConnection, case_id: str, reason: str, now: datetime) -> bool:

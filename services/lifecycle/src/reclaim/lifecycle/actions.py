@@ -455,6 +455,7 @@ class Actions:
             warn_only=case.policy.warn_only,
             young_days=case.policy.young_days,
             frozen_by_us=(record.holder.id,) if after_freeze or tried else (),
+            successor=case.policy.hand_over_to,
         )
         for finding in findings:
             if finding.outcome == "unknown":
@@ -509,7 +510,8 @@ class Actions:
         """Fix which records go to whom: effect id → plan, and effect id → outcome where nobody can take them."""
         holders = [effect.case.seat.holder.id for effect in claimed]
         found = await reader.open_records(holders)
-        records = await reader.seats_of(holders)
+        named = [to for effect in claimed if (to := effect.case.policy.hand_over_to) is not None]
+        records = await reader.seats_of(list(dict.fromkeys([*holders, *named])))
         plans: dict[str, dict[str, Any]] = {}
         failed: dict[str, Outcome] = {}
         for effect in claimed:
@@ -517,8 +519,24 @@ class Actions:
             mine = {kind: list(ids) for kind, ids in found.get(holder.id, {}).items() if ids}
             record = records.get(holder.id)
             manager = record.manager if record is not None else None
+            successor = effect.case.policy.hand_over_to
             if not mine:
                 plans[effect.id] = {"successor": None, "records": {}}
+            elif successor is not None and successor != holder.id:
+                there = records.get(successor)
+                if there is not None and there.active:
+                    plans[effect.id] = {"successor": successor, "records": mine}
+                else:
+                    count = sum(len(ids) for ids in mine.values())
+                    failed[effect.id] = Answer(
+                        ActionFailed(
+                            f"{holder.name} owns {count} open records, and the rule gives them to {successor}, which "
+                            "is no active account.",
+                            "Activate that account in the connected system, then retry; for cases to come, name "
+                            "another one in the rule.",
+                        ),
+                        msgspec.json.encode(mine).decode(),
+                    )
             elif manager is None or not manager.able or manager.person.id == holder.id:
                 count = sum(len(ids) for ids in mine.values())
                 failed[effect.id] = Answer(

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict, Forbidden, NotFound
-from reclaim.lifecycle import brake_store, store
+from reclaim.lifecycle import brake_store, calendar, store
 from reclaim.lifecycle.brakes import (
     STEP_OF,
     Ledger,
@@ -32,6 +32,12 @@ from reclaim.lifecycle.submit import Submission, submit
 
 KILLED_REMEDY: Final = "Nothing: the account is restored. The kill switch stops what takes away, never what gives back."
 
+OUT_OF_HOURS: Final = "the rule freezes nobody at this hour"
+OUT_OF_HOURS_WAIT: Final = 60_000
+"""Milliseconds until an effect that came out of hours is looked at again."""
+
+NOT_FROZEN: Final = "Nothing: the account was not frozen yet, and is not any more."
+
 
 async def admit(unit: Unit, claimed: Sequence[Claimed], defaults: Limits) -> list[Claimed]:
     """Return the claimed effects that may be run now; they share connection, kind and dry-run flag.
@@ -44,17 +50,24 @@ async def admit(unit: Unit, claimed: Sequence[Claimed], defaults: Limits) -> lis
     switches = await brake_store.engaged(unit.db)
     wanting: list[Claimed] = []
     waiting: list[tuple[Claimed, str]] = []
+    out_of_hours: list[tuple[Claimed, str]] = []
     stopped: dict[str, BrakeTripped] = {}
     for effect in claimed:
         switch = stopping(switches, effect.case)
-        if switch is None:
+        # A reclaim out of hours goes back into grace instead, with its appeals: see `calendar.may_reclaim`.
+        too_early = step == "freeze" and not calendar.may_act(effect.case.policy, unit.now)
+        if switch is None and not too_early:
             wanting.append(effect)
         elif effect.case.appealed_by is not None:
             # An appeal waits for the step to answer, and a step that is held would not answer.
-            stopped[effect.case.id] = BrakeTripped(str(switch), KILLED_REMEDY, _unsure(effect))
+            reason, remedy = (OUT_OF_HOURS, NOT_FROZEN) if switch is None else (str(switch), KILLED_REMEDY)
+            stopped[effect.case.id] = BrakeTripped(reason, remedy, _unsure(effect))
+        elif switch is None:
+            out_of_hours.append((effect, OUT_OF_HOURS))
         else:
             waiting.append((effect, str(switch)))
     await brake_store.hold_effects(unit.db, waiting)
+    await brake_store.hold_effects(unit.db, out_of_hours, wait=OUT_OF_HOURS_WAIT)
     if wanting:
         stops = await _reserve(unit, wanting, step, defaults)
         by_id = {effect.case.id: effect for effect in wanting}

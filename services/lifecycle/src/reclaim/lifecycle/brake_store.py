@@ -634,8 +634,8 @@ async def switches(db: AsyncConnection, *, limit: int = 200) -> list[sa.Row[Any]
     return list(await db.execute(sa.select(SWITCH).order_by(released, SWITCH.c.id.desc()).limit(limit)))
 
 
-async def hold_effects(db: AsyncConnection, waiting: Sequence[tuple[Claimed, str]]) -> None:
-    """Let effects wait without counting the attempt, which was none: (effect, reason)."""
+async def hold_effects(db: AsyncConnection, waiting: Sequence[tuple[Claimed, str]], *, wait: int = HOLD) -> None:
+    """Let effects wait so many milliseconds without counting the attempt, which was none: (effect, reason)."""
     if waiting:
         await db.execute(
             sa.update(EFFECT)
@@ -645,7 +645,7 @@ async def hold_effects(db: AsyncConnection, waiting: Sequence[tuple[Claimed, str
                 {
                     "effect_id": effect.id,
                     "claimed": effect.attempts,
-                    "new_due": wall_milliseconds() + HOLD,
+                    "new_due": wall_milliseconds() + wait,
                     "new_reason": reason,
                 }
                 for effect, reason in waiting

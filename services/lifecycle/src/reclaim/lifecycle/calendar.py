@@ -1,4 +1,4 @@
-"""Working days, purely: when grace ends, and on which days a seat may be freed, as the case's rule says.
+"""Working days and hours, purely: when grace ends, and when a seat may be frozen or freed, as the case's rule says.
 
 A day is a day on the wall in the rule's time zone; it has 23 or 25 hours when the clocks change. Days off are
 Saturday, Sunday and the dates that the rule carries: a case never looks anything up, so what was promised to the
@@ -35,8 +35,24 @@ def grace_end(policy: Policy, frozen_at: datetime) -> datetime:
     return next_reclaim(policy, end)
 
 
+def may_act(policy: Policy, at: datetime) -> bool:
+    """Tell whether an account may be acted on at an instant: within the rule's hours of a working day, if it has any.
+
+    What gives something back is never held up.
+    """
+    if policy.act_from is None or policy.act_until is None:
+        return True
+    local = at.astimezone(ZoneInfo(policy.time_zone))
+    return is_working_day(policy, local.date()) and policy.act_from <= local.time() < policy.act_until
+
+
 def may_reclaim(policy: Policy, at: datetime) -> bool:
-    """Tell whether a seat may be freed at an instant: not on a day off or right before one, if the rule says so."""
+    """Tell whether a seat may be freed at an instant.
+
+    If the rule says so: not on a day off or right before one, and not outside its hours.
+    """
+    if not may_act(policy, at):
+        return False
     if not policy.no_reclaim_before_days_off:
         return True
     day = at.astimezone(ZoneInfo(policy.time_zone)).date()
@@ -47,10 +63,12 @@ def next_reclaim(policy: Policy, at: datetime) -> datetime:
     """Return the first instant, not before `at`, at which a seat may be freed."""
     if may_reclaim(policy, at):
         return at
-    day = at.astimezone(ZoneInfo(policy.time_zone)).date() + DAY
-    while not (is_working_day(policy, day) and is_working_day(policy, day + DAY)):
+    day = at.astimezone(ZoneInfo(policy.time_zone)).date()
+    while True:
+        begins = _instant(policy, day, policy.act_from or time())
+        if begins >= at and may_reclaim(policy, begins):
+            return begins
         day += DAY
-    return _instant(policy, day, time())
 
 
 def _after_working_days(policy: Policy, start: datetime) -> datetime:

@@ -17,7 +17,8 @@ answers with a command. Time is an argument, instants are UTC.
 
     Where a person frees the seat nothing is frozen and nothing written: checking_before_freeze ─▶ in_grace ─▶
     checking_before_reclaim ─▶ awaiting_fulfilment ─▶ reclaimed.
-    attention: a person must look, and then goes on from where it stood.  skipped: the seat needs no case any more.
+    attention: a person must look, and then goes on from where it stood.  skipped: the seat needs no case any more;
+    a case that is withdrawn after a freeze gets there through restoring.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from reclaim.common.contracts import (
     SeatReclaimed,
     UserFrozen,
     UserRestored,
+    Withdrawal,
 )
 from reclaim.lifecycle import calendar
 
@@ -100,6 +102,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     `checked_at` is when the last check before a step was clear. `unsure`: a freeze, or once frozen a deactivation or
     downgrade, was given up without an answer, and may have happened, a downgrade in part. `before` is what the holder
     had before a downgrade, as the connector gave it, for putting it back. `run_id` is the scan that flagged the seat.
+    `withdrawn`: what stands as an appeal is the scanner's withdrawal, so that the case ends as skipped.
     """
 
     id: str
@@ -131,6 +134,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     method: ReclaimBy = "deactivate"
     before: dict[str, Any] | None = None
     fulfilled_by: str | None = None
+    withdrawn: bool = False
 
     @property
     def open(self) -> bool:
@@ -170,6 +174,15 @@ class Decide(msgspec.Struct, frozen=True):
     decision: Decision
     actor: str
     channel: Channel
+    reason: str
+    at: datetime
+
+
+class Withdraw(msgspec.Struct, frozen=True):
+    """Whoever opened the case takes it back."""
+
+    kind: Withdrawal
+    actor: str
     reason: str
     at: datetime
 
@@ -285,6 +298,7 @@ Command = (
     NoticeArrived
     | NoticeUndeliverable
     | Decide
+    | Withdraw
     | DeadlinePassed
     | GraceOver
     | SeatChecked
@@ -601,6 +615,51 @@ def _give_back_to_appellant(case: Case, note: str, *events: Event) -> Accepted:
     return _go(asked, State.REACTIVATING, note, *events)
 
 
+# Withdrawing.
+
+
+def _withdrawn(case: Case, command: Withdraw, now: datetime) -> Verdict:
+    """Close a case that waits, or is being checked; what was frozen, or may have been, is restored first."""
+    resume = case.attention.resume if case.attention is not None else case.state
+    if resume in {State.REACTIVATING, State.RECLAIMED}:
+        return Rejected(f"the seat is reclaimed already: {_why(command)}")
+    if resume is State.RESTORING:
+        return Rejected(f"the account is being restored already: {_why(command)}")
+    if command.kind == "merged" and resume not in _UNDECIDED:
+        return Rejected(f"the case is past the decision and is not merged any more: {_why(command)}")
+    if command.kind == "vanished":
+        if case.state in _BEING_CHECKED or case.state is State.AWAITING_FULFILMENT:
+            return Rejected(f"the next check finds out itself: {_why(command)}")
+        return _vanished(case, SeatChecked("gone", _why(command)), now)
+    withdrawn = _withdrawing(case, command)
+    may_be_frozen = case.frozen_at is not None or case.unsure or resume is State.FREEZING
+    if may_be_frozen and case.method != "task":
+        return _go(withdrawn, State.RESTORING, f"{_why(command)}; the account is restored")
+    return _end(withdrawn, State.SKIPPED, "skipped", _why(command), now)
+
+
+def _withdrawn_while_acting(case: Case, command: Withdraw, now: datetime) -> Verdict:  # noqa: ARG001
+    """An effect is under way: remember the withdrawal, and act upon it as soon as the effect has answered."""
+    if case.appealed_by is not None:
+        return Rejected(f"{case.appealed_by} was first to ask for the seat back: {_why(command)}")
+    if command.kind == "merged":
+        return Rejected(f"the case is past the decision and is not merged any more: {_why(command)}")
+    if command.kind == "vanished":
+        return Rejected(f"the step under way finds out itself: {_why(command)}")
+    noted = replace(_withdrawing(case, command), version=case.version + 1)
+    return Accepted(noted, f"{_why(command)}; heeded when the step under way has ended")
+
+
+def _withdrawing(case: Case, command: Withdraw) -> Case:
+    return replace(
+        case, withdrawn=True, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at
+    )
+
+
+def _why(command: Withdraw) -> str:
+    return f"withdrawn by {command.actor} ({command.kind.replace('_', ' ')}): {command.reason}"
+
+
 # Checking, right before each step that takes something away.
 
 
@@ -678,7 +737,7 @@ def _not_clear_any_more(check: Callable[..., Verdict]) -> Callable[..., Verdict]
             return Rejected("the step that the check was made for is under way already")
         if case.appealed_by is not None and case.frozen_at is not None:
             undone = replace(case, unsure=case.unsure or command.tried)
-            return _go(undone, State.RESTORING, f"restored: an appeal came meanwhile ({command.evidence})")
+            return _go(undone, State.RESTORING, f"restored: {_what_came(case)} meanwhile ({command.evidence})")
         verdict: Verdict = check(case, command, now)
         return verdict
 
@@ -702,7 +761,7 @@ def _frozen(case: Case, command: SeatFrozen, now: datetime) -> Verdict:  # noqa:
         downgrade_to=_target(case),
     )
     if case.appealed_by is not None:
-        return _go(frozen, State.RESTORING, "frozen, and restored at once: an appeal came meanwhile", said)
+        return _go(frozen, State.RESTORING, f"frozen, and restored at once: {_what_came(case)} meanwhile", said)
     return _go(frozen, State.FROZEN, "frozen", said, timer=Timer("grace", grace_ends_at))
 
 
@@ -738,7 +797,8 @@ def _instructions(case: Case) -> str:
         what = f"Move {holder} from {product} to {target.product_name if target else 'a cheaper licence'}"
     else:
         what = f"Take the seat of {holder} in {product} back"
-    records = " Hand open records over to the manager first." if case.policy.hand_over else ""
+    to = f"the account {case.policy.hand_over_to}" if case.policy.hand_over_to else "the manager"
+    records = f" Hand open records over to {to} first." if case.policy.hand_over else ""
     return f"{what}.{records} Then say on the case's page that it is done, or why it cannot be."
 
 
@@ -767,7 +827,7 @@ def _wait_for_working_days(case: Case, now: datetime) -> Accepted:
     """Go back into grace, with its appeals, until the rule lets a seat be freed."""
     until = calendar.next_reclaim(case.policy, now)
     waiting = replace(case, grace_ends_at=until)
-    note = f"no seat is freed on a day off or right before one: grace lasts until {until.isoformat()}"
+    note = f"no seat is freed on a day off, right before one, or out of hours: grace lasts until {until.isoformat()}"
     state = State.IN_GRACE if case.frozen_at is None else State.FROZEN
     return _go(waiting, state, note, timer=Timer("grace", until))
 
@@ -791,6 +851,9 @@ def _unfrozen(case: Case, command: SeatUnfrozen, now: datetime) -> Verdict:  # n
         downgrade_to=_target(case),
     )
     restored = replace(case, frozen_at=None, grace_ends_at=None, unsure=False)
+    if case.withdrawn:
+        note = f"restored, as the case was withdrawn: {case.appeal_reason}"
+        return _end(restored, State.SKIPPED, "skipped", note, now, said)
     return _end(restored, State.RESTORED, "restored", f"restored for {actor}", now, said)
 
 
@@ -798,7 +861,7 @@ def _handed_over(case: Case, command: RecordsHandedOver, now: datetime) -> Verdi
     moved = replace(case, records_transferred=case.records_transferred + command.moved)
     note = f"{command.moved} open records handed over"
     if case.appealed_by is not None:
-        return _go(moved, State.RESTORING, f"{note}; restored now: an appeal came meanwhile")
+        return _go(moved, State.RESTORING, f"{note}; restored now: {_what_came(case)} meanwhile")
     if not calendar.may_reclaim(case.policy, now):
         return _wait_for_working_days(moved, now)
     return _go(moved, _last_step(case), note)
@@ -827,6 +890,10 @@ def _freed(case: Case, note: str, now: datetime) -> Accepted:
         fulfilled_by=case.fulfilled_by,
     )
     reclaimed = replace(case, reclaimed_at=now, unsure=False)
+    if case.withdrawn:
+        # It came too late. Somebody may still have appealed in time.
+        reclaimed = replace(reclaimed, withdrawn=False, appealed_by=None, appeal_reason="", appealed_at=None)
+        return _end(reclaimed, State.RECLAIMED, "reclaimed", f"{note}; the withdrawal came too late", now, said)
     ended = _end(reclaimed, State.RECLAIMED, "reclaimed", note, now, said)
     if case.appealed_by is None:
         return ended
@@ -895,8 +962,15 @@ def _grant_what_waited(case: Case, why: str, now: datetime) -> Accepted:
     """Grant the appeal that came while a step was under way which is not taken now."""
     if case.state is State.FREEZING and not case.unsure:
         # Were it undone, what somebody else froze meanwhile would be.
+        if case.withdrawn:
+            note = f"withdrawn by {case.appealed_by}, nothing had been done yet: {case.appeal_reason}"
+            return _end(case, State.SKIPPED, "skipped", note, now)
         return _end(case, State.KEPT, "kept", f"{case.appealed_by} wants it kept; nothing had been done yet", now)
-    return _go(case, State.RESTORING, f"restored: an appeal came while {why}")
+    return _go(case, State.RESTORING, f"restored: {_what_came(case)} while {why}")
+
+
+def _what_came(case: Case) -> str:
+    return "the case was withdrawn" if case.withdrawn else "an appeal came"
 
 
 def _retried(case: Case, command: Retry, now: datetime) -> Verdict:  # noqa: ARG001
@@ -920,57 +994,69 @@ _CHECK_BEFORE: Final[Mapping[State, State]] = {
 """The check that comes before each step which takes something away, or has somebody take it."""
 
 _UNDECIDED: Final = frozenset({State.FLAGGED, State.AWAITING_DECISION})
+_BEING_CHECKED: Final = frozenset({State.CHECKING_BEFORE_FREEZE, State.CHECKING_BEFORE_RECLAIM})
 
 TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]] = {
     (State.FLAGGED, NoticeArrived): _notified,
     (State.FLAGGED, NoticeUndeliverable): _not_notified,
     (State.FLAGGED, Decide): _decided,
     (State.FLAGGED, SeatChecked): _vanished,
+    (State.FLAGGED, Withdraw): _withdrawn,
     (State.AWAITING_DECISION, NoticeArrived): _notified,
     (State.AWAITING_DECISION, NoticeUndeliverable): _not_notified,
     (State.AWAITING_DECISION, Decide): _decided,
     (State.AWAITING_DECISION, SeatChecked): _vanished,
+    (State.AWAITING_DECISION, Withdraw): _withdrawn,
     (State.AWAITING_DECISION, DeadlinePassed): _timed_out,
     (State.CHECKING_BEFORE_FREEZE, SeatChecked): _checked_before_freeze,
     (State.CHECKING_BEFORE_FREEZE, Decide): _kept_before_acting,
+    (State.CHECKING_BEFORE_FREEZE, Withdraw): _withdrawn,
     (State.CHECKING_BEFORE_FREEZE, ActionFailed): _failed,
     (State.FREEZING, SeatChecked): _not_clear_any_more(_checked_before_freeze),
     (State.FREEZING, SeatFrozen): _frozen,
     (State.FREEZING, Decide): _appealed_while_acting,
+    (State.FREEZING, Withdraw): _withdrawn_while_acting,
     (State.FREEZING, ActionFailed): _failed_before_reclaim,
     (State.FREEZING, BrakeTripped): _braked,
     (State.FROZEN, GraceOver): _grace_over,
     (State.FROZEN, Decide): _appealed,
     (State.FROZEN, SeatChecked): _vanished,
+    (State.FROZEN, Withdraw): _withdrawn,
     (State.IN_GRACE, GraceOver): _grace_over,
     (State.IN_GRACE, Decide): _kept_in_grace,
     (State.IN_GRACE, SeatChecked): _vanished,
+    (State.IN_GRACE, Withdraw): _withdrawn,
     (State.RESTORING, SeatUnfrozen): _unfrozen,
     (State.RESTORING, ActionFailed): _failed,
     (State.CHECKING_BEFORE_RECLAIM, SeatChecked): _checked_before_reclaim,
     (State.CHECKING_BEFORE_RECLAIM, Decide): _kept_in_grace,
+    (State.CHECKING_BEFORE_RECLAIM, Withdraw): _withdrawn,
     (State.CHECKING_BEFORE_RECLAIM, ActionFailed): _failed,
     (State.HANDING_OVER, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.HANDING_OVER, DayOff): _day_off,
     (State.HANDING_OVER, RecordsHandedOver): _handed_over,
     (State.HANDING_OVER, Decide): _appealed_while_acting,
+    (State.HANDING_OVER, Withdraw): _withdrawn_while_acting,
     (State.HANDING_OVER, ActionFailed): _failed_before_reclaim,
     (State.HANDING_OVER, BrakeTripped): _braked,
     (State.RECLAIMING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.RECLAIMING, DayOff): _day_off,
     (State.RECLAIMING, SeatDeactivated): _deactivated,
     (State.RECLAIMING, Decide): _kept_while_reclaiming,
+    (State.RECLAIMING, Withdraw): _withdrawn_while_acting,
     (State.RECLAIMING, ActionFailed): _failed_before_reclaim,
     (State.RECLAIMING, BrakeTripped): _braked,
     (State.DOWNGRADING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.DOWNGRADING, DayOff): _day_off,
     (State.DOWNGRADING, SeatDowngraded): _downgraded,
     (State.DOWNGRADING, Decide): _kept_while_reclaiming,
+    (State.DOWNGRADING, Withdraw): _withdrawn_while_acting,
     (State.DOWNGRADING, ActionFailed): _failed_before_reclaim,
     (State.DOWNGRADING, BrakeTripped): _braked,
     (State.AWAITING_FULFILMENT, Fulfilled): _fulfilled,
     (State.AWAITING_FULFILMENT, NotFulfilled): _not_fulfilled,
     (State.AWAITING_FULFILMENT, Decide): _kept_before_acting,
+    (State.AWAITING_FULFILMENT, Withdraw): _withdrawn,
     (State.RECLAIMED, Reactivate): _reactivate,
     (State.RECLAIMED, Decide): _kept_after_reclaim,
     (State.REACTIVATING, SeatGivenBack): _given_back,
@@ -980,4 +1066,5 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.ATTENTION, Retry): _retried,
     (State.ATTENTION, Reactivate): _reactivate_in_attention,
     (State.ATTENTION, SeatChecked): _vanished,
+    (State.ATTENTION, Withdraw): _withdrawn,
 }

@@ -9,6 +9,7 @@ import msgspec
 
 from reclaim.common.contracts import (
     CaseClosed,
+    CaseWithdrawn,
     ConnectionChanged,
     DecisionReceived,
     NoticeDelivered,
@@ -20,7 +21,7 @@ from reclaim.common.envelope import Received
 from reclaim.common.inbox import Subscriptions
 from reclaim.lifecycle import brake_store, store
 from reclaim.lifecycle.audit import Entry, Personal, fresh_salts
-from reclaim.lifecycle.domain import Case, Decide, NoticeArrived, NoticeUndeliverable, open_case
+from reclaim.lifecycle.domain import Case, Decide, NoticeArrived, NoticeUndeliverable, Withdraw, open_case
 from reclaim.lifecycle.submit import Submission, record, submit
 
 
@@ -131,6 +132,23 @@ async def take_decisions(_deps: None, unit: Unit, events: Sequence[Received[Deci
     )
 
 
+async def withdraw_cases(_deps: None, unit: Unit, events: Sequence[Received[CaseWithdrawn]]) -> None:
+    """Close the cases that the scanner takes back, restoring what was frozen."""
+    await submit(
+        unit,
+        [
+            Submission(
+                case_id=withdrawn.case_id,
+                command=Withdraw(withdrawn.kind, withdrawn.actor, withdrawn.reason, withdrawn.withdrawn_at),
+                actor=withdrawn.actor,
+                channel="scanner",
+                evidence=withdrawn.reason,
+            )
+            for withdrawn in (received.data for received in events)
+        ],
+    )
+
+
 async def learn_connections(_deps: None, unit: Unit, events: Sequence[Received[ConnectionChanged]]) -> None:
     """Remember how to reach the connected systems."""
     await store.save_connections(unit.db, [received.data for received in events])
@@ -139,6 +157,7 @@ async def learn_connections(_deps: None, unit: Unit, events: Sequence[Received[C
 SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     ConnectionChanged: learn_connections,
     UserFlagged: open_cases,
+    CaseWithdrawn: withdraw_cases,
     NoticeDelivered: note_delivery,
     NoticeFailed: note_failure,
     DecisionReceived: take_decisions,

@@ -7,6 +7,7 @@ about is still the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -18,11 +19,26 @@ from reclaim.common.errors import Conflict, Invalid, Permanent, ReclaimError
 from reclaim.common.ids import new_id
 from reclaim.connectors.ports import ConnectionProfile, Licence, TestResult
 from reclaim.connectors.registry import must_be_able, must_hold_seats, validate_profile
-from reclaim.scanner import store
-from reclaim.scanner.domain import TERMS, Terms, check_profile, clean_name, kind_of, next_status, read_terms
+from reclaim.scanner import exclusion_store, store
+from reclaim.scanner.domain import (
+    TERMS,
+    Change,
+    Exclusion,
+    Exclusions,
+    Terms,
+    check_profile,
+    clean_name,
+    clean_reason,
+    diff,
+    kind_of,
+    next_status,
+    read_exclusion,
+    read_terms,
+)
 from reclaim.scanner.jobs import SCAN
 from reclaim.scanner.ports import Deps
-from reclaim.scanner.store import Connection, Rule, Run
+from reclaim.scanner.store import Connection, Rule, RuleVersion, Run
+from reclaim.scanner.withdrawals import withdraw
 
 _SCANS: Final = UUID("2f0f3f6e-6d0c-4f57-9a1b-0c9d2b7a4e11")
 """The name space of the ids of scans that were asked for with a key."""
@@ -148,10 +164,16 @@ async def test_connection(deps: Deps, connection_id: str) -> Connection:
         return await store.connection(unit.db, connection_id)
 
 
-async def remove_connection(deps: Deps, connection_id: str) -> None:
-    """Forget a connection and its credentials; its rules are paused."""
+async def remove_connection(deps: Deps, connection_id: str, *, by: str = "an operator") -> None:
+    """Forget a connection and its credentials; its rules are paused, and their open cases are taken back.
+
+    What is frozen there cannot be restored without the connection: the lifecycle calls a person to such a case.
+    """
     async with deps.database.unit() as unit:
         connection = await store.lock_connection(unit.db, connection_id)
+        why = f"the connection {connection.name} was removed"
+        cases = await exclusion_store.open_seats(unit.db, connection_id=connection_id)
+        withdraw(unit, [(case_id, why) for case_id, _seat in cases], kind="profile_removed", actor=by)
         await store.remove_connection(unit.db, connection_id, unit.now)
         unit.emit(
             ConnectionChanged(
@@ -258,8 +280,13 @@ async def change_rule(
         return await store.change_rule(unit.db, before, terms=terms, author=author, now=unit.now)
 
 
-async def activate_rule(deps: Deps, rule_id: str) -> Rule:
-    """Let a rule open cases.
+async def submit_rule(deps: Deps, rule_id: str, *, by: str | None = None) -> Rule:
+    """Have a draft reviewed: it can be previewed, and opens no case until somebody activates it."""
+    return await _move(deps, rule_id, "submit", by)
+
+
+async def activate_rule(deps: Deps, rule_id: str, *, by: str | None = None) -> Rule:
+    """Let a rule open cases. `by` is the person whose decision that is.
 
     Raises:
         DoesNotWork: its connection does not.
@@ -285,14 +312,100 @@ async def activate_rule(deps: Deps, rule_id: str) -> Rule:
         present = await store.lock_rule(unit.db, rule_id)
         if present.version != rule.version:
             raise Conflict("Somebody else changed this rule meanwhile. Look at it again, then activate it.")
-        return await store.set_status(unit.db, rule_id, next_status(present.status, "activate"), unit.now)
+        return await store.set_status(unit.db, rule_id, next_status(present.status, "activate"), unit.now, by=by)
 
 
-async def pause_rule(deps: Deps, rule_id: str) -> Rule:
+async def pause_rule(deps: Deps, rule_id: str, *, by: str | None = None) -> Rule:
     """Let a rule open no more cases; those that are open go on."""
+    return await _move(deps, rule_id, "pause", by)
+
+
+async def _move(deps: Deps, rule_id: str, action: str, by: str | None) -> Rule:
     async with deps.database.unit() as unit:
         rule = await store.lock_rule(unit.db, rule_id)
-        return await store.set_status(unit.db, rule_id, next_status(rule.status, "pause"), unit.now)
+        return await store.set_status(unit.db, rule_id, next_status(rule.status, action), unit.now, by=by)
+
+
+async def withdraw_cases(deps: Deps, rule_id: str, reason: str, *, by: str) -> int:
+    """Take every open case of a rule back, and return how many; what was frozen is restored.
+
+    Raises:
+        Conflict: the rule is active, and would open them again.
+    """
+    reason = clean_reason(reason)
+    async with deps.database.unit() as unit:
+        # A page of cases that is being opened is waited for. Connections are locked before their rules, as in removing.
+        await exclusion_store.lock_connections(unit.db, (await store.rule(unit.db, rule_id)).connection_id)
+        rule = await store.lock_rule(unit.db, rule_id)
+        if rule.status == "active":
+            raise Conflict("The rule is active and would flag the seats again: pause it first.")
+        cases = await exclusion_store.open_seats(unit.db, rule_id=rule_id)
+        why = f"the rule {rule.terms.name} was withdrawn: {reason}"
+        return withdraw(unit, [(case_id, why) for case_id, _seat in cases], kind="rule_withdrawn", actor=by)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What two versions of a rule say differently."""
+
+    before: RuleVersion
+    after: RuleVersion
+    changes: tuple[Change, ...]
+
+
+async def compare_versions(
+    deps: Deps, rule_id: str, *, before: int | None = None, after: int | None = None
+) -> Compared:
+    """Compare two versions of a rule: unless told otherwise, the current one with the one before it.
+
+    Raises:
+        NotFound: there is no such rule, or no such version.
+    """
+    async with deps.database.reading() as db:
+        rule = await store.rule(db, rule_id)
+        new = await store.rule_version(db, rule_id, rule.version if after is None else after)
+        old = await store.rule_version(db, rule_id, max(1, new.version - 1) if before is None else before)
+    return Compared(old, new, diff(old.terms, new.terms))
+
+
+# ------------------------------------------------------------------------------------------------ exclusions
+
+
+async def add_exclusion(deps: Deps, raw: Mapping[str, object], *, author: str) -> tuple[Exclusion, int]:
+    """Exclude seats from being flagged, and take back the open cases they have; return the exclusion and how many.
+
+    Raises:
+        Rejected: parts that do not fit, each with what to enter instead.
+        NotFound: there is no such connection.
+    """
+    async with deps.database.unit() as unit:
+        terms = read_exclusion(raw, unit.now)
+        if terms.connection_id is not None:
+            await store.connection(unit.db, terms.connection_id)
+        await exclusion_store.lock_connections(unit.db, terms.connection_id)
+        added = await exclusion_store.add(unit.db, terms, author=author, now=unit.now)
+        cases = await exclusion_store.open_seats(unit.db, connection_id=terms.connection_id)
+        closed = withdraw(
+            unit,
+            [
+                (case_id, evidence)
+                for case_id, seat in cases
+                if (evidence := Exclusions([added], seat.connection_id, unit.now).evidence(seat)) is not None
+            ],
+            kind="exempted",
+            actor=author,
+        )
+    return added, closed
+
+
+async def end_exclusion(deps: Deps, exclusion_id: str, *, by: str) -> Exclusion:
+    """End an exclusion before it expires: its seats may be flagged again. Cases that are open go on.
+
+    Raises:
+        Conflict: it is over already.
+    """
+    async with deps.database.unit() as unit:
+        return await exclusion_store.end(unit.db, exclusion_id, by=by, now=unit.now)
 
 
 async def start_scan(
@@ -315,7 +428,8 @@ async def start_scan(
                 raise Invalid("This Idempotency-Key was used for another scan. Take a new one for each.")
             return earlier
         if rule.status != "active":
-            raise Conflict(f"The rule is {rule.status}: activate it, then scan. A preview works without.")
+            status = rule.status.replace("_", " ")
+            raise Conflict(f"The rule is {status}: activate it, then scan. A preview works without.")
         run = await store.add_run(
             unit.db,
             rule,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -16,17 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from reclaim.common.contracts import Money
 from reclaim.connectors.registry import capabilities
-from reclaim.scanner import actions, store
+from reclaim.scanner import actions, exclusion_store, store
 from reclaim.scanner.domain import Terms, price_of, read_price
+from reclaim.scanner.explain import Explained, explain
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Preview, preview
-from reclaim.scanner.store import Connection, Rule
+from reclaim.scanner.store import Connection, Rule, RuleVersion
 from reclaim.web.auth import require
 from reclaim.web.operators import Operator
 
 Viewer = Depends(require("viewer"))
 Editor = Annotated[Operator, Depends(require("operator"))]
 Admin = Depends(require("admin"))
+Admins = Annotated[Operator, Admin]
+
+
+VersionNumber = Annotated[int, Query(ge=1, le=1_000_000_000)]
 
 
 class _In(BaseModel):
@@ -87,6 +92,26 @@ class TermsIn(_In):
     downgrade_product: str | None = Field(None, description="Key of the cheaper licence; needed to downgrade")
     downgrade_name: str | None = None
     downgrade_profile: str | None = Field(None, description="Its profile; not needed if the licence has just one")
+    warn_reasons: dict[str, str] | None = Field(
+        None, description="For each check in warn_only, why it may warn instead of skipping; needed"
+    )
+    fallback_approver: str | None = Field(
+        None, description="Address of whoever is asked when the manager is missing, inactive or the holder"
+    )
+    fallback_name: str | None = None
+    hand_over_to: str | None = Field(
+        None, description="Id of the user who takes open records over; empty: the holder's manager"
+    )
+    act_from: str | None = Field(None, description="Something is taken away only from this time of day, such as 09:00")
+    act_until: str | None = Field(None, description="And until this one, on working days in the rule's time zone")
+    filter: str | None = Field(None, description="Chooses among the seats, such as user/department eq 'Sales'")
+    ask_first: str | None = Field(None, description="manager or holder; the holder by mail only")
+    holder_days: int | None = Field(None, description="Days the holder has before the manager is asked; 1 to 30")
+    remind_days: list[int] | None = Field(None, description="Days after its delivery that a question is put again")
+    most_flagged: int | None = Field(None, description="A scan that would flag more seats opens nothing")
+    most_flagged_share: int | None = Field(
+        None, description="Nor does one that would flag more of a hundred seats, 50 unless told otherwise"
+    )
 
 
 class RuleIn(TermsIn):
@@ -147,6 +172,8 @@ class RuleOut(_Out):
     connection_id: str
     connection_name: str
     status: str
+    moved_by: str | None = Field(description="Who gave the rule its status")
+    moved_at: datetime | None
     version: int
     author: str
     created_at: datetime
@@ -172,6 +199,18 @@ class RuleOut(_Out):
     downgrade_product: str
     downgrade_name: str
     downgrade_profile: str
+    warn_reasons: dict[str, str]
+    fallback_approver: str
+    fallback_name: str
+    hand_over_to: str
+    act_from: time | None
+    act_until: time | None
+    most_flagged: int | None
+    most_flagged_share: int
+    remind_days: list[int]
+    ask_first: str
+    holder_days: int
+    filter: str
 
 
 class VersionOut(_Out):
@@ -183,6 +222,57 @@ class VersionOut(_Out):
 
 class RuleWithVersions(RuleOut):
     versions: list[VersionOut]
+
+
+class ChangeOut(_Out):
+    field: str
+    before: Any
+    after: Any
+
+
+class DiffOut(BaseModel):
+    """What two versions of a rule say differently."""
+
+    rule_id: str
+    before: VersionOut
+    after: VersionOut
+    changes: list[ChangeOut]
+
+
+class WithdrawIn(_In):
+    reason: str
+
+
+class WithdrawnOut(BaseModel):
+    """How many open cases were taken back."""
+
+    withdrawn: int
+
+
+class ExclusionIn(_In):
+    kind: Literal["person", "group", "product", "connection"]
+    value: str = Field("", description="A holder's id or address, a department, a licence's key or name")
+    connection_id: str | None = Field(None, description="Needed for a connection; else: on that connection only")
+    reason: str
+    expires_at: str | None = Field(None, description="A date (to its end, UTC) or an instant; without: until ended")
+
+
+class ExclusionOut(_Out):
+    id: str
+    kind: str
+    value: str
+    connection_id: str | None
+    connection_name: str | None
+    reason: str
+    author: str
+    created_at: datetime
+    expires_at: datetime | None
+    ended_at: datetime | None
+    ended_by: str | None
+
+
+class AddedExclusion(ExclusionOut):
+    withdrawn: int = Field(description="Open cases that the exclusion took back")
 
 
 class RunOut(_Out):
@@ -235,6 +325,42 @@ class FoundOut(_Out):
     last_used_at: datetime | None
 
 
+class SparedOut(_Out):
+    holder: PersonOut
+    department: str | None
+    product: str
+    product_name: str
+    finding: FindingOut
+
+
+class VerdictOut(BaseModel):
+    """What one rule says about a seat."""
+
+    rule_id: str
+    rule_name: str
+    rule_version: int
+    rule_status: str
+    result: str = Field(description="flagged, would_be_flagged, left_alone, unknown, used or not_meant")
+    summary: str
+    approver: PersonOut | None
+    findings: list[FindingOut]
+
+
+class ExplainedOut(BaseModel):
+    """A seat as its system reports it now, and what each rule of its connection says about it."""
+
+    connection_id: str
+    holder: PersonOut
+    product: str
+    product_name: str
+    department: str | None
+    active: bool
+    created_at: datetime
+    last_used_at: datetime | None
+    read_at: datetime
+    verdicts: list[VerdictOut]
+
+
 class StoppedOut(_Out):
     reason: str
     remedy: str
@@ -250,6 +376,7 @@ class PreviewOut(_Out):
     yearly: list[MoneyOut] = Field(description="What the flagged seats cost a year, one amount per currency")
     unpriced: int = Field(description="Flagged seats that the price book has no price for")
     seats: list[FoundOut] = Field(description="The first of the flagged seats")
+    left_alone: list[SparedOut] = Field(description="The first of the unused seats that a check leaves alone")
     stopped: StoppedOut | None = Field(description="Why a scan would stop and open nothing")
 
 
@@ -302,6 +429,7 @@ def routes(deps: Deps) -> APIRouter:
     router.include_router(_connections(deps))
     router.include_router(_rules(deps))
     router.include_router(_scans(deps))
+    router.include_router(_exclusions(deps))
     return router
 
 
@@ -350,9 +478,9 @@ def _connections(deps: Deps) -> APIRouter:
         )
         return await _shown_connection(deps, changed)
 
-    @router.delete("/{connection_id}", status_code=204, dependencies=[Admin])
-    async def remove_connection(connection_id: str) -> Response:
-        await actions.remove_connection(deps, connection_id)
+    @router.delete("/{connection_id}", status_code=204)
+    async def remove_connection(connection_id: str, admin: Admins) -> Response:
+        await actions.remove_connection(deps, connection_id, by=admin.name)
         return Response(status_code=204)
 
     @router.post("/{connection_id}/test", dependencies=[Depends(require("operator"))])
@@ -397,15 +525,7 @@ def _rules(deps: Deps) -> APIRouter:
             versions = await store.rule_versions(db, rule_id)
         return RuleWithVersions(
             **_shown_rule(rule).model_dump(),
-            versions=[
-                VersionOut(
-                    version=one.version,
-                    author=one.author,
-                    created_at=one.created_at,
-                    terms=actions.shown_terms(one.terms),
-                )
-                for one in versions
-            ],
+            versions=[_version(one) for one in versions],
         )
 
     @router.patch("/rules/{rule_id}")
@@ -413,13 +533,36 @@ def _rules(deps: Deps) -> APIRouter:
         changed = await actions.change_rule(deps, rule_id, _given(body), author=operator.name, version=body.version)
         return _shown_rule(changed)
 
-    @router.post("/rules/{rule_id}/activate", dependencies=[Depends(require("operator"))])
-    async def activate_rule(rule_id: str) -> RuleOut:
-        return _shown_rule(await actions.activate_rule(deps, rule_id))
+    @router.post("/rules/{rule_id}/submit")
+    async def submit_rule(rule_id: str, operator: Editor) -> RuleOut:
+        """Have a draft reviewed."""
+        return _shown_rule(await actions.submit_rule(deps, rule_id, by=operator.name))
 
-    @router.post("/rules/{rule_id}/pause", dependencies=[Depends(require("operator"))])
-    async def pause_rule(rule_id: str) -> RuleOut:
-        return _shown_rule(await actions.pause_rule(deps, rule_id))
+    @router.post("/rules/{rule_id}/activate")
+    async def activate_rule(rule_id: str, operator: Editor) -> RuleOut:
+        return _shown_rule(await actions.activate_rule(deps, rule_id, by=operator.name))
+
+    @router.post("/rules/{rule_id}/pause")
+    async def pause_rule(rule_id: str, operator: Editor) -> RuleOut:
+        return _shown_rule(await actions.pause_rule(deps, rule_id, by=operator.name))
+
+    @router.post("/rules/{rule_id}/withdraw-cases")
+    async def withdraw_cases(rule_id: str, body: WithdrawIn, operator: Editor) -> WithdrawnOut:
+        """Take every open case of a rule that is not active back; what is frozen is restored."""
+        return WithdrawnOut(withdrawn=await actions.withdraw_cases(deps, rule_id, body.reason, by=operator.name))
+
+    @router.get("/rules/{rule_id}/diff", dependencies=[Viewer])
+    async def compare_versions(
+        rule_id: str, before: VersionNumber | None = None, after: VersionNumber | None = None
+    ) -> DiffOut:
+        """Compare two versions of a rule; unless told otherwise, the current one with the one before it."""
+        found = await actions.compare_versions(deps, rule_id, before=before, after=after)
+        return DiffOut(
+            rule_id=rule_id,
+            before=_version(found.before),
+            after=_version(found.after),
+            changes=[ChangeOut.model_validate(change) for change in found.changes],
+        )
 
     @router.get("/rules/{rule_id}/preview", dependencies=[Viewer])
     async def preview_rule(rule_id: str) -> PreviewOut:
@@ -431,6 +574,34 @@ def _rules(deps: Deps) -> APIRouter:
     async def preview_terms(body: RuleIn) -> PreviewOut:
         """Preview a rule that is not saved; what does not decide who is flagged may be left out. Nothing is changed."""
         return await _previewed(deps, body.connection_id, actions.terms_to_preview(_given(body)))
+
+    @router.get("/explain", dependencies=[Viewer])
+    async def explain_seat(connection_id: str, holder: Annotated[str, Query(max_length=200)]) -> ExplainedOut:
+        """Say for one holder's seat, rule by rule and check by check, why it is flagged or not."""
+        return shown_explanation(await explain(deps, connection_id, holder))
+
+    return router
+
+
+def _exclusions(deps: Deps) -> APIRouter:
+    router = APIRouter(prefix="/exclusions")
+
+    @router.get("", dependencies=[Viewer])
+    async def list_exclusions(past: bool = False) -> list[ExclusionOut]:
+        """List the exclusions in force, the newest first; with `past` those that are over."""
+        async with deps.database.reading() as db:
+            found = await exclusion_store.exclusions(db, deps.clock.now(), past=past)
+        return [ExclusionOut.model_validate(one) for one in found]
+
+    @router.post("", status_code=201)
+    async def add_exclusion(body: ExclusionIn, operator: Editor) -> AddedExclusion:
+        added, withdrawn = await actions.add_exclusion(deps, body.model_dump(), author=operator.name)
+        return AddedExclusion(**ExclusionOut.model_validate(added).model_dump(), withdrawn=withdrawn)
+
+    @router.delete("/{exclusion_id}")
+    async def end_exclusion(exclusion_id: str, operator: Editor) -> ExclusionOut:
+        """End an exclusion before it expires; it stays in the list of those that are over."""
+        return ExclusionOut.model_validate(await actions.end_exclusion(deps, exclusion_id, by=operator.name))
 
     return router
 
@@ -558,7 +729,43 @@ def shown_preview(found: Preview) -> PreviewOut:
         yearly=_amounts(tally.money()),
         unpriced=tally.unpriced,
         seats=[FoundOut.model_validate(seat) for seat in found.found],
+        left_alone=[SparedOut.model_validate(seat) for seat in found.spared],
         stopped=None if found.stopped is None else StoppedOut.model_validate(found.stopped),
+    )
+
+
+def shown_explanation(found: Explained) -> ExplainedOut:
+    """Return an explanation as the API answers it."""
+    seat = found.seat
+    return ExplainedOut(
+        connection_id=found.connection.id,
+        holder=PersonOut.model_validate(seat.holder),
+        product=seat.product,
+        product_name=seat.product_name,
+        department=seat.department,
+        active=seat.active,
+        created_at=seat.created_at,
+        last_used_at=found.last_used_at,
+        read_at=found.read_at,
+        verdicts=[
+            VerdictOut(
+                rule_id=verdict.rule.id,
+                rule_name=verdict.rule.terms.name,
+                rule_version=verdict.rule.version,
+                rule_status=verdict.rule.status,
+                result=verdict.result,
+                summary=verdict.summary,
+                approver=PersonOut.model_validate(verdict.approver) if verdict.approver else None,
+                findings=[FindingOut.model_validate(finding) for finding in verdict.findings],
+            )
+            for verdict in found.verdicts
+        ],
+    )
+
+
+def _version(one: RuleVersion) -> VersionOut:
+    return VersionOut(
+        version=one.version, author=one.author, created_at=one.created_at, terms=actions.shown_terms(one.terms)
     )
 
 

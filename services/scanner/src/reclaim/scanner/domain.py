@@ -6,18 +6,20 @@ arguments, so what a person was shown is what the scan opens.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
 from cronsim import CronSim, CronSimError
 
 from reclaim.common.contracts import (
+    AskFirst,
     CheaperLicence,
     CheckFinding,
     GraceCalendar,
@@ -32,10 +34,21 @@ from reclaim.common.contracts import (
 from reclaim.common.errors import Conflict, Invalid, Permanent
 from reclaim.connectors.checks import CHECK_NAMES, WARNABLE, evaluate, is_unused, left_alone_by
 from reclaim.connectors.ports import Known, Licence, Reading, SeatRecord, Survey, Unknown
+from reclaim.scanner.filters.fields import Kind as Software
+from reclaim.scanner.filters.text import read as read_filter
 
 MONTHS_A_YEAR: Final = 12
+FEW: Final = 10
+"""So many seats may be flagged whatever share of all they are: in a small team, half of it are a handful."""
+
 POPULATION_TOLERANCE: Final = Decimal("0.10")
 """How far the number of seats may be from the last good scan's before a scan refuses to believe it."""
+
+APPLIES_TO: Final[Software] = "subscription"
+"""What the seats that connections list are: what a rule's filter may speak of."""
+
+FILTER: Final = "filter"
+"""Under this name seats are counted that the rule's filter does not choose; it stands beside the checks'."""
 
 SeatKey = tuple[str, str]
 """Holder id and product: what tells two seats of one connection apart."""
@@ -237,6 +250,14 @@ def clean_name(name: object, *, what: str) -> str:
     return text
 
 
+def clean_reason(reason: object) -> str:
+    """Return why somebody does something, as one line; Invalid if that says nothing, or too much."""
+    text = " ".join(str(reason or "").split())
+    if not 3 <= len(text) <= 300 or not text.isprintable():
+        raise Invalid("Say why, in 3 to 300 characters of text.", field="reason")
+    return text
+
+
 def read_price(product: str, amount: object, currency: object) -> Money:
     """Return a price a month; Invalid if it is no amount of money."""
     try:
@@ -270,6 +291,15 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
     `days_off` are the dates, besides Saturdays and Sundays, that are no working days in `time_zone`. A downgrade moves
     the holder to `downgrade_product`, in Salesforce by its profile `downgrade_profile`.
+
+    `warn_reasons` says for each check in `warn_only` why it may warn. `fallback_approver` is the address of whoever is
+    asked when there is no manager who could be. `hand_over_to` is the id of the user who takes open records over;
+    empty: the manager. Accounts are acted on from `act_from` until `act_until` on working days; None: at any time.
+
+    `filter` chooses among the seats of the products, see `filters`; empty: all of them.
+    A question that is not answered `remind_days` after its delivery is put again.
+    A scan that would flag more than `most_flagged` seats, or more per cent of those it read than `most_flagged_share`,
+    opens nothing.
     """
 
     name: str
@@ -293,6 +323,25 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     downgrade_product: str = ""
     downgrade_name: str = ""
     downgrade_profile: str = ""
+    warn_reasons: dict[str, str] = msgspec.field(default_factory=dict)
+    fallback_approver: str = ""
+    fallback_name: str = ""
+    hand_over_to: str = ""
+    act_from: time | None = None
+    act_until: time | None = None
+    most_flagged: int | None = None
+    most_flagged_share: int = 50
+    remind_days: tuple[int, ...] = ()
+    ask_first: AskFirst = "manager"
+    holder_days: int = 3
+    filter: str = ""
+
+    @property
+    def fallback(self) -> Person | None:
+        """Who is asked when there is no manager who could be."""
+        if not self.fallback_approver:
+            return None
+        return Person(id="", name=self.fallback_name or self.fallback_approver, email=self.fallback_approver)
 
     def policy(self, rule_id: str, version: int, *, dry_run: bool, prices: Mapping[str, Money]) -> Policy:
         """Return the snapshot that a case is opened with."""
@@ -321,6 +370,13 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             time_zone=self.time_zone,
             reclaim_by=self.reclaim_by,
             downgrade_to=cheaper if self.downgrade_product else None,
+            hand_over_to=self.hand_over_to or None,
+            act_from=self.act_from,
+            act_until=self.act_until,
+            fallback_approver=self.fallback,
+            remind_days=self.remind_days,
+            ask_first=self.ask_first,
+            holder_days=self.holder_days,
         )
 
 
@@ -329,8 +385,11 @@ TERMS: Final = frozenset(Terms.__struct_fields__)
 _ROUTES: Final[tuple[Route, ...]] = get_args(Route)
 _TIMEOUTS: Final[tuple[TimeoutAction, ...]] = get_args(TimeoutAction)
 _CALENDARS: Final[tuple[GraceCalendar, ...]] = get_args(GraceCalendar)
+_FIRST: Final[tuple[AskFirst, ...]] = get_args(AskFirst)
 _WAYS: Final[tuple[ReclaimBy, ...]] = get_args(ReclaimBy)
 MOST_DAYS_OFF: Final = 400
+MOST_REMINDERS: Final = 5
+_ADDRESS: Final = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\".]+(\.[^@\s<>()\[\],;:\\\".]+)+")
 
 
 class _Input:
@@ -340,7 +399,17 @@ class _Input:
         self._raw = raw
         self.problems: dict[str, str] = {}
 
-    def whole(self, name: str, low: int, high: int, *, of: str, default: int | None = None, why: str = "") -> int:
+    def whole(
+        self,
+        name: str,
+        low: int,
+        high: int,
+        *,
+        of: str,
+        default: int | None = None,
+        why: str = "",
+        unit: str = " of days",
+    ) -> int:
         given = self._raw.get(name)
         text = str(given).strip() if given is not None else ""
         if not text and default is not None:
@@ -349,10 +418,16 @@ class _Input:
             value = int(text)
             if low <= value <= high:
                 return value
-        self.problems[name] = f"{of} must be a whole number of days from {low} to {high}" + (
+        self.problems[name] = f"{of} must be a whole number{unit} from {low} to {high}" + (
             f", not {text[:20]}{why}." if text else f": enter it, there is no default{why}."
         )
         return low
+
+    def number(self, name: str, *, of: str) -> int | None:
+        """Return a number of seats; None if nothing was entered."""
+        if str(self._raw.get(name) if self._raw.get(name) is not None else "").strip() == "":
+            return None
+        return self.whole(name, 1, 1_000_000, of=of, unit="")
 
     def choice(self, name: str, among: Sequence[str], *, of: str, why: str = "", default: str = "") -> Any:
         text = str(self._raw.get(name) or default).strip()
@@ -383,6 +458,66 @@ class _Input:
         if len(text) > most or not text.isprintable():
             self.problems[name] = f"{of} must be at most {most} characters of text."
         return text
+
+    def days(self, name: str, *, of: str) -> tuple[int, ...]:
+        """Return numbers of days, in order; as text they are apart by spaces or commas."""
+        words = " ".join(self.texts(name)).replace(",", " ").split()
+        if len(words) > MOST_REMINDERS or not all(
+            word.isascii() and word.isdecimal() and 0 < len(word) < 3 for word in words
+        ):
+            self.problems[name] = f"{of} must be at most {MOST_REMINDERS} whole numbers of days, such as 3 7."
+            return ()
+        return tuple(sorted({int(word) for word in words} - {0}))
+
+    def clock(self, name: str, *, of: str) -> time | None:
+        """Return a time of day; None if nothing was entered."""
+        text = str(self._raw.get(name) or "").strip()
+        if not text:
+            return None
+        try:
+            found = time.fromisoformat(text)
+        except ValueError:
+            found = time.max
+        if found.second or found.microsecond or found.tzinfo is not None:
+            self.problems[name] = f"{of} must be a time of day such as 09:00, not {text[:20]}."
+        return found
+
+    def end(self, name: str, *, of: str) -> datetime | None:
+        """Return an instant in UTC; a date alone is the end of that day."""
+        text = str(self._raw.get(name) or "").strip()
+        if not text:
+            return None
+        try:
+            if len(text) == len("2026-12-25"):
+                return datetime.combine(date.fromisoformat(text) + timedelta(days=1), time(), UTC)
+            found = datetime.fromisoformat(text)
+        except (ValueError, OverflowError):
+            self.problems[name] = f"{of} must be a date such as 2026-12-25, not {text[:30]}."
+            return None
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+    def filter(self, name: str) -> str:
+        """Return a filter as it was written; one that does not fit is a problem, with its place."""
+        text = str(self._raw.get(name) or "").strip()
+        if text and (problems := read_filter(text, APPLIES_TO).problems):
+            self.problems[name] = " ".join(problem.of(text) for problem in problems)
+        return text
+
+    def address(self, name: str, *, of: str) -> str:
+        text = str(self._raw.get(name) or "").strip()
+        if text and not (len(text) <= 254 and _ADDRESS.fullmatch(text)):
+            self.problems[name] = f"{of} must be an e-mail address, not {text[:40]}."
+        return text
+
+    def reasons(self, name: str, checks: Sequence[str]) -> dict[str, str]:
+        """Return why each of these checks may warn; a check without a reason is a problem."""
+        given = self._raw.get(name)
+        found = dict(given) if isinstance(given, Mapping) else {}
+        reasons = {check: " ".join(str(found.get(check) or "").split()) for check in checks}
+        for check, reason in reasons.items():
+            if not 3 <= len(reason) <= 300 or not reason.isprintable():
+                self.problems[name] = f"Say why {check} may warn instead of skipping, in 3 to 300 characters of text."
+        return reasons
 
     def dates(self, name: str, *, of: str) -> tuple[date, ...]:
         """Return dates, in order; as text they are apart by spaces, commas or lines."""
@@ -451,7 +586,31 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         downgrade_product=given.text("downgrade_product", 100, of="The cheaper licence"),
         downgrade_name=given.text("downgrade_name", 100, of="The cheaper licence's name"),
         downgrade_profile=given.text("downgrade_profile", 100, of="The cheaper licence's profile"),
+        warn_reasons=given.reasons("warn_reasons", [check for check in CHECK_NAMES if check in warn_only]),
+        fallback_approver=given.address("fallback_approver", of="Who is asked without a manager"),
+        fallback_name=given.text("fallback_name", 100, of="Their name"),
+        hand_over_to=given.text("hand_over_to", 100, of="Who takes open records over"),
+        act_from=given.clock("act_from", of="Act from"),
+        act_until=given.clock("act_until", of="Act until"),
+        most_flagged=given.number("most_flagged", of="The most seats that one scan flags"),
+        most_flagged_share=given.whole(
+            "most_flagged_share", 1, 100, of="The most seats in a hundred that one scan flags", default=50, unit=""
+        ),
+        remind_days=given.days("remind_days", of="Reminders"),
+        ask_first=given.choice("ask_first", _FIRST, of="Who is asked first", default="manager"),
+        filter=given.filter("filter"),
+        holder_days=given.whole("holder_days", 1, 30, of="Time for the holder to answer", default=3),
     )
+    if terms.ask_first == "holder" and terms.route != "email":
+        given.problems["ask_first"] = "The holder can be asked first by mail only: a service desk would ask at once."
+    if terms.remind_days and terms.remind_days[-1] >= terms.decision_days:
+        given.problems["remind_days"] = (
+            f"A reminder must come before the time to decide is over, which is {terms.decision_days} days."
+        )
+    if (terms.act_from is None) != (terms.act_until is None):
+        given.problems["act_from"] = "Enter both when acting begins and when it ends, or neither."
+    elif terms.act_from is not None and terms.act_until is not None and terms.act_from >= terms.act_until:
+        given.problems["act_until"] = "Acting must end later on the same day than it begins."
     if terms.reclaim_by == "downgrade" and not terms.downgrade_product:
         given.problems["downgrade_product"] = "Enter the key of the cheaper licence that the holder is moved to."
     if terms.downgrade_product in terms.products:
@@ -498,6 +657,7 @@ def last_due(terms: Terms, now: datetime) -> datetime | None:
 
 
 _MOVES: Final = {
+    ("draft", "submit"): "needs_review",
     ("draft", "activate"): "active",
     ("needs_review", "activate"): "active",
     ("paused", "activate"): "active",
@@ -508,8 +668,135 @@ _MOVES: Final = {
 def next_status(status: str, action: str) -> str:
     """Return a rule's status after an action; Conflict, naming the present one, if that is not possible."""
     if (status, action) not in _MOVES:
-        raise Conflict(f"The rule is {status}: it cannot be {action}d now.")
+        raise Conflict(f"The rule is {status.replace('_', ' ')}: it cannot be {_DONE[action]} now.")
     return _MOVES[status, action]
+
+
+_DONE: Final = {"submit": "submitted for review", "activate": "activated", "pause": "paused"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that two versions of a rule say differently, as plain values."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+def diff(before: Terms, after: Terms) -> tuple[Change, ...]:
+    """Return what two versions of a rule say differently, in the order of the rule's parts."""
+    old, new = (msgspec.json.decode(msgspec.json.encode(terms)) for terms in (before, after))
+    return tuple(Change(name, old[name], new[name]) for name in new if old[name] != new[name])
+
+
+# ------------------------------------------------------------------------------------------------ exclusions
+
+ExclusionKind = Literal["person", "group", "product", "connection"]
+EXCLUSION_KINDS: Final[tuple[ExclusionKind, ...]] = get_args(ExclusionKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Seats that a person wants left alone, and why.
+
+    `value` is a holder's id or address, the name of a group (a department), the key or name of a product; empty for a
+    whole connection. `connection_id` None means every connection. It holds until `expires_at` (None: until somebody
+    ends it), or until it was ended.
+    """
+
+    id: str
+    kind: ExclusionKind
+    value: str
+    connection_id: str | None
+    connection_name: str | None
+    reason: str
+    author: str
+    created_at: datetime
+    expires_at: datetime | None
+    ended_at: datetime | None
+    ended_by: str | None
+
+    def holds(self, now: datetime) -> bool:
+        """Tell whether it is in force."""
+        return self.ended_at is None and (self.expires_at is None or now < self.expires_at)
+
+    @property
+    def evidence(self) -> str:
+        """What the check that it trips shows."""
+        # The last day that it covers: most end with a day, which is the midnight after it.
+        until = "" if self.expires_at is None else f" until {self.expires_at - timedelta(microseconds=1):%Y-%m-%d}"
+        return f"excluded{until} by {self.author}: {self.reason}"
+
+
+class Exclusions:
+    """The exclusions that are in force on one connection, for looking up many seats."""
+
+    def __init__(self, exclusions: Iterable[Exclusion], connection_id: str, now: datetime) -> None:
+        self._by_key: dict[tuple[str, str], str] = {}
+        for exclusion in exclusions:
+            if exclusion.holds(now) and exclusion.connection_id in (None, connection_id):
+                key = (exclusion.kind, _folded(exclusion.value))
+                self._by_key.setdefault(key, exclusion.evidence)
+
+    def evidence(self, seat: SeatRecord | Seat) -> str | None:
+        """Return why a seat is left alone; None if no exclusion covers it."""
+        if not self._by_key:
+            return None
+        keys = (
+            ("connection", ""),
+            ("product", _folded(seat.product)),
+            ("product", _folded(seat.product_name)),
+            ("group", _folded(seat.department or "")),
+            ("person", _folded(seat.holder.id)),
+            ("person", _folded(seat.holder.email or "")),
+        )
+        return next((self._by_key[key] for key in keys if key in self._by_key), None)
+
+
+def _folded(value: str) -> str:
+    return " ".join(value.split()).casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class ExclusionTerms:
+    """What a person entered for an exclusion."""
+
+    kind: ExclusionKind
+    value: str
+    connection_id: str | None
+    reason: str
+    expires_at: datetime | None
+
+
+def read_exclusion(raw: Mapping[str, object], now: datetime) -> ExclusionTerms:
+    """Return what an exclusion is to say, from JSON or from a form. A date without a time ends with that day in UTC.
+
+    Raises:
+        Rejected: parts that do not fit, each with what to enter instead.
+    """
+    given = _Input(raw)
+    kind = given.choice("kind", EXCLUSION_KINDS, of="What is excluded")
+    value = given.text("value", 200, of="Who or what is excluded")
+    connection_id = given.text("connection_id", 100, of="The connection") or None
+    if kind == "connection":
+        value = ""
+        if connection_id is None:
+            given.problems["connection_id"] = "Choose the connection that is left alone."
+    elif not value:
+        what = {"person": "the holder's id or address", "group": "the department", "product": "the licence's key"}
+        given.problems["value"] = f"Enter {what.get(str(kind), 'who or what is excluded')}."
+    reason = ""
+    try:
+        reason = clean_reason(raw.get("reason"))
+    except Invalid as error:
+        given.problems["reason"] = str(error)
+    expires_at = given.end("expires_at", of="Expires")
+    if expires_at is not None and expires_at <= now:
+        given.problems["expires_at"] = "An exclusion must expire in the future; leave it empty to exclude for good."
+    if given.problems:
+        raise Rejected(given.problems)
+    return ExclusionTerms(kind, value, connection_id, reason, expires_at)
 
 
 # ------------------------------------------------------------------------------------------------ seats
@@ -541,14 +828,71 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Spared:
+    """An unused seat that is left alone, with the check that says so."""
+
+    holder: Person
+    department: str | None
+    product: str
+    product_name: str
+    finding: CheckFinding
+
+
+@dataclass(frozen=True, slots=True)
 class Assessed:
-    """What became of the seats of one page: `seen = used + flagged_before + len(found) + sum(left_alone)`."""
+    """What became of the seats of one page: `seen = used + flagged_before + len(found) + len(spared)`."""
 
     seen: int
     used: int
     flagged_before: int
     found: tuple[Found, ...]
-    left_alone: Mapping[str, int]
+    spared: tuple[Spared, ...]
+
+    @property
+    def left_alone(self) -> Mapping[str, int]:
+        """How many seats each check spared."""
+        return Counter(spared.finding.check for spared in self.spared)
+
+
+def findings_of(
+    seat: SeatRecord, terms: Terms, survey: Survey, *, excluded: str | None, held: str | None, now: datetime
+) -> tuple[CheckFinding, ...]:
+    """Make the ten checks on a seat as a rule wants them made; `excluded` and `held` are our own records' evidence."""
+    return evaluate(
+        seat,
+        survey,
+        now=now,
+        inactive_days=terms.inactive_days,
+        warn_only=terms.warn_only,
+        young_days=terms.young_days,
+        held=None if held is None else {seat.holder.id: held},
+        excluded=excluded,
+        successor=terms.hand_over_to or None,
+    )
+
+
+Chooses = Callable[[SeatRecord], bool | None]
+"""Answers a rule's filter for a seat; None: what it asks about is not known."""
+
+
+def not_chosen(seat: SeatRecord, chooses: Chooses | None) -> CheckFinding | None:
+    """Return why a rule's filter passes a seat over; None if it chooses it, or the rule has none."""
+    answer = True if chooses is None else chooses(seat)
+    if answer is True:
+        return None
+    if answer is None:
+        evidence = "what the rule's filter asks about is not known of this seat"
+        return CheckFinding(check=FILTER, outcome="unknown", evidence=evidence)
+    return CheckFinding(check=FILTER, outcome="skip", evidence="the rule's filter does not choose this seat")
+
+
+def sparing(findings: Sequence[CheckFinding]) -> CheckFinding | None:
+    """Return the finding that leaves a seat alone, the first in the checks' order; None if it is flagged."""
+    check = left_alone_by(findings)
+    if check is None:
+        return None
+    made = {finding.check: finding for finding in findings}
+    return made.get(check) or CheckFinding(check=check, outcome="unknown", evidence="the check was not made")
 
 
 def assess(
@@ -560,11 +904,13 @@ def assess(
     prices: Mapping[str, Money],
     held: Held,
     now: datetime,
+    exclusions: Exclusions | None = None,
+    chooses: Chooses | None = None,
 ) -> Assessed:
-    """Judge the seats of one page: used, left alone by a safety check, or flagged."""
+    """Judge the seats of one page: used, left alone by the rule's filter or a safety check, or flagged."""
     used = before = 0
-    left_alone: Counter[str] = Counter()
-    found = []
+    spared: list[Spared] = []
+    found: list[Found] = []
     for seat in page:
         key = (seat.holder.id, seat.product)
         if key in held.flagged:
@@ -573,18 +919,15 @@ def assess(
         if not is_unused(seat, inactive_days=terms.inactive_days, now=now):
             used += 1
             continue
-        findings = evaluate(
-            seat,
-            survey,
-            now=now,
-            inactive_days=terms.inactive_days,
-            warn_only=terms.warn_only,
-            young_days=terms.young_days,
-            held={seat.holder.id: held.back[key]} if key in held.back else None,
-        )
-        check = left_alone_by(findings)
-        if check is not None:
-            left_alone[check] += 1
+        passed_over = not_chosen(seat, chooses)
+        if passed_over is not None:
+            spared.append(Spared(seat.holder, seat.department, seat.product, seat.product_name, passed_over))
+            continue
+        excluded = None if exclusions is None else exclusions.evidence(seat)
+        findings = findings_of(seat, terms, survey, excluded=excluded, held=held.back.get(key), now=now)
+        finding = sparing(findings)
+        if finding is not None:
+            spared.append(Spared(seat.holder, seat.department, seat.product, seat.product_name, finding))
             continue
         found.append(
             Found(
@@ -596,20 +939,25 @@ def assess(
                     department=seat.department,
                     price=price_of(prices, seat.product, seat.product_name),
                 ),
-                approver=approver_of(seat),
+                approver=approver_of(seat, terms.fallback),
                 findings=findings,
                 last_used_at=last_use(seat, survey),
             )
         )
-    return Assessed(len(page), used, before, tuple(found), dict(left_alone))
+    return Assessed(len(page), used, before, tuple(found), tuple(spared))
 
 
-def approver_of(seat: SeatRecord) -> Person | None:
-    """Return who is asked: the holder's manager; None if there is none who could answer, or it is the holder."""
+def approver_of(seat: SeatRecord, fallback: Person | None = None) -> Person | None:
+    """Return who is asked: the holder's manager, or `fallback` if there is none who could answer, or it is the holder.
+
+    None if that leaves nobody; a holder is never asked in the place of their own manager.
+    """
     manager = seat.manager
-    if manager is None or not manager.able or manager.person.id == seat.holder.id:
+    if manager is not None and manager.able and manager.person.id != seat.holder.id:
+        return manager.person
+    if fallback is not None and (fallback.email or "").casefold() == (seat.holder.email or "").casefold():
         return None
-    return manager.person
+    return fallback
 
 
 def last_use(seat: SeatRecord, survey: Survey) -> datetime | None:
@@ -698,6 +1046,23 @@ def expected_seats(terms: Terms, licences: Sequence[Licence]) -> int:
             "Check that the connection's user may see all users, then scan again.",
         )
     return expected
+
+
+def check_share(terms: Terms, *, flagged: int, seen: int) -> None:
+    """Refuse a scan that would flag so many seats that the rule, rather than the seats, is the likelier mistake.
+
+    Raises:
+        Stopped: saying how many, and how many the rule allows.
+    """
+    share = max(FEW, seen * terms.most_flagged_share // 100)
+    allowed = share if terms.most_flagged is None else min(share, terms.most_flagged)
+    if flagged <= allowed:
+        return
+    raise Stopped(
+        f"{flagged} of {seen} seats would be flagged, and the rule allows {allowed} in one scan.",
+        "Nothing was opened. Look at the rule's preview; if it is right, raise its limits (that is a new version) and "
+        "scan again.",
+    )
 
 
 def check_population(terms: Terms, baseline: Baseline | None, *, expected: int, seen: int | None) -> None:

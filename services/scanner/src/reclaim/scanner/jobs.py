@@ -24,7 +24,7 @@ from reclaim.common.errors import Permanent, Transient
 from reclaim.common.ids import new_id
 from reclaim.common.service import Job
 from reclaim.common.timing import backoff
-from reclaim.scanner import store
+from reclaim.scanner import exclusion_store, store
 from reclaim.scanner.domain import Found, Stopped, Tally, last_due
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Scan
@@ -36,6 +36,9 @@ SCAN: Final = "scan"
 
 OWN_CHECK: Final = "already_frozen"
 """The check under which seats are counted that our own records hold back."""
+
+EXCLUDED: Final = "exempt"
+"""The check under which seats are counted that a person excluded."""
 
 
 def jobs(deps: Deps) -> tuple[Job, ...]:
@@ -154,9 +157,16 @@ async def _open_page(deps: Deps, claim: Claim, rule: Rule, reading: Scan, *, dry
         found = await store.take_page(unit.db, claim.run_id)
         if found is None:
             return False
+        await exclusion_store.share_connection(unit.db, rule.connection_id)
         _must_be_unchanged(rule, await store.rule(unit.db, rule.id))
-        opened = await _open(unit, claim, rule, reading, found, dry_run=dry_run)
-        lost = len(found) - opened
+        exclusions = await exclusion_store.on(unit.db, rule.connection_id, unit.now)
+        wanted = [seat for seat in found if exclusions.evidence(seat.seat) is None]
+        opened = await _open(unit, claim, rule, reading, wanted, dry_run=dry_run)
+        excluded = len(found) - len(wanted)
+        if excluded:
+            reading.tally.flagged -= excluded
+            reading.tally.left_alone[EXCLUDED] += excluded
+        lost = len(wanted) - opened
         if lost:
             # Somebody else's since they were read: another run opened a case, or a person asked to keep the seat.
             reading.tally.flagged -= lost
@@ -204,7 +214,7 @@ async def _note(deps: Deps, unit: Unit, claim: Claim, tally: Tally) -> None:
 
 def _must_be_active(rule: Rule) -> None:
     if rule.status != "active":
-        raise Stopped(f"The rule is {rule.status}.", "Activate it and start the scan again.")
+        raise Stopped(f"The rule is {rule.status.replace('_', ' ')}.", "Activate it and start the scan again.")
 
 
 def _must_be_unchanged(read: Rule, present: Rule) -> None:

@@ -17,8 +17,8 @@ from reclaim.common.errors import Invalid, NotFound, ReclaimError
 from reclaim.connectors.checks import CHECKS
 from reclaim.connectors.ports import Licence, TestResult
 from reclaim.connectors.registry import capabilities
-from reclaim.scanner import actions, store
-from reclaim.scanner.domain import KINDS, Rejected, kind_of, price_of, read_price
+from reclaim.scanner import actions, seat_pages, store
+from reclaim.scanner.domain import FILTER, KINDS, Rejected, kind_of, price_of, read_price
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Preview, preview
 from reclaim.scanner.store import Connection, Rule
@@ -34,6 +34,8 @@ Admin = Annotated[Operator, Depends(require("admin"))]
 KIND: Final = "salesforce"
 SETTING: Final = "setting-"
 CREDENTIAL: Final = "credential-"
+WARN_REASON: Final = "warn-reason-"
+VersionNumber = Annotated[int, Query(ge=1, le=1_000_000_000)]
 SEATS_SHOWN: Final = 50
 PREVIEW_ROWS: Final = 20
 
@@ -47,7 +49,45 @@ TIMEOUTS: Final = (
     ("keep", "Keep the seat", "Silence protects the holder."),
     ("escalate", "Ask a person here", "The case stands in attention until somebody decides."),
 )
+LABELS: Final = {
+    "name": "Name",
+    "products": "Licences",
+    "filter": "Filter",
+    "inactive_days": "Unused for (days)",
+    "route": "How the approver is asked",
+    "decision_days": "Time to decide (days)",
+    "ask_first": "Who is asked first",
+    "holder_days": "Time for the holder to answer (days)",
+    "remind_days": "Reminders (days after the question)",
+    "on_timeout": "If nobody answers in time",
+    "grace_days": "Grace period (days)",
+    "hand_over": "Hand open records over",
+    "hand_over_to": "Who takes them over",
+    "dry_run": "Dry run",
+    "warn_only": "Checks that only warn",
+    "warn_reasons": "Why they only warn",
+    "cooldown_days": "Pause after a keep (days)",
+    "young_days": "Leave new accounts alone for (days)",
+    "schedule": "Schedule",
+    "time_zone": "Time zone",
+    "grace_calendar": "Grace counts",
+    "no_reclaim_before_days_off": "Free no seat before days off",
+    "days_off": "Days off",
+    "reclaim_by": "How the seat is freed",
+    "downgrade_product": "Cheaper licence (key)",
+    "downgrade_name": "Cheaper licence",
+    "downgrade_profile": "Cheaper licence's profile",
+    "fallback_approver": "Who is asked without a manager",
+    "fallback_name": "Their name",
+    "act_from": "Act from",
+    "act_until": "Act until",
+    "most_flagged": "Most seats that one scan flags",
+    "most_flagged_share": "And at most (per cent)",
+}
+"""What the parts of a rule are called where two versions are compared."""
+
 CHECK_LABELS: Final = {
+    FILTER: "Not chosen by the filter",
     "new_account": "New account",
     "active_elsewhere": "Active through another channel",
     "integration_user": "Integration user",
@@ -69,6 +109,7 @@ def routes(deps: Deps) -> APIRouter:
     router.include_router(_connection_pages(deps, pages))
     router.include_router(_rule_pages(deps, pages))
     router.include_router(_scan_pages(deps, pages))
+    router.include_router(seat_pages.routes(deps, pages))
     return router
 
 
@@ -220,8 +261,8 @@ def _connection_pages(deps: Deps, pages: Pages) -> APIRouter:
         return _go(f"/scanner/connections/{connection_id}")
 
     @router.post("/{connection_id}/remove")
-    async def remove(connection_id: str, _operator: Admin) -> Response:
-        await actions.remove_connection(deps, connection_id)
+    async def remove(connection_id: str, operator: Admin) -> Response:
+        await actions.remove_connection(deps, connection_id, by=operator.name)
         return _go("/scanner/connections")
 
     return router
@@ -360,7 +401,17 @@ def _rule_pages(deps: Deps, pages: Pages) -> APIRouter:
             there = await store.connections(db)
         chosen = await connection_of(connection) if connection else there[0] if len(there) == 1 else None
         return await form_page(
-            request, chosen, None, values={"dry_run": True, "hand_over": True, "cooldown_days": 90, "young_days": 30}
+            request,
+            chosen,
+            None,
+            values={
+                "dry_run": True,
+                "hand_over": True,
+                "cooldown_days": 90,
+                "young_days": 30,
+                "most_flagged_share": 50,
+                "holder_days": 3,
+            },
         )
 
     @router.post("/new")
@@ -389,7 +440,9 @@ def _rule_pages(deps: Deps, pages: Pages) -> APIRouter:
             rule, connection = None, await connection_of(_text(form, "connection_id"))
         previewed = await _previewed(deps, connection, values, rule)
         if request.headers.get("hx-request") == "true":
-            return pages.render(request, "preview.html", previewed=previewed, preview_rows=PREVIEW_ROWS)
+            return pages.render(
+                request, "preview.html", previewed=previewed, preview_rows=PREVIEW_ROWS, connection=connection
+            )
         return await form_page(
             request,
             connection,
@@ -426,11 +479,46 @@ def _rule_pages(deps: Deps, pages: Pages) -> APIRouter:
             )
         return _go(f"/scanner/rules/{rule_id}?preview=true")
 
+    @router.get("/{rule_id}/diff")
+    async def compare(
+        request: Request,
+        rule_id: str,
+        _operator: Viewer,
+        before: VersionNumber | None = None,
+        after: VersionNumber | None = None,
+    ) -> HTMLResponse:
+        """Show what two versions say differently."""
+        rule, _connection = await opened(rule_id)
+        compared = await actions.compare_versions(deps, rule_id, before=before, after=after)
+        async with deps.database.reading() as db:
+            versions = await store.rule_versions(db, rule_id)
+        return pages.render(
+            request,
+            "diff.html",
+            rule=rule,
+            compared=compared,
+            changes=[
+                (LABELS.get(one.field, one.field), _said(one.before), _said(one.after)) for one in compared.changes
+            ],
+            versions=[(str(one.version), f"Version {one.version}, by {one.author}") for one in versions],
+        )
+
+    @router.post("/{rule_id}/submit")
+    async def submit(rule_id: str, operator: Editor) -> Response:
+        await actions.submit_rule(deps, rule_id, by=operator.name)
+        return _go(f"/scanner/rules/{rule_id}")
+
+    @router.post("/{rule_id}/withdraw-cases")
+    async def withdraw_cases(request: Request, rule_id: str, operator: Editor) -> Response:
+        form = await request.form()
+        await actions.withdraw_cases(deps, rule_id, _text(form, "reason"), by=operator.name)
+        return _go(f"/scanner/rules/{rule_id}")
+
     @router.post("/{rule_id}/activate")
-    async def activate(request: Request, rule_id: str, _operator: Editor) -> Response:
+    async def activate(request: Request, rule_id: str, operator: Editor) -> Response:
         rule, connection = await opened(rule_id)
         try:
-            await actions.activate_rule(deps, rule_id)
+            await actions.activate_rule(deps, rule_id, by=operator.name)
         except ReclaimError as error:
             return await form_page(
                 request,
@@ -443,8 +531,8 @@ def _rule_pages(deps: Deps, pages: Pages) -> APIRouter:
         return _go(f"/scanner/rules/{rule_id}")
 
     @router.post("/{rule_id}/pause")
-    async def pause(rule_id: str, _operator: Editor) -> Response:
-        await actions.pause_rule(deps, rule_id)
+    async def pause(rule_id: str, operator: Editor) -> Response:
+        await actions.pause_rule(deps, rule_id, by=operator.name)
         return _go(f"/scanner/rules/{rule_id}")
 
     @router.post("/{rule_id}/scan")
@@ -486,6 +574,21 @@ def _chart(left_alone: Mapping[str, int]) -> tuple[Bar, ...]:
     )
 
 
+def _said(value: Any) -> str:
+    """Return a part of a rule as the comparison of two versions shows it."""
+    match value:
+        case None | "" | [] | {}:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(str, value))
+        case dict():
+            return "; ".join(f"{name.replace('_', ' ')}: {text}" for name, text in value.items())
+        case _:
+            return str(value)
+
+
 def _with_chosen(licences: Sequence[Licence], products: Sequence[str]) -> list[Licence]:
     """Return the licences to choose from; one that was chosen and is gone stays, so that it can be taken out."""
     there = {licence.product for licence in licences}
@@ -511,11 +614,23 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "downgrade_product",
         "downgrade_name",
         "downgrade_profile",
+        "fallback_approver",
+        "fallback_name",
+        "hand_over_to",
+        "act_from",
+        "act_until",
+        "most_flagged",
+        "most_flagged_share",
+        "remind_days",
+        "ask_first",
+        "holder_days",
+        "filter",
     )
     return {
         **{name: _text(form, name) for name in names},
         "products": _texts(form, "products"),
         "warn_only": _texts(form, "warn_only"),
+        "warn_reasons": {check: _text(form, WARN_REASON + check) for check in _texts(form, "warn_only")},
         "dry_run": "dry_run" in form,
         "hand_over": "hand_over" in form,
         "no_reclaim_before_days_off": "no_reclaim_before_days_off" in form,

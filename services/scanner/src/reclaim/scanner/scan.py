@@ -13,16 +13,19 @@ from reclaim.common.contracts import Money
 from reclaim.common.db import Database
 from reclaim.common.errors import Transient
 from reclaim.connectors.ports import Incomplete, SeatReader, Survey
-from reclaim.scanner import store
+from reclaim.scanner import exclusion_store, store
+from reclaim.scanner.choosing import chooser
 from reclaim.scanner.domain import (
     Assessed,
     Baseline,
     Found,
+    Spared,
     Stopped,
     Tally,
     Terms,
     assess,
     check_population,
+    check_share,
     expected_seats,
     missing_readings,
 )
@@ -77,6 +80,15 @@ class Scan:
                         now=self.now,
                         run_id=self.run_id,
                     )
+                    exclusions = await exclusion_store.on(db, self.connection_id, self.now)
+                    chooses = await chooser(
+                        db,
+                        self.terms,
+                        self.connection_id,
+                        {seat.holder.id for seat in page},
+                        prices=self.prices,
+                        now=self.now,
+                    )
                 assessed = assess(
                     page,
                     self.terms,
@@ -85,6 +97,8 @@ class Scan:
                     prices=self.prices,
                     held=held,
                     now=self.now,
+                    exclusions=exclusions,
+                    chooses=chooses,
                 )
                 self.tally.add(assessed)
                 self.tally.by_product.update(seat.product for seat in page)
@@ -95,17 +109,20 @@ class Scan:
                 "Nothing was opened. Start the scan again; if it stays, look at the org's own status and limits.",
             ) from error
         check_population(self.terms, self.baseline, expected=self.tally.expected, seen=self.tally.seen)
+        check_share(self.terms, flagged=self.tally.flagged, seen=self.tally.seen)
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Who would be flagged if the rule were scanned now. `found` lists the first of them; `tally` counts all.
+    """Who would be flagged if the rule were scanned now, and who is left alone by which check.
 
-    `stopped` is why a scan would stop instead of opening anything, or None.
+    `found` and `spared` list the first of them; `tally` counts all. `stopped` is why a scan would
+    stop instead of opening anything, or None.
     """
 
     tally: Tally
     found: tuple[Found, ...]
+    spared: tuple[Spared, ...]
     stopped: Stopped | None
 
 
@@ -122,6 +139,7 @@ async def preview(deps: Deps, connection: Connection, terms: Terms, rule_id: str
     # Without the baseline: a person sees what there is even when a scan would not believe it.
     scan = Scan(terms, connection.id, prices, None, deps.clock.now())
     found: list[Found] = []
+    spared: list[Spared] = []
     stopped = None
     try:
         async with asyncio.timeout(deps.settings.preview_seconds), deps.reader(connection) as reader:
@@ -129,6 +147,7 @@ async def preview(deps: Deps, connection: Connection, terms: Terms, rule_id: str
             async with aclosing(scan.pages(reader, survey, deps.database)) as pages:
                 async for page in pages:
                     found.extend(page.found[: PREVIEW_SHOWN - len(found)])
+                    spared.extend(page.spared[: PREVIEW_SHOWN - len(spared)])
         check_population(terms, baseline, expected=scan.tally.expected, seen=scan.tally.seen)
     except Stopped as error:
         stopped = error
@@ -137,4 +156,4 @@ async def preview(deps: Deps, connection: Connection, terms: Terms, rule_id: str
             f"The preview took longer than {deps.settings.preview_seconds:.0f} seconds: the org is large or slow. Try "
             "again, or activate the rule as a dry run and scan with it, which may take as long as it needs."
         ) from error
-    return Preview(scan.tally, tuple(found), stopped)
+    return Preview(scan.tally, tuple(found), tuple(spared), stopped)

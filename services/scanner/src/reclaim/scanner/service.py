@@ -10,7 +10,7 @@ from reclaim.common.inbox import bind
 from reclaim.common.service import Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
-from reclaim.scanner import api, pages
+from reclaim.scanner import api, filters_api, filters_pages, pages, usage_api
 from reclaim.scanner.handlers import SUBSCRIPTIONS
 from reclaim.scanner.jobs import jobs
 from reclaim.scanner.ports import Deps
@@ -32,6 +32,9 @@ def build(
     router = APIRouter()
     router.include_router(api.routes(deps))
     router.include_router(pages.routes(deps))
+    router.include_router(filters_api.routes(deps))
+    router.include_router(filters_pages.routes(deps))
+    router.include_router(usage_api.routes(deps))
     return Service(
         name="scanner",
         metadata=metadata,

@@ -70,6 +70,8 @@ RULES = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     # The schedule asks for scans after this instant; earlier ones were enqueued, or the rule was not active.
     sa.Column("scheduled_until", UtcDateTime),
+    sa.Column("moved_by", sa.Text),
+    sa.Column("moved_at", UtcDateTime),
 )
 
 RULE_VERSIONS = sa.Table(
@@ -332,7 +334,10 @@ async def set_prices(db: AsyncConnection, connection_id: str, book: Mapping[str,
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule with its current version. `connection_name` is that of a removed connection, too."""
+    """A rule with its current version. `connection_name` is that of a removed connection, too.
+
+    `moved_by` gave it its present status; None for one that has had no other, or whose move was not recorded yet.
+    """
 
     id: str
     connection_id: str
@@ -344,6 +349,8 @@ class Rule:
     created_at: datetime
     changed_at: datetime
     scheduled_until: datetime | None
+    moved_by: str | None
+    moved_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +388,8 @@ def _rule(row: Any) -> Rule:
         created_at=row.created_at,
         changed_at=row.changed_at,
         scheduled_until=row.scheduled_until,
+        moved_by=row.moved_by,
+        moved_at=row.moved_at,
     )
 
 
@@ -418,8 +427,22 @@ async def _name_rule(db: AsyncConnection, statement: sa.Insert | sa.Update, name
         raise Conflict(f"There is a rule named {name} already. Choose another name.") from error
 
 
-async def add_rule(db: AsyncConnection, *, connection_id: str, terms: Terms, author: str, now: datetime) -> Rule:
-    """Add a rule as a draft; Conflict if its name is taken."""
+async def rule_version(db: AsyncConnection, rule_id: str, version: int) -> RuleVersion:
+    """Return what a rule said in one version; NotFound if there is none of that number."""
+    row = (
+        await db.execute(
+            sa.select(RULE_VERSIONS).where(RULE_VERSIONS.c.rule_id == rule_id, RULE_VERSIONS.c.version == version)
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"The rule has no version {version}.")
+    return RuleVersion(row.version, msgspec.convert(row.terms, Terms), row.author, row.created_at)
+
+
+async def add_rule(
+    db: AsyncConnection, *, connection_id: str, terms: Terms, author: str, now: datetime, status: str = "draft"
+) -> Rule:
+    """Add a rule, as a draft or for review; Conflict if its name is taken."""
     rule_id = new_id()
     await _name_rule(
         db,
@@ -427,7 +450,7 @@ async def add_rule(db: AsyncConnection, *, connection_id: str, terms: Terms, aut
             id=rule_id,
             connection_id=connection_id,
             name_key=terms.name.casefold(),
-            status="draft",
+            status=status,
             version=1,
             created_at=now,
         ),
@@ -465,9 +488,9 @@ async def _add_version(
     )
 
 
-async def set_status(db: AsyncConnection, rule_id: str, status: str, now: datetime) -> Rule:
+async def set_status(db: AsyncConnection, rule_id: str, status: str, now: datetime, *, by: str | None) -> Rule:
     """Change a locked rule's status; an active rule's schedule counts from now."""
-    values: dict[str, Any] = {"status": status}
+    values: dict[str, Any] = {"status": status, "moved_by": by, "moved_at": now}
     if status == "active":
         values["scheduled_until"] = now
     await db.execute(sa.update(RULES).where(RULES.c.id == rule_id).values(values))

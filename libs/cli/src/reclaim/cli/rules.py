@@ -1,0 +1,141 @@
+"""The commands that say why: `rule explain`, `rule diff`, `rule submit`, `rule withdraw-cases` and `exclusion`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from reclaim.cli.client import Client
+from reclaim.cli.options import DEFAULT_URL, OutputOption, UrlOption, connected, named
+from reclaim.cli.output import Output, listing, show
+
+exclusion_app = typer.Typer(no_args_is_help=True, help="Seats that no rule flags: for whom, why, and until when.")
+
+RuleArgument = Annotated[str, typer.Argument(help="name or id")]
+
+
+def add_to(app: typer.Typer, rule_app: typer.Typer) -> None:
+    """Add the commands to the command's grammar."""
+    app.add_typer(exclusion_app, name="exclusion")
+    rule_app.command("explain")(explain)
+    rule_app.command("diff")(diff)
+    rule_app.command("submit")(submit)
+    rule_app.command("withdraw-cases")(withdraw_cases)
+
+
+def explain(
+    holder: Annotated[str, typer.Argument(help="the account's id in the connected system")],
+    connection: Annotated[str, typer.Option(help="name or id of the connection")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say for one seat, rule by rule and check by check, why it is flagged or not. Nothing is changed."""
+    with connected(url) as client:
+        result = client.get("/scanner/api/explain", connection_id=_connection(client, connection), holder=holder)
+    if output is Output.JSON:
+        show(output, result)
+        return
+    rules = {"rule_name": "Rule", "rule_status": "Status", "result": "Says", "summary": "Because"}
+    show(output, result, table=listing(result["verdicts"], rules))
+    for verdict in result["verdicts"]:
+        if verdict["result"] != "not_meant":
+            checks = {"check": f"Check of {verdict['rule_name']}", "outcome": "Says", "evidence": "Because"}
+            show(output, verdict, table=listing(verdict["findings"], checks))
+
+
+def diff(
+    rule: RuleArgument,
+    before: Annotated[int | None, typer.Option(help="version; without: the one before")] = None,
+    after: Annotated[int | None, typer.Option(help="version; without: the current one")] = None,
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what two versions of a rule say differently."""
+    with connected(url) as client:
+        result = client.get(f"/scanner/api/rules/{_rule(client, rule)}/diff", before=before, after=after)
+    columns = {
+        "field": "Part",
+        "before": f"Version {result['before']['version']}",
+        "after": f"Version {result['after']['version']}",
+    }
+    show(output, result, table=listing(result["changes"], columns))
+
+
+def submit(rule: RuleArgument, url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
+    """Have a draft reviewed: it opens no case until somebody activates it."""
+    with connected(url) as client:
+        show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)}/submit"))
+
+
+def withdraw_cases(
+    rule: RuleArgument,
+    reason: Annotated[str, typer.Option(help="why; it is kept with every case")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Take every open case of a rule that is not active back; what is frozen is restored."""
+    with connected(url) as client:
+        show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)}/withdraw-cases", {"reason": reason}))
+
+
+@exclusion_app.command("add")
+def exclusion_add(
+    kind: Annotated[str, typer.Argument(help="person, group, product or connection")],
+    reason: Annotated[str, typer.Option(help="why; it is shown wherever the seat is left alone")],
+    value: Annotated[str, typer.Argument(help="id or address, department, licence; empty for a connection")] = "",
+    connection: Annotated[str | None, typer.Option(help="name or id; without: on every connection")] = None,
+    until: Annotated[str | None, typer.Option(help="last day, such as 2026-12-31; without: until ended")] = None,
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Exclude seats from being flagged; open cases of theirs are taken back."""
+    with connected(url) as client:
+        document = {
+            "kind": kind,
+            "value": value,
+            "connection_id": None if connection is None else _connection(client, connection),
+            "reason": reason,
+            "expires_at": until,
+        }
+        show(output, client.post("/scanner/api/exclusions", document))
+
+
+@exclusion_app.command("list")
+def exclusion_list(
+    past: Annotated[bool, typer.Option("--past", help="those that are over")] = False,
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the exclusions in force."""
+    with connected(url) as client:
+        result = client.get("/scanner/api/exclusions", past="true" if past else None)
+    columns = {
+        "id": "Id",
+        "kind": "Kind",
+        "value": "Excluded",
+        "connection_name": "Connection",
+        "reason": "Why",
+        "author": "By",
+        "expires_at": "Until",
+    }
+    show(output, result, table=listing(result, columns))
+
+
+@exclusion_app.command("end")
+def exclusion_end(
+    exclusion: Annotated[str, typer.Argument(help="id")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """End an exclusion before it expires: its seats may be flagged again."""
+    with connected(url) as client:
+        show(output, client.call("DELETE", f"/scanner/api/exclusions/{exclusion}"))
+
+
+def _connection(client: Client, connection: str) -> Any:
+    return named(client.get("/scanner/api/connections"), connection, "connection")["id"]
+
+
+def _rule(client: Client, rule: str) -> Any:
+    return named(client.get("/scanner/api/rules"), rule, "rule")["id"]

@@ -1,0 +1,427 @@
+"""The register: every seat as it was last read, when it was first seen, and what is known of who works for whom.
+
+It is what a filter in SQL runs over, and where the clock of a seat that was never used starts if its assignment has no
+date. A scan that reads a page of seats writes it here (`remember`); what tells about groups writes those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from reclaim.common.contracts import Money
+from reclaim.common.db import Amount, UtcDateTime, insert_many, listed
+from reclaim.connectors.ports import SeatRecord
+from reclaim.scanner.filters.fields import Kind
+from reclaim.scanner.filters.memory import FieldValue, Row, Superiors
+from reclaim.scanner.filters.sql import Expression, Source, compile_sql
+from reclaim.scanner.filters.tree import Condition, Related, walk
+from reclaim.scanner.store import metadata
+
+KNOWN_SEATS = sa.Table(
+    "known_seats",
+    metadata,
+    sa.Column("connection_id", sa.Text, primary_key=True),
+    sa.Column("product", sa.Text, primary_key=True),
+    sa.Column("holder_id", sa.Text, primary_key=True),
+    sa.Column("device_id", sa.Text, primary_key=True),  # empty for a subscription
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("product_name", sa.Text, nullable=False),
+    sa.Column("holder_name", sa.Text, nullable=False),
+    sa.Column("holder_email", sa.Text),
+    # By what usage records name the holder, see `usage.user_key`.
+    sa.Column("holder_key", sa.Text, nullable=False),
+    sa.Column("email_key", sa.Text),
+    sa.Column("department", sa.Text),
+    sa.Column("account_type", sa.Text),
+    sa.Column("active", sa.Boolean),
+    sa.Column("account_created_at", UtcDateTime),
+    sa.Column("manager_id", sa.Text),
+    sa.Column("manager_name", sa.Text),
+    sa.Column("manager_email", sa.Text),
+    sa.Column("price", Amount),
+    sa.Column("currency", sa.Text),
+    sa.Column("granted_at", UtcDateTime),
+    sa.Column("version", sa.Text),
+    sa.Column("device_name", sa.Text),
+    sa.Column("device_platform", sa.Text),
+    sa.Column("last_used_at", UtcDateTime),
+    sa.Column("first_seen_at", UtcDateTime, nullable=False),
+    sa.Column("last_seen_at", UtcDateTime, nullable=False),
+    sa.Index("known_seats_holder_key", "holder_key"),
+    sa.Index("known_seats_email_key", "email_key"),
+)
+
+PEOPLE = sa.Table(
+    "people",
+    metadata,
+    sa.Column("connection_id", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("email", sa.Text),
+    # Not known: who is only known as somebody's manager. Known and without a manager: the top.
+    sa.Column("manager_known", sa.Boolean, nullable=False),
+    sa.Column("manager_id", sa.Text),
+    sa.Column("groups_known", sa.Boolean, nullable=False),
+    sa.Index("people_manager", "connection_id", "manager_id"),
+)
+
+MEMBERSHIPS = sa.Table(
+    "memberships",
+    metadata,
+    sa.Column("connection_id", sa.Text, primary_key=True),
+    sa.Column("person_id", sa.Text, primary_key=True),
+    sa.Column("group_name", sa.Text, primary_key=True),
+)
+
+_SEAT_KEY: Final = ("connection_id", "product", "holder_id", "device_id")
+
+
+def user_key(name: str) -> str:
+    """Return the form in which names of users are compared: addresses and domain accounts have no case, ids do."""
+    name = name.strip()
+    return name.casefold() if "@" in name or "\\" in name else name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownSeat:
+    """One seat as it was read. `granted_at` is when it was assigned or installed, None if nobody says."""
+
+    product: str
+    product_name: str
+    holder_id: str
+    holder_name: str
+    kind: Kind = "subscription"
+    device_id: str = ""
+    holder_email: str | None = None
+    department: str | None = None
+    account_type: str | None = None
+    active: bool | None = None
+    account_created_at: datetime | None = None
+    manager_id: str | None = None
+    manager_name: str | None = None
+    manager_email: str | None = None
+    price: Decimal | None = None
+    currency: str | None = None
+    granted_at: datetime | None = None
+    version: str | None = None
+    device_name: str | None = None
+    device_platform: str | None = None
+    last_used_at: datetime | None = None
+    first_seen_at: datetime | None = None
+
+
+def of_record(seat: SeatRecord, price: Money | None) -> KnownSeat:
+    """Return what a connector read of a subscription; without a `granted_at`, which such systems do not keep."""
+    manager = seat.manager.person if seat.manager else None
+    return KnownSeat(
+        product=seat.product,
+        product_name=seat.product_name,
+        holder_id=seat.holder.id,
+        holder_name=seat.holder.name,
+        holder_email=seat.holder.email,
+        department=seat.department,
+        account_type=seat.usage_type,
+        active=seat.active,
+        account_created_at=seat.created_at,
+        manager_id=manager.id if manager else None,
+        manager_name=manager.name if manager else None,
+        manager_email=manager.email if manager else None,
+        price=price.amount if price else None,
+        currency=price.currency if price else None,
+        last_used_at=seat.last_used_at,
+    )
+
+
+_COMMON_PATHS: Final = {
+    "user/id": "holder_id",
+    "user/name": "holder_name",
+    "user/email": "holder_email",
+    "user/department": "department",
+    "user/type": "account_type",
+    "user/active": "active",
+    "user/created_at": "account_created_at",
+    "user/manager/id": "manager_id",
+    "user/manager/name": "manager_name",
+    "user/manager/email": "manager_email",
+    "product/id": "product",
+    "product/name": "product_name",
+    "price": "price",
+    "currency": "currency",
+    "first_seen_at": "first_seen_at",
+    "last_used_at": "last_used_at",
+}
+
+PATHS: Final[Mapping[Kind, Mapping[str, str]]] = {
+    "subscription": {**_COMMON_PATHS, "assigned_at": "granted_at"},
+    "installed": {
+        **_COMMON_PATHS,
+        "installed_at": "granted_at",
+        "version": "version",
+        "device/id": "device_id",
+        "device/name": "device_name",
+        "device/platform": "device_platform",
+    },
+}
+"""Where the fields of a filter are found: a column of the register, an attribute of `KnownSeat`."""
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+async def remember(db: AsyncConnection, connection_id: str, seats: Sequence[KnownSeat], now: datetime) -> None:
+    """Take note of a page of seats: what was known of them is replaced, but for when they were first seen."""
+    rows = {(seat.product, seat.holder_id, seat.device_id): _seat_row(seat, now) for seat in seats}
+    same = {"connection_id": connection_id, "last_seen_at": now}
+    await insert_many(db, KNOWN_SEATS, list(rows.values()), same=same, replacing=_SEAT_KEY, keeping=("first_seen_at",))
+    people = {
+        seat.holder_id: {
+            "id": seat.holder_id,
+            "email": seat.holder_email,
+            "manager_known": True,
+            "manager_id": seat.manager_id,
+            "groups_known": False,
+        }
+        for seat in seats
+    }
+    await insert_many(
+        db,
+        PEOPLE,
+        list(people.values()),
+        same={"connection_id": connection_id},
+        replacing=("connection_id", "id"),
+        keeping=("groups_known",),
+    )
+    above = {
+        seat.manager_id: {
+            "id": seat.manager_id,
+            "email": seat.manager_email,
+            "manager_known": False,
+            "manager_id": None,
+            "groups_known": False,
+        }
+        for seat in seats
+        if seat.manager_id is not None and seat.manager_id not in people
+    }
+    await insert_many(
+        db,
+        PEOPLE,
+        list(above.values()),
+        same={"connection_id": connection_id},
+        replacing=("connection_id", "id"),
+        keeping=("email", "manager_known", "manager_id", "groups_known"),
+    )
+
+
+def _seat_row(seat: KnownSeat, now: datetime) -> dict[str, Any]:
+    row = {part.name: getattr(seat, part.name) for part in fields(seat)}
+    return {
+        **row,
+        "first_seen_at": seat.first_seen_at or now,
+        "holder_key": user_key(seat.holder_id),
+        "email_key": user_key(seat.holder_email) if seat.holder_email else None,
+    }
+
+
+async def first_seen(
+    db: AsyncConnection, connection_id: str, ids: Collection[str]
+) -> dict[tuple[str, str, str], datetime]:
+    """Return when the seats of some holders were first seen, by product, holder and device (empty without one)."""
+    rows = await db.execute(
+        sa.select(
+            KNOWN_SEATS.c.product, KNOWN_SEATS.c.holder_id, KNOWN_SEATS.c.device_id, KNOWN_SEATS.c.first_seen_at
+        ).where(KNOWN_SEATS.c.connection_id == connection_id, among(db, KNOWN_SEATS.c.holder_id, ids))
+    )
+    return {(row.product, row.holder_id, row.device_id): row.first_seen_at for row in rows}
+
+
+async def set_groups(db: AsyncConnection, connection_id: str, groups: Mapping[str, Collection[str]]) -> None:
+    """Replace the groups that people are in: person's id → names of all groups. Who is left out stays as they are."""
+    if not groups:
+        return
+    theirs = among(db, MEMBERSHIPS.c.person_id, groups)
+    await db.execute(sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.connection_id == connection_id, theirs))
+    rows = [{"person_id": person, "group_name": name} for person, names in groups.items() for name in set(names)]
+    await insert_many(db, MEMBERSHIPS, rows, same={"connection_id": connection_id})
+    await insert_many(
+        db,
+        PEOPLE,
+        [
+            {"id": person, "email": None, "manager_known": False, "manager_id": None, "groups_known": True}
+            for person in groups
+        ],
+        same={"connection_id": connection_id},
+        replacing=("connection_id", "id"),
+        keeping=("email", "manager_known", "manager_id"),
+    )
+
+
+def among(
+    db: AsyncConnection, column: sa.Column[str], values: Iterable[str], *, name: str = ""
+) -> sa.ColumnElement[bool]:
+    """Whether a column has one of some values, which travel as one bound document however many they are.
+
+    `name` is needed where a statement asks twice of the same column.
+    """
+    name = name or f"given_{column.name}"
+    chosen = sa.text(f"SELECT value FROM {listed(db, name)}")  # noqa: S608 - the name is a constant, values are bound
+    bound = chosen.bindparams(**{name: msgspec.json.encode(sorted(values)).decode()})
+    return column.in_(bound.columns(sa.column("value", sa.Text)))
+
+
+# ------------------------------------------------------------------------------------------------ filters in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """What filters may ask about the holders of a page, by id. Who is left out is not known."""
+
+    groups: Mapping[str, frozenset[str]]
+    superiors: Mapping[str, Superiors]
+
+
+def filter_row(seat: KnownSeat, holders: Holders | None = None) -> Row:
+    """Return a seat as a filter in memory sees it; only filters on groups and reporting lines need `holders`."""
+    values: dict[str, FieldValue] = {path: getattr(seat, name) for path, name in PATHS[seat.kind].items()}
+    if holders is None:
+        return Row(values)
+    return Row(values, holders.groups.get(seat.holder_id), holders.superiors.get(seat.holder_id))
+
+
+def asks_about_holders(tree: Condition) -> bool:
+    """Whether a filter needs `Holders`."""
+    return any(isinstance(node, Related) for node, _ in walk(tree))
+
+
+async def holders(db: AsyncConnection, connection_id: str, ids: Collection[str]) -> Holders:
+    """Return groups and reporting lines of some holders, by a statement for each level of the hierarchy."""
+    known: dict[str, Any] = {}
+    asked: set[str] = set()
+    wanted = set(ids)
+    while wanted:
+        asked |= wanted
+        rows = await db.execute(
+            sa.select(PEOPLE).where(PEOPLE.c.connection_id == connection_id, among(db, PEOPLE.c.id, wanted))
+        )
+        found = {row.id: row for row in rows}
+        known.update(found)
+        wanted = {row.manager_id for row in found.values() if row.manager_id is not None} - asked
+    members: dict[str, set[str]] = {person: set() for person in ids if person in known and known[person].groups_known}
+    rows = await db.execute(
+        sa.select(MEMBERSHIPS.c.person_id, MEMBERSHIPS.c.group_name).where(
+            MEMBERSHIPS.c.connection_id == connection_id,
+            among(db, MEMBERSHIPS.c.person_id, members),
+        )
+    )
+    for row in rows:
+        members[row.person_id].add(row.group_name)
+    return Holders(
+        groups={person: frozenset(names) for person, names in members.items()},
+        superiors={person: _above(person, known) for person in ids if person in known},
+    )
+
+
+def _above(person: str, known: Mapping[str, Any]) -> Superiors:
+    names: set[str] = set()
+    passed = set()
+    at = person
+    while at not in passed:
+        passed.add(at)
+        row = known.get(at)
+        if row is None or not row.manager_known:
+            return Superiors(frozenset(names), complete=False)
+        if row.manager_id is None:
+            break
+        at = row.manager_id
+        names.add(at)
+        if at in known and known[at].email is not None:
+            names.add(known[at].email)
+    return Superiors(frozenset(names))
+
+
+# ------------------------------------------------------------------------------------------------ filters in SQL
+
+
+def source(db: AsyncConnection, kind: Kind) -> Source:
+    """Return where a filter over the register finds its fields."""
+    columns: dict[str, sa.ColumnElement[Any]] = {path: KNOWN_SEATS.c[name] for path, name in PATHS[kind].items()}
+    return Source(db.dialect.name, columns, _in_group, _reports_to)
+
+
+def _in_group(name: str) -> Expression:
+    return sa.case(
+        (
+            _there(PEOPLE, PEOPLE.c.id, PEOPLE.c.groups_known),
+            _there(MEMBERSHIPS, MEMBERSHIPS.c.person_id, MEMBERSHIPS.c.group_name == name),
+        )
+    )
+
+
+def _reports_to(name: str) -> Expression:
+    below, unsure = _below(name), _unsure()
+    return sa.case(
+        (_there(below, below.c.id), sa.true()),
+        (sa.or_(~_there(PEOPLE, PEOPLE.c.id), _there(unsure, unsure.c.id)), sa.null()),
+        else_=sa.false(),
+    )
+
+
+def _there(table: sa.FromClause, person: sa.ColumnElement[str], *more: Expression) -> Expression:
+    """Whether a table has a row for the holder of the seat. Not correlated: it is read once, not for every seat."""
+    chosen = sa.select(table.c.connection_id, person).where(*more)
+    return sa.tuple_(KNOWN_SEATS.c.connection_id, KNOWN_SEATS.c.holder_id).in_(chosen)
+
+
+def _below(name: str) -> sa.CTE:
+    """Return everybody who reports to somebody, directly or through others. A circle ends: no row comes in twice."""
+    person, boss = PEOPLE.alias(), PEOPLE.alias()
+    named = sa.exists().where(
+        boss.c.connection_id == person.c.connection_id, boss.c.id == person.c.manager_id, boss.c.email == name
+    )
+    first = sa.select(person.c.connection_id, person.c.id).where(sa.or_(person.c.manager_id == name, named))
+    return _with_those_below(first)
+
+
+def _unsure() -> sa.CTE:
+    """Return everybody whose line leads to somebody of whom nobody knows who is above."""
+    person, boss = PEOPLE.alias(), PEOPLE.alias()
+    gone = ~sa.exists().where(boss.c.connection_id == person.c.connection_id, boss.c.id == person.c.manager_id)
+    first = sa.select(person.c.connection_id, person.c.id).where(
+        sa.or_(~person.c.manager_known, sa.and_(person.c.manager_id.is_not(None), gone))
+    )
+    return _with_those_below(first)
+
+
+def _with_those_below(first: sa.Select[tuple[str, str]]) -> sa.CTE:
+    reached = first.cte(recursive=True)
+    person = PEOPLE.alias()
+    more = sa.select(person.c.connection_id, person.c.id).join(
+        reached, sa.and_(person.c.connection_id == reached.c.connection_id, person.c.manager_id == reached.c.id)
+    )
+    return reached.union(more)
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """How many seats of the register a filter chooses, leaves, and cannot tell about."""
+
+    chosen: int
+    left: int
+    unknown: int
+
+
+async def match(db: AsyncConnection, tree: Condition, kind: Kind, now: datetime) -> Matched:
+    """Count what a filter says about the seats that are known."""
+    answer = compile_sql(tree, source(db, kind), now)
+    counted = sa.select(
+        *(sa.func.coalesce(sa.func.sum(sa.case((one, 1), else_=0)), 0) for one in (answer, sa.not_(answer))),
+        sa.func.count(),
+    ).where(KNOWN_SEATS.c.kind == kind)
+    chosen, left, total = (await db.execute(counted)).one()
+    return Matched(int(chosen), int(left), int(total) - int(chosen) - int(left))

@@ -1,0 +1,485 @@
+"""Usage in the database: what sources report, how fresh they are, and the verdict on many seats at a time.
+
+A record that comes again replaces itself, and an older report never replaces a newer one, so a feed may be sent twice
+and in any order. Seats are judged a page at a time, by a number of statements that does not depend on their number.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from reclaim.common.db import Json, UtcDateTime, insert_many
+from reclaim.common.errors import Invalid
+from reclaim.scanner.filters.fields import Kind
+from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat, among, user_key
+from reclaim.scanner.store import metadata
+from reclaim.scanner.usage import (
+    MOST_LATE,
+    MOST_SILENCE,
+    Activity,
+    Cell,
+    Freshness,
+    Measured,
+    Plan,
+    Report,
+    UsageCondition,
+    UsageRecord,
+    Verdict,
+    Window,
+    freshness,
+    judge,
+    plan,
+    total,
+    trouble_with,
+)
+
+USAGE = sa.Table(
+    "usage_records",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("product", sa.Text, primary_key=True),
+    sa.Column("user_key", sa.Text, primary_key=True),
+    sa.Column("device", sa.Text, primary_key=True),  # empty where the source names none
+    sa.Column("channel", sa.Text, primary_key=True),
+    sa.Column("period_start", UtcDateTime, primary_key=True),
+    sa.Column("period_end", UtcDateTime, nullable=False),
+    sa.Column("user_name", sa.Text, nullable=False),
+    sa.Column("seconds", sa.BigInteger),
+    sa.Column("runs", sa.BigInteger, nullable=False),
+    sa.Column("session", sa.Boolean, nullable=False),
+    # The earliest and the latest that the last use of the period can have been; none of both without use.
+    sa.Column("last_used_from", UtcDateTime),
+    sa.Column("last_used_by", UtcDateTime),
+    sa.Column("heard_at", UtcDateTime, nullable=False),
+    sa.Index("usage_records_user", "product", "user_key"),
+    sa.Index("usage_records_device", "product", "device"),
+)
+
+REPORTS = sa.Table(
+    "usage_reports",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("product", sa.Text, primary_key=True),  # empty: every product that the source knows
+    sa.Column("period_start", UtcDateTime, primary_key=True),
+    sa.Column("period_end", UtcDateTime, nullable=False),
+    sa.Column("heard_at", UtcDateTime, nullable=False),
+    sa.Column("complete", sa.Boolean, nullable=False),
+    sa.Column("channels", Json, nullable=False),
+    sa.Column("timed", sa.Boolean, nullable=False),
+    sa.Column("anonymised", sa.Boolean, nullable=False),
+    sa.Column("late_seconds", sa.Integer, nullable=False),
+    sa.Column("silence_seconds", sa.Integer, nullable=False),
+)
+
+_RECORD_KEY: Final = ("source", "product", "user_key", "device", "channel", "period_start")
+PAGE: Final = 1_000
+"""Seats that are judged together."""
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a batch of records: how many were kept, and why the others were not, by their place in it."""
+
+    kept: int
+    refused: Mapping[int, str]
+
+
+async def add_records(db: AsyncConnection, source: str, records: Sequence[UsageRecord], *, heard_at: datetime) -> Taken:
+    """Keep records as a source sent them at `heard_at`; of several with the same key in a batch the last counts.
+
+    Records alone prove no coverage: when all of a period have been added, say so with `add_report`.
+    """
+    refused: dict[int, str] = {}
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for place, record in enumerate(records):
+        if trouble := trouble_with(record):
+            refused[place] = trouble
+            continue
+        row = _row(record)
+        rows[tuple(row[name] for name in _RECORD_KEY[1:])] = row
+    same = {"source": source, "heard_at": heard_at}
+    await insert_many(db, USAGE, list(rows.values()), same=same, replacing=_RECORD_KEY, unless_newer="heard_at")
+    return Taken(len(records) - len(refused), refused)
+
+
+def _row(record: UsageRecord) -> dict[str, Any]:
+    earliest, latest = record.last_used or (None, None)
+    seconds = record.seconds
+    if record.session and seconds is None:
+        seconds = int((record.period_end - record.period_start).total_seconds())
+    return {
+        "product": record.product.strip(),
+        "user_key": user_key(record.user),
+        "user_name": record.user.strip(),
+        "device": record.device.strip(),
+        "channel": record.channel,
+        "period_start": record.period_start,
+        "period_end": record.period_end,
+        "seconds": seconds,
+        "runs": record.runs,
+        "session": record.session,
+        "last_used_from": earliest,
+        "last_used_by": latest,
+    }
+
+
+async def add_report(db: AsyncConnection, report: Report) -> None:
+    """Take note that a source has spoken about a period; a later word about the same period replaces it.
+
+    Raises:
+        Invalid: a period that is none, or a patience that would let old figures pass for new ones.
+    """
+    if report.period.length <= timedelta(0):
+        raise Invalid("The period of a report ends before it begins.", field="period")
+    if report.complete and report.period.end > report.heard_at:
+        raise Invalid("A period cannot be complete before it is over.", field="period")
+    if not timedelta(0) <= report.late <= MOST_LATE or not timedelta(0) < report.silence <= MOST_SILENCE:
+        raise Invalid(
+            f"Figures may be at most {MOST_LATE.days} days late, and a source silent for at most {MOST_SILENCE.days}.",
+            field="late",
+        )
+    row = {
+        "source": report.source,
+        "product": report.product,
+        "period_start": report.period.start,
+        "period_end": report.period.end,
+        "heard_at": report.heard_at,
+        "complete": report.complete,
+        "channels": sorted(report.channels),
+        "timed": report.timed,
+        "anonymised": report.anonymised,
+        "late_seconds": int(report.late.total_seconds()),
+        "silence_seconds": int(report.silence.total_seconds()),
+    }
+    await insert_many(db, REPORTS, [row], replacing=("source", "product", "period_start"), unless_newer="heard_at")
+
+
+# ------------------------------------------------------------------------------------------------ sources
+
+
+async def reports(db: AsyncConnection, products: Collection[str] | None = None) -> list[Report]:
+    """Return what sources have reported about some products, or (None) about all."""
+    chosen = sa.select(REPORTS).order_by(REPORTS.c.source, REPORTS.c.product, REPORTS.c.period_start)
+    if products is not None:
+        chosen = chosen.where(among(db, REPORTS.c.product, {"", *products}))
+    return [
+        Report(
+            source=row.source,
+            product=row.product,
+            period=Window(row.period_start, row.period_end),
+            heard_at=row.heard_at,
+            complete=row.complete,
+            channels=frozenset(row.channels),
+            timed=row.timed,
+            anonymised=row.anonymised,
+            late=timedelta(seconds=row.late_seconds),
+            silence=timedelta(seconds=row.silence_seconds),
+        )
+        for row in await db.execute(chosen)
+    ]
+
+
+async def sources(db: AsyncConnection, now: datetime) -> list[Freshness]:
+    """Return how fresh each source is, for each product it reports apart."""
+    return freshness(await reports(db), now)
+
+
+@dataclass(frozen=True, slots=True)
+class Unmatched:
+    """A user that a source names and whom no known seat belongs to."""
+
+    source: str
+    user: str
+    records: int
+    last_used_at: datetime | None
+
+
+async def unmatched(db: AsyncConnection, source: str | None = None, *, limit: int = 100) -> list[Unmatched]:
+    """Return users whose records belong to nobody, most records first: a name that is spelt otherwise, or a leaver."""
+    known = sa.exists().where(
+        sa.or_(KNOWN_SEATS.c.holder_key == USAGE.c.user_key, KNOWN_SEATS.c.email_key == USAGE.c.user_key)
+    )
+    records = sa.func.count()
+    chosen = (
+        sa.select(
+            USAGE.c.source,
+            sa.func.min(USAGE.c.user_name).label("user"),
+            records.label("records"),
+            sa.func.max(USAGE.c.last_used_by).label("last_used_at"),
+        )
+        .where(~known)
+        .group_by(USAGE.c.source, USAGE.c.user_key)
+        .order_by(records.desc(), USAGE.c.source, USAGE.c.user_key)
+        .limit(limit)
+    )
+    if source is not None:
+        chosen = chosen.where(USAGE.c.source == source)
+    return [Unmatched(row.source, row.user, row.records, row.last_used_at) for row in await db.execute(chosen)]
+
+
+# ------------------------------------------------------------------------------------------------ judging
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSeat:
+    """What is needed of a seat to judge it.
+
+    `last_used_at` is what the connected system itself says. `asked` tells that it was asked just now: None is never.
+    """
+
+    holder_id: str
+    holder_email: str | None = None
+    device_id: str = ""
+    granted_at: datetime | None = None
+    first_seen_at: datetime | None = None
+    last_used_at: datetime | None = None
+    asked: bool = False
+
+    @property
+    def keys(self) -> set[str]:
+        """By what records name the holder."""
+        return {user_key(name) for name in (self.holder_id, self.holder_email) if name}
+
+
+def usage_seat(seat: KnownSeat, *, asked: bool = False) -> UsageSeat:
+    """Return a seat as it is judged; `asked` if it was read from the connected system just now."""
+    return UsageSeat(
+        holder_id=seat.holder_id,
+        holder_email=seat.holder_email,
+        device_id=seat.device_id,
+        granted_at=seat.granted_at,
+        first_seen_at=seat.first_seen_at,
+        last_used_at=seat.last_used_at,
+        asked=asked,
+    )
+
+
+async def make_plan(
+    db: AsyncConnection,
+    condition: UsageCondition,
+    product: str,
+    *,
+    components: Collection[str] = (),
+    zone: str = "UTC",
+    preference: Sequence[str] = (),
+    live: Sequence[Report] = (),
+    now: datetime,
+) -> Plan:
+    """Return by what the seats of a product are judged; `components` are those of a suite.
+
+    `live` are reports that are not stored, of systems that are asked right now. Raise an alert for each source in the
+    plan's `stale`.
+    """
+    members = {product, *components}
+    said = [*(await reports(db, members)), *live]
+    window = condition.span.window(now, zone)
+    seen = (
+        sa.select(sa.literal(1))
+        .select_from(USAGE)
+        .where(among(db, USAGE.c.product, members), USAGE.c.period_end > window.start, USAGE.c.period_start < now)
+        .limit(1)
+    )
+    witnessed = bool(live) or (await db.execute(seen)).first() is not None
+    return plan(condition, product, components, said, now=now, zone=zone, preference=preference, witnessed=witnessed)
+
+
+async def judge_seats(db: AsyncConnection, chosen: Plan, seats: Sequence[UsageSeat]) -> list[Verdict]:
+    """Return the verdict on each of a page of seats, in their order."""
+    page = _Page(seats)
+    if chosen.condition.minimum_hours is None:
+        await _read_last_use(db, chosen, page)
+    else:
+        await _read_hours(db, chosen, page)
+    verdicts = []
+    for at, seat in enumerate(seats):
+        found = page.found[at]
+        if "ui" in chosen.condition.channels:
+            found.records += seat.asked
+            if seat.last_used_at is not None:
+                found.use(seat.last_used_at, seat.last_used_at)
+        verdicts.append(judge(chosen, found.activity(), granted_at=seat.granted_at, first_seen_at=seat.first_seen_at))
+    return verdicts
+
+
+async def judged(
+    db: AsyncConnection, chosen: Plan, *, connection_id: str, kind: Kind = "subscription", page_size: int = PAGE
+) -> AsyncIterator[list[tuple[UsageSeat, Verdict]]]:
+    """Yield every seat of the register that is one of the plan's product, with its verdict, a page at a time."""
+    key = sa.tuple_(KNOWN_SEATS.c.holder_id, KNOWN_SEATS.c.device_id)
+    after = ("", "")
+    while True:
+        rows = await db.execute(
+            sa.select(
+                KNOWN_SEATS.c.holder_id,
+                KNOWN_SEATS.c.holder_email,
+                KNOWN_SEATS.c.device_id,
+                KNOWN_SEATS.c.granted_at,
+                KNOWN_SEATS.c.first_seen_at,
+                KNOWN_SEATS.c.last_used_at,
+            )
+            .where(
+                KNOWN_SEATS.c.connection_id == connection_id,
+                KNOWN_SEATS.c.product == chosen.members[0],
+                KNOWN_SEATS.c.kind == kind,
+                key > after,
+            )
+            .order_by(KNOWN_SEATS.c.holder_id, KNOWN_SEATS.c.device_id)
+            .limit(page_size)
+        )
+        seats = [UsageSeat(**row) for row in rows.mappings()]
+        if not seats:
+            return
+        yield list(zip(seats, await judge_seats(db, chosen, seats), strict=True))
+        after = (seats[-1].holder_id, seats[-1].device_id)
+
+
+class _Seen:
+    """What was read about one seat so far."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.first_used: datetime | None = None
+        self.last_used: tuple[datetime, datetime] | None = None
+        self.whole = timedelta(0)
+        self.others: list[Measured] = []
+
+    def use(self, earliest: datetime, latest: datetime) -> None:
+        if self.last_used is not None:
+            earliest, latest = max(earliest, self.last_used[0]), max(latest, self.last_used[1])
+        self.last_used = earliest, latest
+
+    def began(self, at: datetime) -> None:
+        self.first_used = at if self.first_used is None else min(self.first_used, at)
+
+    def activity(self) -> Activity:
+        return Activity(
+            records=self.records,
+            first_used=self.first_used,
+            last_used=self.last_used,
+            hours=total(self.whole, self.others),
+        )
+
+
+class _Page:
+    """A page of seats, and to which of them a record belongs.
+
+    One that names a device belongs to the seat on that device, whoever used it, and to the holder's seats that have no
+    device; one that names none belongs to all of the holder's seats.
+    """
+
+    def __init__(self, seats: Sequence[UsageSeat]) -> None:
+        self.found = [_Seen() for _ in seats]
+        self._by_user: dict[str, list[tuple[str, _Seen]]] = defaultdict(list)
+        self._by_device: dict[str, list[_Seen]] = defaultdict(list)
+        for seat, seen in zip(seats, self.found, strict=True):
+            for key in seat.keys:
+                self._by_user[key].append((seat.device_id, seen))
+            if seat.device_id:
+                self._by_device[seat.device_id].append(seen)
+
+    def of(self, db: AsyncConnection) -> sa.ColumnElement[bool]:
+        """Return the condition that chooses the records of the page's seats."""
+        users = among(db, USAGE.c.user_key, self._by_user)
+        return sa.or_(users, among(db, USAGE.c.device, self._by_device)) if self._by_device else users
+
+    def belonging(self, user: str, device: str) -> Iterable[_Seen]:
+        """Return the seats that a record counts for, each once."""
+        if device:
+            yield from self._by_device.get(device, ())
+        for of_seat, seen in self._by_user.get(user, ()):
+            if not of_seat or not device:
+                yield seen
+
+
+def _counted(db: AsyncConnection, chosen: Plan) -> sa.ColumnElement[bool]:
+    return sa.and_(among(db, USAGE.c.product, chosen.members), among(db, USAGE.c.channel, chosen.condition.channels))
+
+
+async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
+    rows = await db.execute(
+        sa.select(
+            USAGE.c.user_key,
+            USAGE.c.device,
+            sa.func.count().label("records"),
+            sa.func.min(USAGE.c.period_start).label("first_used"),
+            sa.func.max(USAGE.c.last_used_from).label("earliest"),
+            sa.func.max(USAGE.c.last_used_by).label("latest"),
+        )
+        .where(_counted(db, chosen), page.of(db))
+        .group_by(USAGE.c.user_key, USAGE.c.device)
+    )
+    for row in rows:
+        for seen in page.belonging(row.user_key, row.device):
+            seen.records += row.records
+            seen.began(row.first_used)
+            if row.earliest is not None:
+                seen.use(row.earliest, row.latest)
+
+
+async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
+    counted = sa.and_(_counted(db, chosen), page.of(db))
+    began = await db.execute(
+        sa.select(USAGE.c.user_key, USAGE.c.device, sa.func.min(USAGE.c.period_start).label("first_used"))
+        .where(counted)
+        .group_by(USAGE.c.user_key, USAGE.c.device)
+    )
+    for row in began:
+        for seen in page.belonging(row.user_key, row.device):
+            seen.began(row.first_used)
+    # The cells of a suite's components mostly have the same source and window: one pair of statements for each.
+    together: dict[tuple[str, Window], dict[str, Cell]] = defaultdict(dict)
+    for cell in chosen.cells:
+        together[cell.source, cell.window][cell.product] = cell
+    for (source, window), cells in together.items():
+        here = sa.and_(counted, USAGE.c.source == source, among(db, USAGE.c.product, cells, name="of_cells"))
+        inside = sa.and_(USAGE.c.period_start >= window.start, USAGE.c.period_end <= window.end)
+        sums = await db.execute(
+            sa.select(
+                USAGE.c.user_key,
+                USAGE.c.device,
+                sa.func.count().label("records"),
+                sa.func.coalesce(sa.func.sum(USAGE.c.seconds), 0).label("seconds"),
+            )
+            .where(here, inside, ~USAGE.c.session)
+            .group_by(USAGE.c.user_key, USAGE.c.device)
+        )
+        for row in sums:
+            for seen in page.belonging(row.user_key, row.device):
+                seen.records += row.records
+                seen.whole += timedelta(seconds=int(row.seconds))
+        singles = await db.execute(
+            sa.select(
+                USAGE.c.user_key,
+                USAGE.c.device,
+                USAGE.c.product,
+                USAGE.c.period_start,
+                USAGE.c.period_end,
+                USAGE.c.seconds,
+                USAGE.c.session,
+            ).where(
+                here,
+                sa.or_(USAGE.c.session, ~inside),
+                USAGE.c.period_start < window.end,
+                USAGE.c.period_end > window.start,
+            )
+        )
+        for row in singles:
+            one = Measured(
+                cells[row.product],
+                Window(row.period_start, row.period_end),
+                timedelta(seconds=row.seconds or 0),
+                row.session,
+            )
+            for seen in page.belonging(row.user_key, row.device):
+                seen.records += 1
+                seen.others.append(one)
