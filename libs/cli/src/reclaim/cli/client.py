@@ -61,19 +61,30 @@ class Client:
         """Give back sockets."""
         self._http.close()
 
-    def call(self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None) -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        content: bytes | None = None,
+        media_type: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Return the JSON of an answer (None where there is none).
 
         Raises:
             ApiError: the service refused.
             Unreachable: nobody answered.
         """
+        headers = {} if media_type is None else {"Content-Type": media_type}
         deadline = time.monotonic() + self._patience
-        headers = {"Idempotency-Key": new_id()} if method == "POST" else None
+        if method == "POST":
+            headers["Idempotency-Key"] = new_id()
         again = False
         while True:
             try:
-                answer = self._http.request(method, path, json=json, params=params, headers=headers)
+                answer = self._http.request(method, path, json=json, content=content, params=params, headers=headers)
             except httpx.HTTPError as error:
                 if time.monotonic() < deadline:
                     again = True
@@ -109,6 +120,10 @@ class Client:
                 yield answer.iter_bytes()
         except httpx.HTTPError as error:
             raise Unreachable(f"{self.url} does not answer, or stopped half-way ({type(error).__name__}).") from error
+
+    def upload(self, path: str, data: bytes, media_type: str, **params: Any) -> Any:
+        """POST a file, or a part of one."""
+        return self.call("POST", path, content=data, media_type=media_type, params=params)
 
     def post(self, path: str, json: Any = None, **params: Any) -> Any:
         """POST a JSON document."""

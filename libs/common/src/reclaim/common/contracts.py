@@ -36,7 +36,10 @@ class Person(Value, frozen=True):
 
 
 class Seat(Value, frozen=True):
-    """One holder's right to one product on one connection, with its price a month (None: not in the price book)."""
+    """One holder's right to one product on one connection, with its price a month (None: not in the price book).
+
+    A suite is one seat: `components` are the products that go with it, whichever of them the holder has.
+    """
 
     connection_id: str
     product: str
@@ -44,6 +47,11 @@ class Seat(Value, frozen=True):
     holder: Person
     department: str | None = None
     price: Money | None = None
+    components: tuple[str, ...] = ()
+
+    def covers(self, product: str) -> bool:
+        """Tell whether holding this product is holding the seat."""
+        return product == self.product or product in self.components
 
 
 Decision = Literal["keep", "revoke", "downgrade"]
@@ -294,6 +302,7 @@ class CaseClosed(CaseEvent, frozen=True):
     """A case ended, whichever way. The holder and product may be flagged again from now on.
 
     `frozen` is the seat that had been frozen and was neither restored nor freed by us: what it might have saved is off.
+    `withdrawn` is why the scanner took back a case for which nothing had been done to the account yet.
     """
 
     wire = "reclaim.CaseClosed.v1"
@@ -304,6 +313,7 @@ class CaseClosed(CaseEvent, frozen=True):
     frozen: Seat | None = None
     downgrade_to: CheaperLicence | None = None
     dry_run: bool = False
+    withdrawn: Withdrawal | None = None
 
 
 class AttentionRaised(CaseEvent, frozen=True):

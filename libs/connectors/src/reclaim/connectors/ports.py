@@ -137,6 +137,8 @@ class SeatReader(Protocol):
     def seats(self, products: Sequence[str]) -> AsyncIterator[Sequence[SeatRecord]]:
         """Yield all active seats of the given products, a page at a time (memory stays that of a page).
 
+        The seats of one holder come one after the other: what belongs to one suite is put together on the way.
+
         Raises:
             Incomplete: paging ended early; what was yielded must not be taken for everything.
             Transient: the system did not answer, or its call limit is near.

@@ -29,6 +29,7 @@ NAVIGATION: Final = (
     NavItem("Tasks", "/lifecycle/tasks", 22),
     NavItem("Drift", "/lifecycle/drift", 24),
     NavItem("Rules", "/scanner/rules", 30),
+    NavItem("Products", "/scanner/products", 35),
     NavItem("Scans", "/scanner/scans", 40),
     NavItem("Connections", "/scanner/connections", 50),
     NavItem("Requests", "/approvals/", 60),

@@ -437,7 +437,7 @@ class Actions:
             return _found("clear", "the deactivation that was tried before has happened")
         if record is None or not record.active:
             return _found("gone", "the account is no longer active")
-        if record.product != case.seat.product:
+        if not case.seat.covers(record.product):
             return _found("exempt", f"the holder now has {record.product_name} instead of {case.seat.product_name}")
         if after_freeze:
             if not isinstance(survey.frozen, Known):

@@ -415,8 +415,16 @@ def _go(case: Case, state: State, note: str, *events: Event, timer: Timer | None
     return Accepted(moved, note, events, EFFECT_OF.get(state), timer)
 
 
-def _end(case: Case, state: State, outcome: Outcome, note: str, now: datetime, *events: Event) -> Accepted:
-    closed = CaseClosed(case_id=case.id, outcome=outcome, reason=note, closed_at=now)
+def _end(
+    case: Case,
+    state: State,
+    outcome: Outcome,
+    note: str,
+    now: datetime,
+    *events: Event,
+    withdrawn: Withdrawal | None = None,
+) -> Accepted:
+    closed = CaseClosed(case_id=case.id, outcome=outcome, reason=note, closed_at=now, withdrawn=withdrawn)
     if case.frozen_at is not None and outcome != "reclaimed":
         target = _target(case)
         closed = replace(closed, frozen=case.seat, downgrade_to=target, dry_run=case.policy.dry_run)
@@ -635,7 +643,7 @@ def _withdrawn(case: Case, command: Withdraw, now: datetime) -> Verdict:
     may_be_frozen = case.frozen_at is not None or case.unsure or resume is State.FREEZING
     if may_be_frozen and case.method != "task":
         return _go(withdrawn, State.RESTORING, f"{_why(command)}; the account is restored")
-    return _end(withdrawn, State.SKIPPED, "skipped", _why(command), now)
+    return _end(withdrawn, State.SKIPPED, "skipped", _why(command), now, withdrawn=command.kind)
 
 
 def _withdrawn_while_acting(case: Case, command: Withdraw, now: datetime) -> Verdict:  # noqa: ARG001

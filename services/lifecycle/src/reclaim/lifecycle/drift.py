@@ -69,7 +69,7 @@ class Compared:
 def compare(case: Case, record: SeatRecord | None, frozen: Reading[frozenset[str]]) -> Drift | Gone | None:
     """Say how a case differs from what its system says; purely. A dry run did nothing that could be undone."""
     there = record is not None and (record.active or _frozen_by_its_switch(case, record))
-    held = there and record is not None and record.product == case.seat.product
+    held = there and record is not None and case.seat.covers(record.product)
     now_has = record.product_name if record is not None and there else "no active account"
     match case.state:
         case State.RECLAIMED | State.REACTIVATED if case.policy.dry_run:
@@ -109,7 +109,7 @@ def _after_reclaim(case: Case, record: SeatRecord | None) -> Drift | None:
     target = case.policy.downgrade_to
     if record is None:
         return None
-    if record.product == case.seat.product:
+    if case.seat.covers(record.product):
         by_hand = f" {case.fulfilled_by} said that it was freed." if case.fulfilled_by else ""
         return _drift(
             case,

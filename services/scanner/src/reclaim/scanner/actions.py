@@ -19,7 +19,7 @@ from reclaim.common.errors import Conflict, Invalid, Permanent, ReclaimError
 from reclaim.common.ids import new_id
 from reclaim.connectors.ports import ConnectionProfile, Licence, TestResult
 from reclaim.connectors.registry import must_be_able, must_hold_seats, validate_profile
-from reclaim.scanner import exclusion_store, store
+from reclaim.scanner import catalog_actions, catalog_store, exclusion_store, store
 from reclaim.scanner.domain import (
     TERMS,
     Change,
@@ -38,6 +38,7 @@ from reclaim.scanner.domain import (
 from reclaim.scanner.jobs import SCAN
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Connection, Rule, RuleVersion, Run
+from reclaim.scanner.suites import pooled
 from reclaim.scanner.withdrawals import withdraw
 
 _SCANS: Final = UUID("2f0f3f6e-6d0c-4f57-9a1b-0c9d2b7a4e11")
@@ -254,9 +255,12 @@ async def add_rule(deps: Deps, connection_id: str, raw: Mapping[str, object], *,
     """
     terms = read_terms(raw)
     async with deps.database.unit() as unit:
+        await catalog_store.lock(unit.db)
         connection = await store.connection(unit.db, connection_id)
         must_hold_seats(connection.kind, connection.settings)
-        return await store.add_rule(unit.db, connection_id=connection.id, terms=terms, author=author, now=unit.now)
+        rule = await store.add_rule(unit.db, connection_id=connection.id, terms=terms, author=author, now=unit.now)
+        await catalog_actions.follow(unit, rule, author=author)
+        return rule
 
 
 async def change_rule(
@@ -267,6 +271,7 @@ async def change_rule(
     `version` is the one that the author looked at: if it is no longer the current one, nothing is changed.
     """
     async with deps.database.unit() as unit:
+        await catalog_store.lock(unit.db)
         before = await store.lock_rule(unit.db, rule_id)
         if version is not None and version != before.version:
             raise Conflict(
@@ -277,7 +282,9 @@ async def change_rule(
         )
         if terms == before.terms:
             return before
-        return await store.change_rule(unit.db, before, terms=terms, author=author, now=unit.now)
+        changed = await store.change_rule(unit.db, before, terms=terms, author=author, now=unit.now)
+        await catalog_actions.follow(unit, changed, author=author)
+        return changed
 
 
 async def submit_rule(deps: Deps, rule_id: str, *, by: str | None = None) -> Rule:
@@ -298,11 +305,12 @@ async def activate_rule(deps: Deps, rule_id: str, *, by: str | None = None) -> R
         rule = await store.rule(db, rule_id)
         next_status(rule.status, "activate")
         connection = await store.connection(db, rule.connection_id)
+        covered = await catalog_store.covered(db, rule.terms.products, rule_id)
     must_be_able(connection.kind, connection.settings, rule.terms.reclaim_by)
     results = await _test(deps, connection)
     if not all(result.ok for result in results):
         raise DoesNotWork(results, then="Mend this, test the connection, then activate the rule.")
-    there = {licence.product for licence in await licences(deps, connection.id)}
+    there = {licence.product for licence in pooled(await licences(deps, connection.id), covered.suites)}
     if absent := [product for product in rule.terms.products if product not in there]:
         raise Invalid(
             f"The org has no licence {', '.join(absent)}. Edit the rule; the org has: {', '.join(sorted(there))}.",

@@ -13,11 +13,12 @@ from reclaim.common.contracts import CheckFinding, Person
 from reclaim.common.errors import NotFound
 from reclaim.connectors.checks import is_unused
 from reclaim.connectors.ports import SeatRecord, Survey
-from reclaim.scanner import exclusion_store, store
+from reclaim.scanner import catalog_store, exclusion_store, store
 from reclaim.scanner.choosing import chooser
 from reclaim.scanner.domain import Chooses, approver_of, findings_of, last_use, not_chosen, sparing
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Connection, Rule
+from reclaim.scanner.suites import fold, spread
 
 Result = Literal["flagged", "would_be_flagged", "left_alone", "unknown", "used", "not_meant"]
 """`would_be_flagged`: by a rule that is not active, and so opens no case."""
@@ -72,13 +73,16 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
                 db, connection_id, {seat.holder.id}, cooldown_days=rule.terms.cooldown_days, now=now
             )
             chooses = await chooser(db, rule.terms, connection_id, {holder}, prices=prices, now=now)
+            covered = await catalog_store.covered(db, rule.terms.products, rule.id)
+            held = spread(held, await catalog_store.relations(db, covered.products))
+            (whole,) = fold([seat], covered.suites)
             verdicts.append(
                 judge(
                     rule,
-                    seat,
+                    whole,
                     survey,
                     excluded=exclusions.evidence(seat),
-                    held=held.back.get((seat.holder.id, seat.product)),
+                    held=held.back.get((whole.holder.id, whole.product)),
                     chooses=chooses,
                     now=now,
                 )

@@ -10,16 +10,17 @@ from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import NotYet
 from reclaim.common.inbox import Subscriptions
-from reclaim.scanner import store
+from reclaim.scanner import merging, store
 from reclaim.scanner.ports import Deps
 
 
 async def on_case_closed(_deps: Deps, unit: Unit, events: Sequence[Received[CaseClosed]]) -> None:
-    """Close the candidates; a decision to keep starts the cooldown."""
+    """Close the candidates; a decision to keep starts the cooldown, and for merged cases the suite gets one."""
     closed = [store.Closed(event.data.case_id, event.data.outcome, event.data.closed_at) for event in events]
     known = await store.close_cases(unit.db, closed)
     if unknown := sorted({case.case_id for case in closed} - known):
         raise NotYet(f"no seat was flagged here under case {', '.join(unknown[:3])}")
+    await merging.settle(unit, [event.data for event in events])
 
 
 async def on_seat_reactivated(_deps: Deps, unit: Unit, events: Sequence[Received[SeatReactivated]]) -> None:

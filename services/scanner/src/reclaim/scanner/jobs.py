@@ -24,11 +24,12 @@ from reclaim.common.errors import Permanent, Transient
 from reclaim.common.ids import new_id
 from reclaim.common.service import Job
 from reclaim.common.timing import backoff
-from reclaim.scanner import exclusion_store, store
+from reclaim.scanner import catalog_jobs, catalog_store, exclusion_store, store
 from reclaim.scanner.domain import Found, Stopped, Tally, last_due
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Scan
 from reclaim.scanner.store import Claim, LeaseLost, Rule
+from reclaim.scanner.suites import comparable, spread
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,11 @@ EXCLUDED: Final = "exempt"
 
 def jobs(deps: Deps) -> tuple[Job, ...]:
     """Return the scanner's jobs."""
-    return (Job(SCAN, partial(scan, deps), every=1.0), Job("schedule", partial(schedule, deps), every=5.0))
+    return (
+        Job(SCAN, partial(scan, deps), every=1.0),
+        Job("schedule", partial(schedule, deps), every=5.0),
+        *catalog_jobs.jobs(deps),
+    )
 
 
 async def schedule(deps: Deps) -> bool:
@@ -122,11 +127,14 @@ async def _attempt(deps: Deps, claim: Claim) -> None:
         run = await store.run(unit.db, claim.run_id)
         rule = await store.rule(unit.db, run.rule_id)
         _must_be_active(rule)
-        await store.update_run(unit.db, claim, {"rule_version": rule.version, "products": list(rule.terms.products)})
+        covered = await catalog_store.covered(unit.db, rule.terms.products, rule.id)
+        related = await catalog_store.relations(unit.db, covered.products)
+        await store.update_run(unit.db, claim, {"rule_version": rule.version, "products": list(covered.products)})
         connection = await store.connection(unit.db, rule.connection_id)
         prices = await store.prices(unit.db, connection.id)
         baseline = None if run.accept_population else await store.baseline(unit.db, rule.id, connection.id)
-    reading = Scan(rule.terms, connection.id, prices, baseline, deps.clock.now(), run.id)
+    baseline = comparable(baseline, rule.terms, covered)
+    reading = Scan(rule.terms, connection.id, prices, baseline, deps.clock.now(), covered, related, run.id)
     log.info("scan %s of rule %s begins, attempt %d", run.id, rule.terms.name, claim.attempt)
     async with deps.reader(connection) as reader:
         survey = await reading.begin(reader)
@@ -176,6 +184,7 @@ async def _open_page(deps: Deps, claim: Claim, rule: Rule, reading: Scan, *, dry
 
 
 async def _open(unit: Unit, claim: Claim, rule: Rule, reading: Scan, found: Sequence[Found], *, dry_run: bool) -> int:
+    await catalog_store.lock_seats(unit.db, rule.connection_id)
     held = await store.held(
         unit.db,
         rule.connection_id,
@@ -184,6 +193,7 @@ async def _open(unit: Unit, claim: Claim, rule: Rule, reading: Scan, found: Sequ
         now=reading.now,
         run_id=claim.run_id,
     )
+    held = spread(held, reading.related)
     free = {new_id(): seat for seat in found if seat.key not in held.back and seat.key not in held.flagged}
     opened = await store.open_candidates(unit.db, claim.run_id, free, rule=rule, dry_run=dry_run, now=unit.now)
     policy = rule.terms.policy(rule.id, rule.version, dry_run=dry_run, prices=reading.prices)

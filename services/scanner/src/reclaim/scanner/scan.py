@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,7 +13,8 @@ from reclaim.common.contracts import Money
 from reclaim.common.db import Database
 from reclaim.common.errors import Transient
 from reclaim.connectors.ports import Incomplete, SeatReader, Survey
-from reclaim.scanner import exclusion_store, store
+from reclaim.scanner import catalog_store, exclusion_store, store
+from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.choosing import chooser
 from reclaim.scanner.domain import (
     Assessed,
@@ -31,6 +32,7 @@ from reclaim.scanner.domain import (
 )
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Connection
+from reclaim.scanner.suites import comparable, described, folded, pooled, readable, spread
 
 PREVIEW_SHOWN: Final = 500
 """Seats that a preview lists one by one; the counts and the money are of all."""
@@ -38,15 +40,21 @@ PREVIEW_SHOWN: Final = 500
 
 @dataclass(slots=True)
 class Scan:
-    """One reading of an org by one rule's terms, as of `now`. `run_id` is None for a preview."""
+    """One reading of an org by one rule's terms, as of `now`. `run_id` is None for a preview.
+
+    `covered` is what the rule's products come to, `related` the suites and components that each of them goes with.
+    """
 
     terms: Terms
     connection_id: str
     prices: dict[str, Money]
     baseline: Baseline | None
     now: datetime
+    covered: Coverage
+    related: Mapping[str, frozenset[str]]
     run_id: str | None = None
     tally: Tally = field(default_factory=Tally)
+    products: list[str] = field(default_factory=list)
 
     async def begin(self, reader: SeatReader) -> Survey:
         """Compare the org with the last good scan, and read what the safety checks need.
@@ -56,7 +64,9 @@ class Scan:
             Transient: the org did not answer; reading it again later may help.
             Permanent: a person has to mend the connection.
         """
-        expected = expected_seats(self.terms, await reader.licences())
+        licences = await reader.licences()
+        self.products = readable(self.covered, licences)
+        expected = expected_seats(self.terms, pooled(licences, self.covered.suites))
         check_population(self.terms, self.baseline, expected=expected, seen=None)
         survey = await reader.survey(None, since=self.now - timedelta(days=self.terms.inactive_days))
         self.tally = Tally(expected=expected, missing=missing_readings(survey))
@@ -70,7 +80,7 @@ class Scan:
             Transient, Permanent: as `begin`.
         """
         try:
-            async for page in reader.seats(self.terms.products):
+            async for page in folded(reader.seats(self.products), self.covered.suites):
                 async with database.reading() as db:
                     held = await store.held(
                         db,
@@ -95,14 +105,14 @@ class Scan:
                     survey,
                     connection_id=self.connection_id,
                     prices=self.prices,
-                    held=held,
+                    held=spread(held, self.related),
                     now=self.now,
                     exclusions=exclusions,
                     chooses=chooses,
                 )
                 self.tally.add(assessed)
                 self.tally.by_product.update(seat.product for seat in page)
-                yield assessed
+                yield described(assessed, self.covered.suites)
         except Incomplete as error:
             raise Stopped(
                 f"The list of seats ended early: {error}",
@@ -135,9 +145,11 @@ async def preview(deps: Deps, connection: Connection, terms: Terms, rule_id: str
     """
     async with deps.database.reading() as db:
         prices = await store.prices(db, connection.id)
+        covered = await catalog_store.covered(db, terms.products, rule_id)
+        related = await catalog_store.relations(db, covered.products)
         baseline = await store.baseline(db, rule_id, connection.id) if rule_id else None
     # Without the baseline: a person sees what there is even when a scan would not believe it.
-    scan = Scan(terms, connection.id, prices, None, deps.clock.now())
+    scan = Scan(terms, connection.id, prices, None, deps.clock.now(), covered, related)
     found: list[Found] = []
     spared: list[Spared] = []
     stopped = None
@@ -148,7 +160,9 @@ async def preview(deps: Deps, connection: Connection, terms: Terms, rule_id: str
                 async for page in pages:
                     found.extend(page.found[: PREVIEW_SHOWN - len(found)])
                     spared.extend(page.spared[: PREVIEW_SHOWN - len(spared)])
-        check_population(terms, baseline, expected=scan.tally.expected, seen=scan.tally.seen)
+        check_population(
+            terms, comparable(baseline, terms, covered), expected=scan.tally.expected, seen=scan.tally.seen
+        )
     except Stopped as error:
         stopped = error
     except TimeoutError as error:

@@ -10,7 +10,8 @@ from reclaim.common.inbox import bind
 from reclaim.common.service import Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
-from reclaim.scanner import api, filters_api, filters_pages, pages, usage_api
+from reclaim.scanner import api, catalog_api, catalog_pages, filters_api, filters_pages, pages, usage_api
+from reclaim.scanner.catalog import no_filters
 from reclaim.scanner.handlers import SUBSCRIPTIONS
 from reclaim.scanner.jobs import jobs
 from reclaim.scanner.ports import Deps
@@ -35,6 +36,8 @@ def build(
     router.include_router(filters_api.routes(deps))
     router.include_router(filters_pages.routes(deps))
     router.include_router(usage_api.routes(deps))
+    router.include_router(catalog_api.routes(deps, check_filter=no_filters))
+    router.include_router(catalog_pages.routes(deps, check_filter=no_filters))
     return Service(
         name="scanner",
         metadata=metadata,

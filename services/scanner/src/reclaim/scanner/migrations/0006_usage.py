@@ -5,8 +5,8 @@ from alembic import op
 
 from reclaim.common.db import Json, UtcDateTime
 
-revision = "scanner_0008"
-down_revision = "scanner_0007"
+revision = "scanner_0006"
+down_revision = "scanner_0005"
 
 
 def upgrade() -> None:

@@ -5,8 +5,8 @@ from alembic import op
 
 from reclaim.common.db import Amount, UtcDateTime
 
-revision = "scanner_0007"
-down_revision = "scanner_0003"
+revision = "scanner_0005"
+down_revision = "scanner_0004"
 
 
 def upgrade() -> None:

@@ -1,0 +1,72 @@
+"""An org whose holders have several seats each, as a generic SaaS or a feed of installations lists them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from reclaim.common.clock import FixedClock
+from reclaim.connectors.fake import FakeOrg, FakeReader
+from reclaim.connectors.ports import ConnectionProfile, Licence, SeatRecord
+from services.scanner.tests.scanner_world import NOON, idle
+
+PRODUCTS: tuple[dict[str, Any], ...] = (
+    {"key": "WORD", "name": "Word", "publisher": "Acme", "processes": ["windows:winword.exe", "macos:word"]},
+    {"key": "EXCEL", "name": "Excel", "publisher": "Acme", "processes": ["windows:excel.exe"]},
+    {"key": "VISIO", "name": "Visio", "publisher": "Acme", "processes": ["windows:visio.exe"]},
+    {"key": "OFFICE", "name": "Office", "publisher": "Acme", "components": ["WORD", "EXCEL"]},
+)
+
+
+@dataclass(slots=True)
+class SuiteOrg(FakeOrg):
+    """`owned` has each user's products, and when each was last used."""
+
+    owned: dict[str, dict[str, datetime | None]] = field(default_factory=dict)
+
+    def reader(self, profile: ConnectionProfile | None = None) -> SuiteReader:
+        return SuiteReader(self)
+
+    def used(self, product: str) -> int:
+        return sum(product in products for products in self.owned.values())
+
+    def own(self, user: str, **days: int | None) -> None:
+        """Give a user these products, each last used so many days ago (None: never)."""
+        self.owned[user] = {
+            product: None if ago is None else NOON - timedelta(days=ago) for product, ago in days.items()
+        }
+
+
+class SuiteReader(FakeReader):
+    _org: SuiteOrg
+
+    async def seats(self, products: Sequence[str]) -> AsyncIterator[Sequence[SeatRecord]]:
+        self._up()
+        rows = [
+            replace(self._seat(self._org.users[user]), product=product, product_name=product, last_used_at=at)
+            for user, owned in sorted(self._org.owned.items())
+            for product, at in sorted(owned.items())
+            if product in products
+        ]
+        for start in range(0, len(rows), self._org.page_size):
+            yield rows[start : start + self._org.page_size]
+
+    async def licences(self) -> Sequence[Licence]:
+        self._up()
+        names = sorted({product for owned in self._org.owned.values() for product in owned})
+        return [Licence(name, name, 100, self._org.used(name)) for name in names]
+
+
+def suite_org(clock: FixedClock, owned: Mapping[str, Mapping[str, int | None]], *, page_size: int = 2) -> SuiteOrg:
+    """Return an org with a manager and these holders."""
+    boss = idle(0, id="boss", name="Bea Boss", email="boss@acme.example", days=1, manager_id=None)
+    users = {
+        "boss": boss,
+        **{name: idle(1, id=name, name=name.title(), email=f"{name}@acme.example") for name in owned},
+    }
+    org = SuiteOrg(clock=clock, users=users, page_size=page_size)
+    for name, products in owned.items():
+        org.own(name, **products)
+    return org
