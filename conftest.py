@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from reclaim.common import migrate
 from tests.support import servers
+from tests.support.migrated import copying
 from tests.support.providers import ServersUnavailable
 from tests.support.servers import SESSION_VARIABLE, Servers, Session, Topology
 
@@ -55,6 +57,14 @@ def _say(config: pytest.Config, text: str) -> None:
         return
     with capture.global_and_fixture_disabled():
         print(text, file=sys.stderr, flush=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Migrate a new SQLite file by copying one that was migrated before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrate, "upgrade", copying(migrate.upgrade, tmp_path_factory.mktemp("migrated")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from reclaim.common.bus.inproc import InprocBus
 from reclaim.common.clock import SystemClock
 from reclaim.common.contracts import SERVICES
 from reclaim.common.db import open_engine
+from reclaim.common.migrate import upgrade  # the migrations themselves: elsewhere tests copy what they made
 from reclaim.common.service import Running, chosen
 from reclaim.common.settings import Settings
 
@@ -85,12 +86,12 @@ async def test_the_migrations_make_what_the_code_declares_and_may_be_repeated(
     async with service(name, database_url, tmp_path) as running:
         engine, metadata = running.database.engine, running.service.metadata
         assert await migrate.differences(engine, metadata) != [], "an empty database is not what the code declares"
-        await migrate.upgrade(engine, running.service.migrations)
+        await upgrade(engine, running.service.migrations)
         assert await migrate.differences(engine, metadata) == []
         made = await content(running)
         assert set(made) == set(metadata.tables) | {"alembic_version"}
         assert made["alembic_version"] == 1
-        await migrate.upgrade(engine, running.service.migrations)
+        await upgrade(engine, running.service.migrations)
         assert await content(running) == made
         assert await migrate.differences(engine, metadata) == []
 
@@ -157,11 +158,11 @@ async def test_an_upgrade_that_fails_leaves_the_database_as_it_was(database_url:
     engine = open_engine(database_url)
     try:
         with pytest.raises(RuntimeError, match="in mid-revision"):
-            await migrate.upgrade(engine, versions)
+            await upgrade(engine, versions)
         async with engine.connect() as connection:
             assert await connection.run_sync(lambda one: sa.inspect(one).get_table_names()) == []
         second.write_text(second.read_text().replace('    raise RuntimeError("in mid-revision")\n', ""))
-        await migrate.upgrade(engine, versions)
+        await upgrade(engine, versions)
         async with engine.connect() as connection:
             assert "half" in await connection.run_sync(lambda one: sa.inspect(one).get_table_names())
     finally:
@@ -176,6 +177,6 @@ async def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
         'revision = "t_0001"\ndown_revision = None\n\ndef upgrade() -> None:\n    create_messaging_tables()\n'
     )
     engine = open_engine(f"sqlite+aiosqlite:///{tmp_path}/service.db")
-    await migrate.upgrade(engine, versions)
+    await upgrade(engine, versions)
     assert await migrate.differences(engine, migrate.service_metadata()) == []
     await engine.dispose()
