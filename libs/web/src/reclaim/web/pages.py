@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import BytecodeCache, ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from markupsafe import Markup
 
 from reclaim.web import formatting
@@ -67,6 +68,24 @@ class TimelineEntry:
     private: str | None = None
 
 
+class _Compiled(BytecodeCache):
+    """Compiled templates, for all environments of a process: they compile alike, and most templates are shared."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        kept = self._kept.get(bucket.key)
+        if kept is not None:
+            bucket.bytecode_from_string(kept)  # unless the template has changed since
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._kept[bucket.key] = bucket.bytecode_to_string()
+
+
+_compiled: Final = _Compiled()
+
+
 def page_environment(*package_names: str) -> Environment:
     """Return the environment: templates of the named packages (their `templates/` folder), then the shared ones."""
     loaders = [PackageLoader(name, "templates") for name in (*package_names, "reclaim.web")]
@@ -77,6 +96,7 @@ def page_environment(*package_names: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        bytecode_cache=_compiled,
     )
     environment.filters.update(
         money=formatting.format_money,
