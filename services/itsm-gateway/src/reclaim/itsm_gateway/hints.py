@@ -6,7 +6,6 @@ really says is read back from the desk. Only a *generic* sender, who has no desk
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, NoReturn, get_args
@@ -15,6 +14,8 @@ import msgspec
 
 from reclaim.common.contracts import Decision
 from reclaim.common.errors import Invalid
+from reclaim.connectors.itsm.decisions import DEFAULT_TAGS
+from reclaim.connectors.itsm.ports import marked_case
 
 Platform = Literal["generic", "servicenow", "serval", "jira", "freshservice"]
 PLATFORMS: Final[tuple[Platform, ...]] = get_args(Platform)
@@ -27,12 +28,12 @@ LABELS: Final[dict[Platform, str]] = {
     "freshservice": "Freshservice",
 }
 
-TAGS: Final[dict[str, Decision]] = {"lr_keep": "keep", "lr_revoke": "revoke", "lr_downgrade": "downgrade"}
+# That a task is done is no decision: only the ticket, read back, says so.
+TAGS: Final[dict[str, Decision]] = {tag: answer for tag, answer in DEFAULT_TAGS.items() if answer != "done"}
 
 # No NUL: PostgreSQL stores none in a text.
 _Text = Annotated[str, msgspec.Meta(max_length=2000, pattern=r"^[^\x00]*\Z")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00]+\Z")]
-_MARKER: Final = re.compile(r"lr-case-([A-Za-z0-9][A-Za-z0-9_-]{0,79})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,7 @@ def _freshservice(body: bytes) -> Hint | None:
 
 
 def _cases(tags: Iterable[str]) -> set[str]:
-    return {found[1] for tag in tags if (found := _MARKER.fullmatch(tag.strip()))}
+    return {found for tag in tags if (found := marked_case(tag.strip())) is not None}
 
 
 def _decision(tags: Iterable[str]) -> Decision | None:

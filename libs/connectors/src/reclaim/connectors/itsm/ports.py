@@ -22,6 +22,7 @@ Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 TEST_PREFIX: Final = "[DRY-RUN]"
 TEST_TAG: Final = "lr_test"
+_MARKER: Final = "lr-case-"
 _CASE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
@@ -69,7 +70,13 @@ def case_marker(case_id: str) -> str:
     """
     if not _CASE_ID.fullmatch(case_id):
         raise Invalid("A case's id has up to 80 letters, digits, hyphens and underscores.", field="case_id")
-    return f"lr-case-{case_id}"
+    return f"{_MARKER}{case_id}"
+
+
+def marked_case(label: str) -> str | None:
+    """Return the id of the case that a label marks; None if it marks none."""
+    case_id = label.removeprefix(_MARKER)
+    return case_id if case_id != label and _CASE_ID.fullmatch(case_id) else None
 
 
 @dataclass(frozen=True, slots=True)
