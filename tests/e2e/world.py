@@ -191,7 +191,7 @@ class World(ABC):
     ) -> None:
         if error is not None:
             for process in self.processes.values():
-                print(f"--- {process.name}\n{process.last_words()}")
+                print(f"--- {process.name}\n{process.last_words()}", flush=True)  # before the traceback
         self._end()
 
     def _end(self) -> None:

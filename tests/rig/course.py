@@ -1,7 +1,7 @@
 """What is tried on the rig: every point so many times, stops, ends, and random kills; and the table of what came of it.
 
-A history that ends otherwise than its people decided raises `Unsound`, with the orders, the ledger's differences and
-the last words of every process.
+A history that ends otherwise than its people decided raises `Unsound`, with the last words of every process, the orders, and at
+its end (where a shortened log still has it) what the ledger found.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Course:
         given = ", ".join(map(str, orders)) or "random kills"
         counts = Counter(case["state"] for case in history.cases())
         return Unsound(
-            f"history {history.number} with {given}:\n" + "\n".join(wrong) + f"\ncases: {dict(counts)}\n{words}"
+            f"{words}\n--- history {history.number} with {given}\ncases: {dict(counts)}\n" + "\n".join(wrong)
         )
 
     def table(self) -> str:

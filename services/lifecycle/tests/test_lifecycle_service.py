@@ -38,7 +38,7 @@ from reclaim.connectors.ports import FROZEN_BY_ANOTHER, ConnectionProfile, Surve
 from reclaim.lifecycle import checkpoints, queries, store
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.api import command as give_command
-from reclaim.lifecycle.domain import Case, Command, Decide, Reactivate, Retry, State
+from reclaim.lifecycle.domain import Case, Command, Decide, Effect, Reactivate, Retry, State
 from reclaim.lifecycle.service import build
 from reclaim.lifecycle.submit import Submission, submit
 from reclaim.web.operators import Operator
@@ -603,6 +603,32 @@ async def test_a_process_that_lost_its_lease_writes_nothing(database_url: str | 
         actions = Actions(it.running.database, it.org, Sealer([KEY]), it.clock)
         assert await actions._perform(stopped, connection) == {}
         assert not it.org.users["005A"].frozen
+
+
+async def test_a_process_that_lost_its_lease_does_not_count_what_is_left_of_a_hand_over(
+    database_url: str | None, tmp_path: Path
+) -> None:
+    async with world(database_url, tmp_path) as it:
+        give(it.org, "005A", "Case", 3)
+        await it.frozen()
+        it.clock.advance(7 * DAY)
+        await it.once("timers")
+        await it.once("act")
+        actions = Actions(it.running.database, it.org, Sealer([KEY]), it.clock)
+        claims = []
+        for _ in range(2):
+            async with it.running.database.unit() as unit:
+                claims.append(await store.claim_effects(unit.db, most=200))
+                connection = await store.connection(unit.db, "c1")
+            await it.sql("UPDATE effect SET due = 0")
+        stopped, killed = claims
+        assert [effect.kind for effect in killed] == [Effect.HAND_OVER]
+        assert await actions._perform(killed, connection)  # all was moved, and then it died without answering
+        await actions._work_off(stopped, connection)
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
+        case = await it.case()
+        assert (case.state, case.records_transferred) == (State.RECLAIMED, 3)
 
 
 async def test_an_error_of_ours_in_one_case_does_not_hold_up_its_neighbours(

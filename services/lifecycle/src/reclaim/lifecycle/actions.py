@@ -480,6 +480,10 @@ class Actions:
             outcomes |= failed
             if made:
                 async with self._database.unit() as unit:
+                    claims = {effect.id: effect.attempts for effect in unplanned if effect.id in made}
+                    ours = await store.prolong_leases(unit.db, claims)
+                    # Who comes back after its lease reads what another process has half moved: its plan is too short.
+                    made = {effect_id: plan for effect_id, plan in made.items() if effect_id in ours}
                     await store.keep_plans(unit.db, made)
                 plans |= made
         transfers = {}

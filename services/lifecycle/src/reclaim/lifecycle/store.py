@@ -431,7 +431,12 @@ async def prolong_leases(db: AsyncConnection, attempts: Mapping[str, int]) -> se
 
 
 async def keep_plans(db: AsyncConnection, plans: Mapping[str, dict[str, Any]]) -> None:
-    """Fix what effects are about to do, before they do it, so that a crash in between cannot change the count."""
+    """Fix what effects are about to do, before they do it, so that a crash in between cannot change the count.
+
+    Only for effects whose lease was prolonged in the same transaction.
+    """
+    if not plans:
+        return
     await db.execute(
         sa.update(EFFECT).where(EFFECT.c.id == sa.bindparam("effect_id")).values(plan=sa.bindparam("new_plan")),
         [{"effect_id": effect_id, "new_plan": plan} for effect_id, plan in plans.items()],
