@@ -1,7 +1,7 @@
 """What is tried on the rig: every point so many times, stops, ends, and random kills; and the table of what came of it.
 
-A history that ends otherwise than its people decided raises `Unsound`, with the last words of every process, the orders, and at
-its end (where a shortened log still has it) what the ledger found.
+A history that ends otherwise than its people decided raises `Unsound`, with the last words of every process, the
+orders, and at its end (where a shortened log still has it) what the ledger found.
 """
 
 from __future__ import annotations
