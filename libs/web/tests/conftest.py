@@ -13,13 +13,14 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from argon2 import PasswordHasher
-from fastapi import APIRouter, Depends, FastAPI, Form, Request
+from fastapi import Depends, FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import ChoiceLoader, FileSystemLoader
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import Money
 from reclaim.common.errors import Conflict, Invalid, NotFound, Transient
+from reclaim.common.routing import Router, add_routes
 from reclaim.web.auth import public, require
 from reclaim.web.charts import Bar
 from reclaim.web.host import install
@@ -91,8 +92,8 @@ def gallery_context() -> dict[str, Any]:
     }
 
 
-def gallery_routes(changes: list[str]) -> APIRouter:
-    router = APIRouter()
+def gallery_routes(changes: list[str]) -> Router:
+    router = Router()
     pages = gallery_pages()
 
     @router.get("/cases")
@@ -151,7 +152,7 @@ class Site:
         self.sign_in_clock = FixedClock(NOON)
         self.changes: list[str] = []
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        self.app.include_router(gallery_routes(self.changes))
+        add_routes(self.app, gallery_routes(self.changes))
         settings: dict[str, Any] = {
             "secret_keys": [KEY],
             "operators": OPERATORS,

@@ -33,6 +33,7 @@ from reclaim.cli.story import Outcome, Story, StoryStuck
 from reclaim.cli.time_machine import time_machine
 from reclaim.common.clock import FileClock, SystemClock
 from reclaim.common.host import Host
+from reclaim.common.routing import add_routes
 from reclaim.common.service import chosen
 from reclaim.common.settings import Settings
 from reclaim.common.telemetry import set_up_logging, set_up_telemetry
@@ -90,7 +91,7 @@ async def _play(wanted: Demo, output: Output, folder: Path) -> int:
         set_up_telemetry(settings, "demo")
         host = Host(settings, chosen(), clock=clock)
         await host.prepare()
-        host.app.include_router(time_machine(clock))
+        add_routes(host.app, time_machine(clock))
         async with host.started(), _serving(_one_origin(host.app, sandbox.app), listener):
             token = issue_api_token(
                 secret_keys=settings.signing_keys(),

@@ -5,17 +5,18 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from reclaim.common.clock import FileClock
+from reclaim.common.routing import Router
 from reclaim.web.auth import require
 from reclaim.web.pages import Pages
 
 
-def time_machine(clock: FileClock) -> APIRouter:
+def time_machine(clock: FileClock) -> Router:
     """Return the page at `/demo/`; only the demo mounts it."""
-    router = APIRouter(prefix="/demo", include_in_schema=False)
+    router = Router(prefix="/demo", include_in_schema=False)
     pages = Pages("reclaim.cli")
 
     @router.get("/", dependencies=[Depends(require("viewer"))])

@@ -34,6 +34,7 @@ from reclaim.common.db import is_outage
 from reclaim.common.errors import Transient
 from reclaim.common.inbox import hold
 from reclaim.common.outbox import Receipt
+from reclaim.common.routing import add_routes
 from reclaim.common.service import Build, Job, Running, chosen
 from reclaim.common.settings import Settings
 from reclaim.common.tasks import cancel
@@ -89,7 +90,7 @@ class Host:
             cast("Plugin", entry.load())(app, self)
         for running in self.running:
             if running.service.router is not None:
-                app.include_router(running.service.router, prefix=f"/{running.service.name}")
+                add_routes(app, running.service.router, f"/{running.service.name}")
         app.add_api_route("/health/live", self._live, methods=["GET"], include_in_schema=False)
         app.add_api_route("/health/ready", self._ready, methods=["GET"], include_in_schema=False)
         app.add_api_route("/metrics", self._metrics, methods=["GET"], include_in_schema=False)

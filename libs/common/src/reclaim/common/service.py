@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final, cast
 
 import sqlalchemy as sa
-from fastapi import APIRouter
 from opentelemetry import metrics
 from starlette.types import ASGIApp
 
@@ -26,6 +25,7 @@ from reclaim.common.db import Database
 from reclaim.common.errors import Invalid
 from reclaim.common.inbox import Handle, Inbox
 from reclaim.common.outbox import Outbox
+from reclaim.common.routing import Router
 from reclaim.common.security import Sealer, Signer
 from reclaim.common.settings import Settings
 
@@ -83,7 +83,7 @@ class Service:
     migrations: Path
     subscriptions: Mapping[type[Event], Handle]
     jobs: Sequence[Job] = ()
-    router: APIRouter | None = None
+    router: Router | None = None
     doors: Mapping[str, ASGIApp] = field(default_factory=dict)
     close: Callable[[], Awaitable[None]] | None = None
 

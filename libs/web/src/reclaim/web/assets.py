@@ -15,10 +15,11 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import Response
 
 from reclaim.common.errors import NotFound
+from reclaim.common.routing import Router
 from reclaim.web.auth import public
 
 PREFIX: Final = "/assets"
@@ -57,9 +58,9 @@ def asset_url(path: str) -> str:
     return f"{PREFIX}/{path}?v={all_assets()[path].digest}"
 
 
-def asset_routes() -> APIRouter:
+def asset_routes() -> Router:
     """Return the routes that serve the assets, open to everyone."""
-    router = APIRouter(dependencies=[Depends(public())], include_in_schema=False)
+    router = Router(dependencies=[Depends(public())], include_in_schema=False)
 
     @router.api_route(PREFIX + "/{path:path}", methods=["GET", "HEAD"])
     def asset(request: Request, path: str, v: Annotated[str | None, "the digest"] = None) -> Response:

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reclaim.common.clock import Clock, SystemClock
+from reclaim.common.routing import add_routes
 from reclaim.web.assets import asset_routes
 from reclaim.web.auth import undeclared_routes
 from reclaim.web.body_limit import BodyLimit
@@ -73,8 +74,8 @@ def install(
     pages = Pages()
     problems = Problems(pages)
     problems.install(app)
-    app.include_router(asset_routes())
-    app.include_router(sign_in_routes(pages))
+    add_routes(app, asset_routes())
+    add_routes(app, sign_in_routes(pages))
     # The one added last is outermost: the headers also go on what the others answer.
     app.add_middleware(DeclaredRoutesOnly, of=app, exempt=exempt_routes)
     app.add_middleware(BodyLimit)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, Form
+from fastapi import Depends, Form
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.requests import Request
 
 from reclaim.common.contracts import SERVICES
 from reclaim.common.inbox import Inbox, Parked
+from reclaim.common.routing import Router
 from reclaim.web.auth import local_path, require
 from reclaim.web.pages import Pages
 
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     from reclaim.common.service import Running
 
 
-def parked_routes(running: Running) -> APIRouter:
+def parked_routes(running: Running) -> Router:
     """Return a service's routes for parked messages: an API, and a page at `/{service}/parked`."""
     name = running.service.name
     inbox = running.inbox
     pages = Pages()
-    router = APIRouter(prefix=f"/{name}")
+    router = Router(prefix=f"/{name}")
 
     @router.get("/api/parked", dependencies=[Depends(require("viewer"))], tags=["operations"])
     async def list_parked() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from fastapi import Depends, FastAPI
 from fastapi.responses import RedirectResponse
 
+from reclaim.common.routing import add_routes
 from reclaim.web.auth import public
 from reclaim.web.host import install
 from reclaim.web.operations import parked_routes
@@ -54,7 +55,7 @@ def plug_in(app: FastAPI, host: Host) -> None:
         clock=host.clock,
     )
     for running in host.running:
-        app.include_router(parked_routes(running))
+        add_routes(app, parked_routes(running))
     app.state.inboxes = {running.service.name: running.inbox for running in host.running}
 
     @app.get("/", include_in_schema=False, dependencies=[Depends(public())])

@@ -8,9 +8,10 @@ import secrets
 from datetime import timedelta
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi import Depends, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
+from reclaim.common.routing import Router
 from reclaim.web.auth import (
     NONCE_FIELD,
     SIGN_IN_PATH,
@@ -39,9 +40,9 @@ PASSWORD_CHECKS: Final = 2
 """Checked at once: each fills 64 MB of memory on purpose, so a flood of them waits in line."""
 
 
-def sign_in_routes(pages: Pages) -> APIRouter:
+def sign_in_routes(pages: Pages) -> Router:
     """Return the routes; `pages` renders the form."""
-    router = APIRouter(include_in_schema=False)
+    router = Router(include_in_schema=False)
     checks = asyncio.Semaphore(PASSWORD_CHECKS)
 
     def form(

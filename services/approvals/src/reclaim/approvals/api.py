@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import BaseModel
 
 from reclaim.approvals import store
@@ -14,6 +14,7 @@ from reclaim.approvals.domain import Request
 from reclaim.approvals.resend import resend
 from reclaim.approvals.store import Filter, Mail, MailStatus
 from reclaim.common.errors import NotFound
+from reclaim.common.routing import Router
 from reclaim.common.service import Runtime
 from reclaim.web.auth import require
 
@@ -131,9 +132,9 @@ class Resent(BaseModel):
     mails: int
 
 
-def api_routes(runtime: Runtime) -> APIRouter:
+def api_routes(runtime: Runtime) -> Router:
     """Return the routes."""
-    router = APIRouter(prefix="/api", tags=["approvals"])
+    router = Router(prefix="/api", tags=["approvals"])
     database = runtime.database
 
     @router.get("/requests", dependencies=[Depends(require("viewer"))])

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from reclaim.approvals import domain, letters, store
@@ -24,6 +24,7 @@ from reclaim.approvals.settings import ApprovalsSettings
 from reclaim.approvals.store import Filter
 from reclaim.common.contracts import DecisionReceived
 from reclaim.common.errors import Forbidden, NotFound, Permanent
+from reclaim.common.routing import Router
 from reclaim.common.security import Forged
 from reclaim.common.service import Runtime
 from reclaim.web.auth import NONCE_FIELD, check_origin, nonce_fits, public, require
@@ -370,9 +371,9 @@ def client_address(request: Request, trusted_proxies: int) -> str | None:
         return None
 
 
-def link_routes(runtime: Runtime, links: Links, settings: ApprovalsSettings) -> APIRouter:
+def link_routes(runtime: Runtime, links: Links, settings: ApprovalsSettings) -> Router:
     """Return the routes that signed links lead to: open to whoever has one."""
-    router = APIRouter(prefix="/d", include_in_schema=False, dependencies=[Depends(public())])
+    router = Router(prefix="/d", include_in_schema=False, dependencies=[Depends(public())])
     pages = LinkPages(runtime, links, settings)
 
     @router.api_route("/{token}", methods=["GET", "HEAD"])
@@ -390,9 +391,9 @@ def link_routes(runtime: Runtime, links: Links, settings: ApprovalsSettings) -> 
     return router
 
 
-def console_routes(runtime: Runtime) -> APIRouter:
+def console_routes(runtime: Runtime) -> Router:
     """Return the console pages."""
-    router = APIRouter(include_in_schema=False)
+    router = Router(include_in_schema=False)
     pages = Pages("reclaim.approvals")
     database = runtime.database
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from fastapi import APIRouter
-
 from reclaim.approvals import handlers, store
 from reclaim.approvals.api import api_routes
 from reclaim.approvals.handlers import MAIL_JOB, Deps
@@ -18,6 +16,7 @@ from reclaim.approvals.ports import Mailer
 from reclaim.approvals.settings import ApprovalsSettings, SmtpServer
 from reclaim.approvals.smtp import SmtpMailer
 from reclaim.common.inbox import bind
+from reclaim.common.routing import Router
 from reclaim.common.service import Job, Runtime, Service
 
 NAME = "approvals"
@@ -36,7 +35,7 @@ def build(runtime: Runtime, *, settings: ApprovalsSettings | None = None, mailer
     mail = MailJob(runtime.database, composer, mailer, settings.smtp_timeout)
     ask = AskJob(runtime.database)
     erase = EraseJob(runtime.database, timedelta(days=settings.origin_retention_days))
-    router = APIRouter()
+    router = Router()
     router.include_router(link_routes(runtime, links, settings))
     router.include_router(api_routes(runtime))
     router.include_router(console_routes(runtime))

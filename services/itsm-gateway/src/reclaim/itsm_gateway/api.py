@@ -6,10 +6,11 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import BaseModel
 
 from reclaim.common.errors import NotFound
+from reclaim.common.routing import Router
 from reclaim.itsm_gateway import store
 from reclaim.itsm_gateway.handlers import Deps
 from reclaim.web.auth import require
@@ -56,9 +57,9 @@ class RequestDetailOut(RequestOut):
     timeline: list[StepOut]
 
 
-def router(deps: Deps) -> APIRouter:
+def router(deps: Deps) -> Router:
     """Return the endpoints."""
-    api = APIRouter(tags=["itsm-gateway"])
+    api = Router(tags=["itsm-gateway"])
     viewer = [Depends(require("viewer"))]
 
     @api.get("/api/requests", dependencies=viewer)

@@ -6,11 +6,12 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import BaseModel, SecretStr
 
 from reclaim.common.db import Database
 from reclaim.common.errors import NotFound
+from reclaim.common.routing import Router
 from reclaim.itsm_gateway import deliveries, delivery_store
 from reclaim.itsm_gateway.delivery_store import Delivery, State
 from reclaim.itsm_gateway.hints import Platform
@@ -79,9 +80,9 @@ class NewSecretOut(BaseModel):
     secret: str
 
 
-def router(database: Database, keyring: Keyring) -> APIRouter:
+def router(database: Database, keyring: Keyring) -> Router:
     """Return the endpoints."""
-    api = APIRouter(tags=["itsm-gateway"])
+    api = Router(tags=["itsm-gateway"])
     viewer = [Depends(require("viewer"))]
 
     @api.get("/api/deliveries", dependencies=viewer)

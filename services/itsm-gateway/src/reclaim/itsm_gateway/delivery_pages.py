@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Final
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi import Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from reclaim.common.db import Database
 from reclaim.common.errors import ReclaimError
 from reclaim.common.ids import new_id
+from reclaim.common.routing import Router
 from reclaim.itsm_gateway import deliveries, delivery_store
 from reclaim.itsm_gateway.delivery_api import active_secrets, one_delivery
 from reclaim.itsm_gateway.delivery_store import STATES, State
@@ -26,9 +27,9 @@ LIST: Final = "/itsm-gateway/deliveries"
 SECRETS: Final = "/itsm-gateway/secrets"
 
 
-def router(database: Database, keyring: Keyring) -> APIRouter:
+def router(database: Database, keyring: Keyring) -> Router:
     """Return the pages."""
-    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    pages = Router(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.itsm_gateway")
     viewer = [Depends(require("viewer"))]
 

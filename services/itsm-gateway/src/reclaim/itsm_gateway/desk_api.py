@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Path
+from fastapi import Depends, Path
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, Invalid, NotFound
+from reclaim.common.routing import Router
 from reclaim.common.security import Sealer
 from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.itsm import templates
@@ -108,9 +109,9 @@ class FieldOut(BaseModel):
     choices: list[tuple[str, str]]
 
 
-def router(database: Database, sealer: Sealer, desks: Desks) -> APIRouter:
+def router(database: Database, sealer: Sealer, desks: Desks) -> Router:
     """Return the endpoints."""
-    api = APIRouter(tags=["itsm-gateway"])
+    api = Router(tags=["itsm-gateway"])
     admin = [Depends(require("admin"))]
     viewer = [Depends(require("viewer"))]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
+from reclaim.common.routing import Router
 from reclaim.itsm_gateway import delivery_store, store, ticket_store
 from reclaim.itsm_gateway.api import request_and_timeline
 from reclaim.itsm_gateway.handlers import Deps
@@ -16,9 +17,9 @@ from reclaim.web.pages import Pages, TimelineEntry
 PAGE_SIZE: Final = 50
 
 
-def router(deps: Deps) -> APIRouter:
+def router(deps: Deps) -> Router:
     """Return the pages."""
-    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    pages = Router(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.itsm_gateway")
     viewer = [Depends(require("viewer"))]
 

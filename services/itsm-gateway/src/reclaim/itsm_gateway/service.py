@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from fastapi import APIRouter
-
 from reclaim.common.inbox import bind
+from reclaim.common.routing import Router
 from reclaim.common.service import Job, Runtime, Service
 from reclaim.connectors.itsm.profile import Tuning
 from reclaim.itsm_gateway import api, deliveries, delivery_api, delivery_pages, desk_api, jobs, pages, store
@@ -37,7 +36,7 @@ def build(
     tickets = Ticketing(database, connected)
     keyring = Keyring(database, runtime.sealer, deps.settings.secrets())
     taken = Intake(database, keyring)
-    router = APIRouter()
+    router = Router()
     router.include_router(api.router(deps))
     router.include_router(delivery_api.router(database, keyring))
     router.include_router(delivery_pages.router(database, keyring))

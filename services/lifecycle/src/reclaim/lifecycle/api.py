@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from msgspec.structs import asdict
 from pydantic import BaseModel, ConfigDict, Field
 
 from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, NotFound
+from reclaim.common.routing import Router
 from reclaim.lifecycle import console_store, queries, store
 from reclaim.lifecycle.console import FilterIn, filters
 from reclaim.lifecycle.domain import Case, Command, Decide, Reactivate, Rejected, Retry
@@ -60,9 +61,9 @@ async def command(database: Database, case_id: str, operator: Operator, wanted: 
     return verdict.case
 
 
-def router(database: Database) -> APIRouter:
+def router(database: Database) -> Router:
     """Return the routes of the API."""
-    api = APIRouter(prefix="/api", tags=["lifecycle"])
+    api = Router(prefix="/api", tags=["lifecycle"])
 
     @api.get("/cases", dependencies=[Depends(require("viewer"))])
     async def list_cases(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import HTMLResponse
 from opentelemetry import metrics
 
@@ -15,6 +15,7 @@ from reclaim.common.contracts import SERVICES
 from reclaim.common.db import Database
 from reclaim.common.errors import Invalid
 from reclaim.common.inbox import Parked
+from reclaim.common.routing import Router
 from reclaim.lifecycle import console_store
 from reclaim.lifecycle.domain import Accepted, Case, Command, Decide, Reactivate, Retry, State, decide
 from reclaim.web.auth import require
@@ -172,9 +173,9 @@ async def measure(database: Database) -> bool:
     return False
 
 
-def router(database: Database) -> APIRouter:
+def router(database: Database) -> Router:
     """Return the page and its API."""
-    routes = APIRouter()
+    routes = Router()
     templates = Pages("reclaim.lifecycle")
 
     @routes.get("/api/attention", dependencies=[Depends(require("viewer"))], tags=["lifecycle"])

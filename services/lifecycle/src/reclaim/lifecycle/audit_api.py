@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, Forbidden, Invalid
+from reclaim.common.routing import Router
 from reclaim.common.security import Notary
 from reclaim.lifecycle import audit_store, checkpoints, erasure, export
 from reclaim.lifecycle.audit_store import Checkpoint
@@ -42,16 +43,16 @@ class ErasureIn(BaseModel):
     reason: str = Field(min_length=1, max_length=2000)
 
 
-def router(database: Database, notary: Callable[[], Notary]) -> APIRouter:
+def router(database: Database, notary: Callable[[], Notary]) -> Router:
     """Return the routes of the API and the page; `notary` is asked for what signs and verifies."""
-    routes = APIRouter()
+    routes = Router()
     routes.include_router(_api(database, notary))
     routes.include_router(_pages(database, notary))
     return routes
 
 
-def _api(database: Database, notary: Callable[[], Notary]) -> APIRouter:
-    api = APIRouter(prefix="/api/audit", tags=["audit"])
+def _api(database: Database, notary: Callable[[], Notary]) -> Router:
+    api = Router(prefix="/api/audit", tags=["audit"])
 
     @api.get("/verify", dependencies=[Depends(require("viewer"))])
     async def verify() -> dict[str, Any]:
@@ -119,8 +120,8 @@ def _api(database: Database, notary: Callable[[], Notary]) -> APIRouter:
     return api
 
 
-def _pages(database: Database, notary: Callable[[], Notary]) -> APIRouter:
-    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+def _pages(database: Database, notary: Callable[[], Notary]) -> Router:
+    pages = Router(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.lifecycle")
 
     @pages.get("/audit", dependencies=[Depends(require("viewer"))])

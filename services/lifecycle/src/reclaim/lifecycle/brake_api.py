@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.db import Database
 from reclaim.common.errors import NotFound
+from reclaim.common.routing import Router
 from reclaim.lifecycle import brake_gate, brake_store
 from reclaim.lifecycle.brakes import STEPS, WINDOWS, Limits
 from reclaim.web.auth import require
@@ -152,9 +153,9 @@ async def found_trip(db: AsyncConnection, trip_id: str) -> dict[str, Any]:
     return await shown_trip(db, trip)
 
 
-def router(database: Database, defaults: Limits) -> APIRouter:
+def router(database: Database, defaults: Limits) -> Router:
     """Return the routes of the API."""
-    api = APIRouter(prefix="/api", tags=["brakes"])
+    api = Router(prefix="/api", tags=["brakes"])
 
     @api.get("/brakes", dependencies=[Depends(require("viewer"))])
     async def show_brakes() -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from reclaim.common.db import Database
 from reclaim.common.errors import Invalid, NotFound
+from reclaim.common.routing import Router
 from reclaim.lifecycle import brake_gate, brake_store
 from reclaim.lifecycle.brake_api import MOST, found_trip, overview, usage
 from reclaim.lifecycle.brakes import Limits, Scope, same_person
@@ -24,9 +25,9 @@ Number = Annotated[int, Form(ge=0, le=MOST)]
 Share = Annotated[int, Form(ge=1, le=100)]
 
 
-def router(database: Database, defaults: Limits) -> APIRouter:
+def router(database: Database, defaults: Limits) -> Router:
     """Return the routes of the pages."""
-    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    pages = Router(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.lifecycle")
 
     @pages.get("/brakes", dependencies=[Depends(require("viewer"))])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi import Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from msgspec import to_builtins
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from reclaim.common.db import Database
 from reclaim.common.errors import Invalid
 from reclaim.common.ids import new_id
+from reclaim.common.routing import Router
 from reclaim.lifecycle import attention, bulk, console_store
 from reclaim.lifecycle.bulk import Action
 from reclaim.lifecycle.console_store import Filter
@@ -96,9 +97,9 @@ class BulkIn(BaseModel):
     cases: list[str] = Field(min_length=1, max_length=bulk.MOST)
 
 
-def router(database: Database) -> APIRouter:
+def router(database: Database) -> Router:
     """Return the pages, and the API of bulk decisions."""
-    routes = APIRouter()
+    routes = Router()
     routes.include_router(_list(database))
     routes.include_router(_bulk(database))
 
@@ -115,8 +116,8 @@ def router(database: Database) -> APIRouter:
     return routes
 
 
-def _list(database: Database) -> APIRouter:
-    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+def _list(database: Database) -> Router:
+    pages = Router(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.lifecycle")
 
     @pages.get("/", dependencies=[Depends(require("viewer"))])
@@ -173,8 +174,8 @@ def _list(database: Database) -> APIRouter:
     return pages
 
 
-def _bulk(database: Database) -> APIRouter:
-    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+def _bulk(database: Database) -> Router:
+    pages = Router(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.lifecycle")
 
     @pages.post("/bulk")

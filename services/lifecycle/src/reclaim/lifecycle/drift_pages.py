@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.db import Database
+from reclaim.common.routing import Router
 from reclaim.lifecycle import drift_store
 from reclaim.web.auth import require
 from reclaim.web.operators import Operator
@@ -30,9 +31,9 @@ async def _ask(database: Database) -> None:
         unit.wake("drift")
 
 
-def api_routes(database: Database) -> APIRouter:
+def api_routes(database: Database) -> Router:
     """Return the routes of the API."""
-    api = APIRouter(prefix="/api", tags=["lifecycle"])
+    api = Router(prefix="/api", tags=["lifecycle"])
 
     @api.get("/drift", dependencies=[Depends(require("viewer"))])
     async def list_drift(cleared: bool = False) -> dict[str, Any]:
@@ -47,9 +48,9 @@ def api_routes(database: Database) -> APIRouter:
     return api
 
 
-def page_routes(database: Database) -> APIRouter:
+def page_routes(database: Database) -> Router:
     """Return the routes of the page."""
-    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    pages = Router(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.lifecycle")
 
     @pages.get("/drift", dependencies=[Depends(require("viewer"))])

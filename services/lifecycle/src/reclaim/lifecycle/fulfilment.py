@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from reclaim.common.db import Database
+from reclaim.common.routing import Router
 from reclaim.lifecycle import store
 from reclaim.lifecycle.api import command, shown
 from reclaim.lifecycle.domain import Fulfilled, NotFulfilled, State
@@ -28,9 +29,9 @@ class FulfilmentIn(BaseModel):
     note: str = Field(min_length=1, max_length=2000)
 
 
-def api_routes(database: Database) -> APIRouter:
+def api_routes(database: Database) -> Router:
     """Return the route of the API."""
-    api = APIRouter(prefix="/api", tags=["lifecycle"])
+    api = Router(prefix="/api", tags=["lifecycle"])
 
     @api.post("/cases/{case_id}/fulfilment")
     async def fulfil(
@@ -42,9 +43,9 @@ def api_routes(database: Database) -> APIRouter:
     return api
 
 
-def page_routes(database: Database) -> APIRouter:
+def page_routes(database: Database) -> Router:
     """Return the routes of the pages."""
-    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    pages = Router(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.lifecycle")
 
     @pages.get("/tasks", dependencies=[Depends(require("viewer"))])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from reclaim.common.clock import Clock
 from reclaim.common.db import Database
+from reclaim.common.routing import Router
 from reclaim.lifecycle import attention, console_store, queries, store, timeline
 from reclaim.lifecycle.api import command
 from reclaim.lifecycle.audit_api import PERSONAL_ROLE
@@ -18,9 +19,9 @@ from reclaim.web.operators import Operator
 from reclaim.web.pages import Pages
 
 
-def router(database: Database, clock: Clock) -> APIRouter:
+def router(database: Database, clock: Clock) -> Router:
     """Return the routes of the pages."""
-    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    pages = Router(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.lifecycle")
 
     @pages.get("/cases/{case_id}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import cache, partial
 from pathlib import Path
 
-from fastapi import APIRouter
-
 from reclaim.common.inbox import bind
+from reclaim.common.routing import Router
 from reclaim.common.service import MEASURED_EVERY, Job, Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
@@ -39,7 +38,7 @@ def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
     reached = connectors or Registry(runtime.clock, runtime.settings.outgoing())
     actions = Actions(runtime.database, reached, runtime.sealer, runtime.clock, limits)
     comparison = Comparison(runtime.database, reached, runtime.sealer, runtime.clock)
-    router = APIRouter()
+    router = Router()
     router.include_router(api.router(runtime.database))
     router.include_router(brake_api.router(runtime.database, limits))
     router.include_router(brake_pages.router(runtime.database, limits))

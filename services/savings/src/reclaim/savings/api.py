@@ -7,10 +7,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import BaseModel
 
 from reclaim.common.errors import Conflict
+from reclaim.common.routing import Router
 from reclaim.savings import domain, jobs, store
 from reclaim.savings.domain import Period
 from reclaim.savings.handlers import Deps
@@ -186,9 +187,9 @@ async def request_rebuild(deps: Deps, operator: Operator) -> None:
         unit.wake(jobs.REBUILD)
 
 
-def router(deps: Deps) -> APIRouter:
+def router(deps: Deps) -> Router:
     """Return the endpoints."""
-    api = APIRouter(prefix="/api", tags=["savings"])
+    api = Router(prefix="/api", tags=["savings"])
     viewer = [Depends(require("viewer"))]
 
     @api.get("/report", dependencies=viewer)

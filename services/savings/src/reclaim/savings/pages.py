@@ -8,10 +8,11 @@ from datetime import date
 from typing import Annotated, Final
 
 from babel.dates import format_date
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 
 from reclaim.common.contracts import Money
+from reclaim.common.routing import Router
 from reclaim.savings import api, store
 from reclaim.savings.api import Breakdown, FiguresOut, LineOut, ReportOut, Year
 from reclaim.savings.domain import Entry
@@ -44,9 +45,9 @@ AMOUNTS: Final = frozenset({"annualized_run_rate", "year_to_date", "potential_an
 TABLES: Final = ("savings_daily", "seat_saving")
 
 
-def router(deps: Deps) -> APIRouter:
+def router(deps: Deps) -> Router:
     """Return the pages."""
-    pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    pages = Router(include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.savings")
     viewer = [Depends(require("viewer"))]
 

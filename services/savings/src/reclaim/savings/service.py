@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from fastapi import APIRouter
-
 from reclaim.common.inbox import bind
+from reclaim.common.routing import Router
 from reclaim.common.service import Job, Runtime, Service
 from reclaim.savings import api, jobs, pages, store
 from reclaim.savings.handlers import SUBSCRIPTIONS, Deps
@@ -16,7 +15,7 @@ from reclaim.savings.handlers import SUBSCRIPTIONS, Deps
 def build(runtime: Runtime) -> Service:
     """Return the service."""
     deps = Deps(database=runtime.database, clock=runtime.clock)
-    router = APIRouter()
+    router = Router()
     router.include_router(api.router(deps))
     router.include_router(pages.router(deps))
     return Service(

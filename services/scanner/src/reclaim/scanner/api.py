@@ -11,10 +11,11 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from reclaim.common.contracts import Money
+from reclaim.common.routing import Router
 from reclaim.connectors.registry import capabilities
 from reclaim.scanner import actions, exclusion_store, store
 from reclaim.scanner.domain import Terms, price_of, read_price
@@ -423,9 +424,9 @@ class Summary(BaseModel):
     rules: list[RuleSummary]
 
 
-def routes(deps: Deps) -> APIRouter:
+def routes(deps: Deps) -> Router:
     """Return the scanner's API."""
-    router = APIRouter(prefix="/api", tags=["scanner"])
+    router = Router(prefix="/api", tags=["scanner"])
     router.include_router(_connections(deps))
     router.include_router(_rules(deps))
     router.include_router(_scans(deps))
@@ -433,8 +434,8 @@ def routes(deps: Deps) -> APIRouter:
     return router
 
 
-def _connections(deps: Deps) -> APIRouter:
-    router = APIRouter(prefix="/connections")
+def _connections(deps: Deps) -> Router:
+    router = Router(prefix="/connections")
 
     @router.post("", status_code=201, dependencies=[Admin])
     async def add_connection(body: ConnectionIn, test: bool = True, force: bool = False) -> ConnectionOut:
@@ -506,8 +507,8 @@ def _connections(deps: Deps) -> APIRouter:
     return router
 
 
-def _rules(deps: Deps) -> APIRouter:
-    router = APIRouter()
+def _rules(deps: Deps) -> Router:
+    router = Router()
 
     @router.post("/rules", status_code=201)
     async def add_rule(body: RuleIn, operator: Editor) -> RuleOut:
@@ -583,8 +584,8 @@ def _rules(deps: Deps) -> APIRouter:
     return router
 
 
-def _exclusions(deps: Deps) -> APIRouter:
-    router = APIRouter(prefix="/exclusions")
+def _exclusions(deps: Deps) -> Router:
+    router = Router(prefix="/exclusions")
 
     @router.get("", dependencies=[Viewer])
     async def list_exclusions(past: bool = False) -> list[ExclusionOut]:
@@ -606,8 +607,8 @@ def _exclusions(deps: Deps) -> APIRouter:
     return router
 
 
-def _scans(deps: Deps) -> APIRouter:
-    router = APIRouter()
+def _scans(deps: Deps) -> Router:
+    router = Router()
 
     @router.post("/scans", status_code=202)
     async def start_scan(

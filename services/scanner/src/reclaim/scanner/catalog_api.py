@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from reclaim.common.routing import Router
 from reclaim.scanner import catalog_actions, catalog_store, store
 from reclaim.scanner.catalog import CheckFilter, Product, filter_on, suites_with
 from reclaim.scanner.catalog_csv import write_csv
@@ -98,16 +99,16 @@ class RuleProductsOut(BaseModel):
     review_problem: str | None = Field(description="Why open cases could not be looked at again after a change")
 
 
-def routes(deps: Deps, *, check_filter: CheckFilter) -> APIRouter:
+def routes(deps: Deps, *, check_filter: CheckFilter) -> Router:
     """Return the routes; `check_filter` knows the language that filters are written in."""
-    router = APIRouter(prefix="/api", tags=["products"])
+    router = Router(prefix="/api", tags=["products"])
     router.include_router(_products(deps))
     router.include_router(_rule_products(deps, check_filter))
     return router
 
 
-def _products(deps: Deps) -> APIRouter:
-    router = APIRouter()
+def _products(deps: Deps) -> Router:
+    router = Router()
 
     @router.get("/products.csv", dependencies=[Viewer])
     async def export_products() -> PlainTextResponse:
@@ -167,8 +168,8 @@ def _products(deps: Deps) -> APIRouter:
     return router
 
 
-def _rule_products(deps: Deps, check_filter: CheckFilter) -> APIRouter:
-    router = APIRouter(prefix="/rules/{rule_id}/products")
+def _rule_products(deps: Deps, check_filter: CheckFilter) -> Router:
+    router = Router(prefix="/rules/{rule_id}/products")
 
     @router.get("", dependencies=[Viewer])
     async def list_rule_products(rule_id: str) -> RuleProductsOut:

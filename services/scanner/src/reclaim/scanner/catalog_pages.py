@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import FormData, UploadFile
 
 from reclaim.common.errors import Invalid, NotFound, ReclaimError
+from reclaim.common.routing import Router
 from reclaim.scanner import catalog_actions, catalog_store, store
 from reclaim.scanner.catalog import CheckFilter, filter_on, suites_with
 from reclaim.scanner.catalog_actions import Imported
@@ -33,10 +34,10 @@ OFFERED: Final = 500
 BAD_LINES_SHOWN: Final = 100
 
 
-def routes(deps: Deps, *, check_filter: CheckFilter) -> APIRouter:
+def routes(deps: Deps, *, check_filter: CheckFilter) -> Router:
     """Return the routes of the pages; `check_filter` knows the language that filters are written in."""
     pages = Pages("reclaim.scanner")
-    router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    router = Router(include_in_schema=False, default_response_class=HTMLResponse)
     router.include_router(_product_pages(deps, pages))
     router.include_router(_rule_product_pages(deps, pages, check_filter))
     return router
@@ -45,8 +46,8 @@ def routes(deps: Deps, *, check_filter: CheckFilter) -> APIRouter:
 # ------------------------------------------------------------------------------------------------ the catalogue
 
 
-def _product_pages(deps: Deps, pages: Pages) -> APIRouter:
-    router = APIRouter()
+def _product_pages(deps: Deps, pages: Pages) -> Router:
+    router = Router()
 
     async def list_page(
         request: Request,
@@ -199,8 +200,8 @@ _LINES: Final = ("components", "processes")
 # ------------------------------------------------------------------------------------------------ a rule's products
 
 
-def _rule_product_pages(deps: Deps, pages: Pages, check_filter: CheckFilter) -> APIRouter:
-    router = APIRouter(prefix="/rules/{rule_id}/products")
+def _rule_product_pages(deps: Deps, pages: Pages, check_filter: CheckFilter) -> Router:
+    router = Router(prefix="/rules/{rule_id}/products")
 
     async def page(
         request: Request, rule_id: str, *, refused: Refused | None = None, status_code: int = 200

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from reclaim.common.routing import Router
 from reclaim.scanner import known_seats
 from reclaim.scanner.filters import builder
 from reclaim.scanner.filters.checks import MOST_CHARACTERS, MOST_LEVELS, MOST_VALUES, Problem
@@ -64,9 +65,9 @@ class FieldsOut(BaseModel):
     most_values: int = MOST_VALUES
 
 
-def routes(deps: Deps) -> APIRouter:
+def routes(deps: Deps) -> Router:
     """Return the routes of filters, for the scanner's API."""
-    router = APIRouter(prefix="/api/filters", tags=["scanner"])
+    router = Router(prefix="/api/filters", tags=["scanner"])
 
     @router.get("/fields", dependencies=[Depends(require("viewer"))])
     async def list_fields() -> FieldsOut:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse
 from starlette.datastructures import FormData
 
+from reclaim.common.routing import Router
 from reclaim.scanner import known_seats
 from reclaim.scanner.filters.builder import (
     OPERATORS,
@@ -76,10 +77,10 @@ def template_values(kind: Kind) -> dict[str, Any]:
     }
 
 
-def routes(deps: Deps) -> APIRouter:
+def routes(deps: Deps) -> Router:
     """Return the routes of the page."""
     pages = Pages("reclaim.scanner")
-    router = APIRouter(prefix="/filters", include_in_schema=False, default_response_class=HTMLResponse)
+    router = Router(prefix="/filters", include_in_schema=False, default_response_class=HTMLResponse)
 
     def shown(request: Request, form: FilterForm) -> HTMLResponse:
         alone = request.headers.get("hx-request") == "true"

@@ -8,12 +8,13 @@ from decimal import Decimal
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import FormData
 
 from reclaim.common.contracts import Money
 from reclaim.common.errors import Invalid, NotFound, ReclaimError
+from reclaim.common.routing import Router
 from reclaim.connectors.checks import CHECKS
 from reclaim.connectors.ports import Licence, TestResult
 from reclaim.connectors.registry import capabilities
@@ -101,11 +102,11 @@ CHECK_LABELS: Final = {
 }
 
 
-def routes(deps: Deps) -> APIRouter:
+def routes(deps: Deps) -> Router:
     """Return the routes of the scanner's pages."""
     pages = Pages("reclaim.scanner")
     pages.environment.globals.update(check_labels=CHECK_LABELS, checks=CHECKS)
-    router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    router = Router(include_in_schema=False, default_response_class=HTMLResponse)
     router.include_router(_connection_pages(deps, pages))
     router.include_router(_rule_pages(deps, pages))
     router.include_router(_scan_pages(deps, pages))
@@ -135,8 +136,8 @@ class Refused:
         return cls(str(error), by_field, error.results if isinstance(error, actions.DoesNotWork) else ())
 
 
-def _connection_pages(deps: Deps, pages: Pages) -> APIRouter:
-    router = APIRouter(prefix="/connections")
+def _connection_pages(deps: Deps, pages: Pages) -> Router:
+    router = Router(prefix="/connections")
 
     async def list_page(
         request: Request,
@@ -335,8 +336,8 @@ class Previewed:
     by_field: Mapping[str, str] | None = None
 
 
-def _rule_pages(deps: Deps, pages: Pages) -> APIRouter:
-    router = APIRouter(prefix="/rules")
+def _rule_pages(deps: Deps, pages: Pages) -> Router:
+    router = Router(prefix="/rules")
 
     async def form_page(
         request: Request,
@@ -640,8 +641,8 @@ def _terms_of(form: FormData) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ scans
 
 
-def _scan_pages(deps: Deps, pages: Pages) -> APIRouter:
-    router = APIRouter(prefix="/scans")
+def _scan_pages(deps: Deps, pages: Pages) -> Router:
+    router = Router(prefix="/scans")
 
     @router.get("")
     async def scans(request: Request, _operator: Viewer) -> HTMLResponse:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from reclaim.common.errors import ReclaimError
+from reclaim.common.routing import Router
 from reclaim.scanner import actions, exclusion_store, store
 from reclaim.scanner.domain import Rejected
 from reclaim.scanner.explain import Explained, explain
@@ -38,9 +39,9 @@ RESULTS: Final = {
 OUTCOMES: Final = {"pass": "good", "skip": "notice", "warn": "notice", "unknown": "bad"}
 
 
-def routes(deps: Deps, pages: Pages) -> APIRouter:
+def routes(deps: Deps, pages: Pages) -> Router:
     """Return the routes of these pages."""
-    router = APIRouter()
+    router = Router()
 
     async def exclusions_page(
         request: Request,

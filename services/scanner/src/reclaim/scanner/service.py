@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import APIRouter
-
 from reclaim.common.inbox import bind
+from reclaim.common.routing import Router
 from reclaim.common.service import Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
@@ -30,7 +29,7 @@ def build(
         connectors=connectors or Registry(runtime.clock, runtime.settings.outgoing()),
         settings=settings or ScannerSettings(),
     )
-    router = APIRouter()
+    router = Router()
     router.include_router(api.routes(deps))
     router.include_router(pages.routes(deps))
     router.include_router(filters_api.routes(deps))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from reclaim.common.errors import Invalid
+from reclaim.common.routing import Router
 from reclaim.scanner import usage_store
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.usage import LATE, MOST_LATE, MOST_SILENCE, SILENCE, Channel, Report, UsageRecord, Window
@@ -80,9 +81,9 @@ class UnmatchedOut(BaseModel):
     last_used_at: datetime | None
 
 
-def routes(deps: Deps) -> APIRouter:
+def routes(deps: Deps) -> Router:
     """Return the routes of usage, for the scanner's API."""
-    router = APIRouter(prefix="/api/usage", tags=["scanner"])
+    router = Router(prefix="/api/usage", tags=["scanner"])
 
     @router.post("", dependencies=[Depends(require("operator"))])
     async def add_usage(body: UsageIn) -> TakenOut:
