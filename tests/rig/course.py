@@ -69,7 +69,7 @@ class Course:
                 raise self._unsound(history, orders, [str(stuck)]) from stuck
             finally:
                 missed = self.rig.take_back(orders)
-                warden.stop()
+                warden.stop(len(orders) - len(missed))
             self._end(history, orders, [f"{each} was never reached" for each in missed])
         self.reached.update((str(order), order.signal) for order in orders)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import subprocess
@@ -289,25 +290,29 @@ class Warden(threading.Thread):
         self._read = len(self._lines())
         self._enough = threading.Event()
         self._stopped: dict[int, float] = {}
+        self._leaving: dict[int, float] = {}
         self._explained: set[int] = set()
         self.carried_out: list[str] = []
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            while not self._enough.wait(0.05) or self._stopped:
+            enough = False
+            while not enough or self._stopped or self._leaving:
+                enough = self._enough.wait(0.05)
                 self._hear()
                 self._continue()
                 self._raise_the_dead()
         except BaseException as error:
             self.error = error
 
-    def stop(self) -> None:
-        """End; every process is up again, or is starting."""
+    def stop(self, carried_out: int) -> None:
+        """End when so many orders have been carried out to their end: every process is up again, or is starting."""
+        deadline = time.monotonic() + REST
+        while self.error is None and len(self.carried_out) < carried_out and time.monotonic() < deadline:
+            time.sleep(0.05)
         self._enough.set()
         self.join()
-        self._hear()
-        self._raise_the_dead()
         if self.error is not None:
             raise self.error
 
@@ -324,6 +329,8 @@ class Warden(threading.Thread):
                 self._stopped[int(pid)] = time.monotonic() + HELD
             else:
                 self._explained.add(int(pid))
+                if int(number) == signal.SIGTERM:
+                    self._leaving[int(pid)] = time.monotonic() + REST
         self._read = len(lines)
 
     def _continue(self) -> None:
@@ -334,12 +341,17 @@ class Warden(threading.Thread):
 
     def _raise_the_dead(self) -> None:
         for process in self._rig.services.values():
+            pid = process.pid
+            assert pid is not None
             if process.ended is None:
+                if time.monotonic() > self._leaving.get(pid, math.inf):
+                    raise AssertionError(f"{process.name} was asked to end, and lives:\n{process.last_words()}")
                 continue
             self._hear()
-            if process.pid not in self._explained:
+            if pid not in self._explained:
                 raise AssertionError(f"{process.name} ended by itself ({process.ended}):\n{process.last_words()}")
             process.start()
+            self._leaving.pop(pid, None)
 
 
 @contextmanager

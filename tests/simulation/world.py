@@ -21,7 +21,6 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-import fastapi
 import jinja2
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
@@ -37,6 +36,7 @@ from reclaim.common.db import is_outage
 from reclaim.common.envelope import Received, split
 from reclaim.common.errors import Conflict, NotFound, Transient
 from reclaim.common.host import _receipts
+from reclaim.common.routing import Router
 from reclaim.common.service import Build, Running
 from reclaim.common.settings import Settings
 from reclaim.itsm_gateway.service import build as build_gateway
@@ -470,7 +470,7 @@ async def _as_coroutine(work: Callable[[], Awaitable[Any]]) -> Any:
 def controlled(world: World) -> Iterator[None]:
     """Give the product the world's time, identifiers and randomness, and pages without typesetting."""
 
-    def record(router: fastapi.APIRouter, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
+    def record(router: Router, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
         if world.building is not None:
             for method in more.get("methods") or ["GET"]:
                 world.building.endpoints[method, router.prefix + path] = endpoint
@@ -482,7 +482,7 @@ def controlled(world: World) -> Iterator[None]:
         patch.object(ids, "uuid7", world.next_id),
         patch.object(timing, "_source", lambda: (world.true + world.wall_off).timestamp()),
         patch.object(timing, "random", world.chance),
-        patch.object(fastapi.APIRouter, "add_api_route", record),
+        patch.object(Router, "add_api_route", record),
         patch.object(web_pages, "page_environment", lambda *_: BARE),
         patch.object(web_pages.Pages, "render", render),
         patch("reclaim.approvals.service.Composer", PlainComposer),

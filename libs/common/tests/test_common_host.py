@@ -20,7 +20,6 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
-from fastapi import APIRouter
 from starlette.types import Receive, Scope, Send
 
 from libs.common.tests.common_world import NOW, Carrier, Wall, closed, message, notice, settings, until, versions
@@ -35,6 +34,7 @@ from reclaim.common.errors import Invalid, Transient
 from reclaim.common.host import READY_FOR, Host, _supervise
 from reclaim.common.inbox import Received
 from reclaim.common.outbox import Receipt
+from reclaim.common.routing import Router
 from reclaim.common.service import Build, Job, Runtime, Service, chosen, installed
 
 
@@ -56,7 +56,7 @@ def build_of(
             migrations=versions(folder, name),
             subscriptions={event: ignore for event, consumers in CONSUMERS.items() if name in consumers},
             jobs=jobs,
-            router=APIRouter(),
+            router=Router(),
             close=close,
         )
 
