@@ -9,16 +9,18 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from signal import Signals
+from types import MappingProxyType
+from typing import Any
 
 from reclaim.cli.story import StoryStuck
 from tests.e2e.world import Killer
-from tests.rig.history import History
+from tests.rig.history import CHEAPER, History
 from tests.rig.ledger import Ledger
-from tests.rig.rig import ENDS, POINTS, STOPS, Order, Rig, Warden
+from tests.rig.rig import ENDS, OF_A_DOWNGRADE, POINTS, STOPS, Order, Rig, Warden
 
 USERS = 120
 MANY = 1_800
@@ -33,6 +35,8 @@ IN_MANY = [
 ]
 """Points within collections of 200 rows."""
 
+
+NO_OTHERS: Mapping[str, Any] = MappingProxyType({})
 
 IN_ONE_HISTORY = 15
 """Most random kills in one history: it has to get somewhere between them."""
@@ -58,9 +62,16 @@ class Course:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.rig)
 
-    def points(self, orders: Sequence[Order] = POINTS, *, users: int = USERS, answered: bool = True) -> None:
+    def points(
+        self,
+        orders: Sequence[Order] = POINTS,
+        *,
+        users: int = USERS,
+        answered: bool = True,
+        terms: Mapping[str, Any] = NO_OTHERS,
+    ) -> None:
         """Live through one history in which every order is carried out."""
-        with closing(self._begin(users)) as history:
+        with closing(self._begin(users, terms)) as history:
             warden = Warden(self.rig)
             warden.start()
             try:
@@ -92,10 +103,10 @@ class Course:
     def _owners(self) -> set[str]:
         return set(self.ledger.owners.values())
 
-    def _begin(self, users: int) -> History:
+    def _begin(self, users: int, terms: Mapping[str, Any] = NO_OTHERS) -> History:
         self.rig.wait_until_ready()
         self.histories += 1
-        history = History(self.rig, self.histories, users=users)
+        history = History(self.rig, self.histories, users=users, terms=terms)
         self.ledger.begin()
         return history
 
@@ -135,4 +146,5 @@ def whole(course: Course, *, times: int, kills: int, seed: int) -> None:
         course.points()
         course.points([*STOPS, *ENDS])
         course.points(IN_MANY, users=MANY, answered=False)
+        course.points(OF_A_DOWNGRADE, terms=CHEAPER)
     course.kills(kills, random.Random(seed))

@@ -5,22 +5,44 @@ It remembers what its people did, and so how each case must end; that is what th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from reclaim.cli.story import BUSY, DECISION_DAYS, GRACE_DAYS, Story, StoryStuck
 from reclaim.common.contracts import SERVICES
 from tests.rig.rig import Rig
 
+CHEAPER: Final = {
+    "reclaim_by": "downgrade",
+    "downgrade_product": "AUL",
+    "downgrade_name": "Salesforce Platform",
+    "downgrade_profile": "Standard Platform User",
+}
+"""Terms of a rule that moves holders to a cheaper licence of the simulated org."""
+
+NEED_THE_FULL_LICENCE: Final = ("Forecasting", "SalesConsoleUser")
+"""What a user of the simulated org may have that the cheaper licence does not carry."""
+
 PATIENCE: Final = 300.0
 """Seconds for which people and operators try again, and that a step may take."""
 
 
 class History(Story):
-    """A story of its own org, connection and rule, in a world that has had others before."""
+    """A story of its own org, connection and rule, in a world that has had others before.
 
-    def __init__(self, rig: Rig, number: int, *, users: int) -> None:
+    `terms` are those of the rule that differ from a story's.
+    """
+
+    def __init__(self, rig: Rig, number: int, *, users: int, terms: Mapping[str, Any]) -> None:
         rig.sandbox("POST", "/reset", json={"users": users, "seed": number})
+        if terms:
+            idle = [user["id"] for user in rig.sandbox("GET", "/users", params={"expect": "reclaimable"})]
+            # The org has a licence of the add-on for one user in twenty.
+            for name, holders in zip(NEED_THE_FULL_LICENCE, (idle, idle[:3]), strict=True):
+                for holder in holders:
+                    given = {"action": "assign", "user_id": holder, "values": {"name": name}}
+                    rig.sandbox("POST", "/people", json=given)
+        self.users_before = {user["id"]: user for user in rig.sandbox("GET", "/users")}
         self.number = number
         self.ends: dict[str, str] = {}
         self.connection_id = ""
@@ -31,6 +53,7 @@ class History(Story):
             rig.clock,
             connection=connection,
             rule_name=f"Idle seats {number}",
+            terms=terms,
             stubborn=PATIENCE,
             patience=PATIENCE,
         )

@@ -159,19 +159,25 @@ _WRITTEN: Final = {
 
 def _lifecycle(orders: Orders) -> None:
     from reclaim.connectors.salesforce.actor import SalesforceActor
+    from reclaim.connectors.salesforce.session import WriteSession
     from reclaim.lifecycle import actions, brake_gate, jobs, store
 
     def of_kind(point: str) -> Label:
         return lambda _self, claimed, *_: f"{point}.{claimed[0].kind.value}"
 
     def writing(point: str) -> Label:
-        return lambda _self, _object, field, values: (
-            f"{point}.{_WRITTEN.get((field, next(iter(values.values()))), 'hand_over')}"
-        )
+        def label(_self: object, _object: str, field: str, values: Mapping[str, Any]) -> str:
+            if field == "ProfileId":
+                return f"{point}.profile"
+            return f"{point}.{_WRITTEN.get((field, next(iter(values.values()))), 'hand_over')}"
+
+        return label
 
     around(orders, brake_gate, "admit", after="permit.before_commit", on=bool)
     around(orders, actions.Actions, "_perform", before=of_kind("claimed"), after=of_kind("acted"))
     around(orders, SalesforceActor, "_send", before=writing("read"), after=writing("sent"))
+    for assigning in ("assign", "unassign"):
+        around(orders, WriteSession, assigning, before=f"read.{assigning}", after=f"sent.{assigning}")
     around(orders, SalesforceActor, "hand_over", before="plan.kept")
     around(orders, actions, "submit", before="results.before_saving", after="results.before_commit")
     around(orders, actions.Actions, "run", after="results.committed", on=bool)

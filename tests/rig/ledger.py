@@ -7,27 +7,44 @@ claim, to find where their claims differ from it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
 import httpx
 
-from tests.rig.history import History
+from tests.rig.history import CHEAPER, NEED_THE_FULL_LICENCE, History
 from tests.rig.rig import Rig
 
-EXPECTED: Final[Mapping[str, tuple[list[bool], list[bool]]]] = {
-    "attention": ([], []),
-    "kept": ([], []),
-    "cancelled": ([], []),
-    "restored": ([True, False], []),
-    "reclaimed": ([True], [False]),
-    "reactivated": ([True, False], [False, True]),
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What must have been written of one user, in order; `profile` has the names of profiles, None for the own one."""
+
+    frozen: Sequence[bool] = ()
+    active: Sequence[bool] = ()
+    profile: Sequence[str | None] = ()
+
+
+NOTHING: Final = Written()
+EXPECTED: Final[Mapping[str, Written]] = {
+    "restored": Written(frozen=[True, False]),
+    "reclaimed": Written(frozen=[True], active=[False]),
+    "reactivated": Written(frozen=[True, False], active=[False, True]),
 }
-"""For each end of a case, what must have been written, in order: `IsFrozen` of the login, `IsActive` of the user."""
+"""What each end of a case takes; any other takes nothing."""
+
+DOWNGRADED: Final = {
+    **EXPECTED,
+    "reclaimed": Written(frozen=[True, False], profile=[CHEAPER["downgrade_profile"]]),
+    "reactivated": Written(frozen=[True, False], profile=[CHEAPER["downgrade_profile"], None]),
+}
+"""The same where the rule moves holders to a cheaper licence."""
 
 FREED: Final = ("reclaimed", "reactivated")
+
+_ASSIGNMENTS: Final = ("PermissionSetAssignment", "PermissionSetLicenseAssign")
 
 _OPEN: Final = {
     "Opportunity": "IsClosed = false",
@@ -82,18 +99,32 @@ class Ledger:
         for each in history.writes():
             if each["before"] == each["after"]:
                 self.idle_writes += 1
+            elif each["object"] in _ASSIGNMENTS:
+                continue  # judged by what their users have in the end
             elif each["field"] == "OwnerId":
                 moves[each["id"]].append((each["before"], each["after"]))
             else:
                 changes[holder_of[each["id"]], each["field"]].append(each["after"])
+        everybody = [*history.users_before.values(), *users.values()]
+        names = {each["profile_id"]: each["profile"] for each in everybody}
         wrong = []
         for holder in sorted({*history.ends, *(user for user, _ in changes)}):
             end = history.ends.get(holder, "never flagged")
-            frozen, active = EXPECTED.get(end, ([], []))
-            for name, expected in (("IsFrozen", frozen), ("IsActive", active)):
-                written = changes.get((holder, name), [])
+            must = (DOWNGRADED if history.terms else EXPECTED).get(end, NOTHING)
+            before, after = history.users_before[holder], users[holder]
+            profiles = [names.get(each, each) for each in changes.get((holder, "ProfileId"), [])]
+            for name, written, expected in (
+                ("IsFrozen", changes.get((holder, "IsFrozen"), []), [*must.frozen]),
+                ("IsActive", changes.get((holder, "IsActive"), []), [*must.active]),
+                ("Profile", profiles, [name or before["profile"] for name in must.profile]),
+            ):
                 if written != expected:
                     wrong.append(f"{holder} is {end}: {name} was written {written}, and must be {expected}")
+            gone = NEED_THE_FULL_LICENCE if history.terms and end == "reclaimed" else ()
+            for what in ("permission_sets", "permission_set_licences"):
+                left = [name for name in before[what] if name not in gone]
+                if after[what] != left:
+                    wrong.append(f"{holder} is {end}: has {after[what]} of its {what}, and must have {left}")
         return wrong + self._records(history, cases, users, moves)
 
     def _records(
@@ -138,7 +169,9 @@ class Ledger:
     def _savings(self, history: History, cases: Mapping[str, Any]) -> list[str]:
         freed = [case for holder, case in cases.items() if history.ends.get(holder) == "reclaimed"]
         self.seats += len(freed)
-        self.a_year += sum((12 * Decimal(case["seat"]["price"]["amount"]) for case in freed), Decimal(0))
+        prices = history.client.get(f"/scanner/api/connections/{history.connection_id}")["prices"]
+        instead = Decimal(prices[CHEAPER["downgrade_product"]]["amount"]) if history.terms else Decimal(0)
+        self.a_year += sum((12 * (Decimal(case["seat"]["price"]["amount"]) - instead) for case in freed), Decimal(0))
         report = history.client.get("/savings/api/report")
         seats = sum(each["seats_freed"] for each in report["figures"])
         money = sum((Decimal(each["annualized_run_rate"]) for each in report["figures"]), Decimal(0))

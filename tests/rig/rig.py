@@ -119,6 +119,18 @@ STOPS: Final = [
 ]
 """Where a process is stopped for longer than its lease, and then goes on."""
 
+OF_A_DOWNGRADE: Final = [
+    *_orders("lifecycle", "claimed.downgrade", number=signal.SIGSTOP),
+    *_orders("lifecycle", "acted.downgrade", number=signal.SIGTERM),
+    *(
+        order
+        for act in ("unassign", "profile", "unfreeze", "assign")
+        for order in _orders("lifecycle", f"read.{act}", f"sent.{act}")
+    ),
+    *_orders("lifecycle", "claimed.reactivate", "acted.reactivate", "results.before_commit"),
+]
+"""Where a process dies, is stopped or is asked to end while it moves somebody to a cheaper licence, or back."""
+
 ENDS: Final = [
     *(order for act in _ACTS for order in _orders("lifecycle", f"acted.{act}", number=signal.SIGTERM)),
     *_orders("lifecycle", "plan.kept", "timers.taken", number=signal.SIGTERM),

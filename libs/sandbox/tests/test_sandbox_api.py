@@ -631,6 +631,12 @@ async def test_people_over_the_control_api(client: httpx.AsyncClient, people: An
     assert (await act("deactivate")).json() == {"ok": True}
     assert (await act("reactivate")).json() == {"ok": True}
     assert (await act("update", values={"Title": "t"})).json() == {"ok": True}
+    for name in ("Forecasting", "SalesConsoleUser"):
+        assert (await act("assign", values={"name": name})).json() == {"ok": True}
+    has = (await client.get(f"{control}/users/{user}")).json()
+    assert (has["permission_sets"], has["permission_set_licences"]) == (["Forecasting"], ["SalesConsoleUser"])
+    assert (await act("assign", values={"name": "Forecasting"})).status_code == 409
+    assert "is named Nothing" in (await act("assign", values={"name": "Nothing"})).json()["detail"]["message"]
     assert (await act("update", values={"Foo": "t"})).status_code == 409
     assert (await act("dance")).status_code == 422
     assert (await act("log_in", channel="smoke")).status_code == 422

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import httpx
@@ -45,6 +46,7 @@ BUSY: Final = (
     "checking_before_reclaim",
     "handing_over",
     "reclaiming",
+    "downgrading",
     "reactivating",
 )
 
@@ -72,7 +74,8 @@ class Outcome:
 class Story:
     """Plays the life of many seats. `note` is told what happens, `progress` how far a step is (done, of).
 
-    `patience` is how long a step may take, `stubborn` for how long its people try again when a page does not come.
+    `terms` are added to the rule's. `patience` is how long a step may take, `stubborn` for how long its people
+    try again when a page does not come.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Story:
         *,
         connection: Mapping[str, Any],
         rule_name: str = "Idle Salesforce seats",
+        terms: Mapping[str, Any] = MappingProxyType({}),
         note: Callable[[str], None] = lambda _: None,
         progress: Callable[[int, int], None] = lambda _done, _of: None,
         dry_run: bool = False,
@@ -93,6 +97,7 @@ class Story:
         self.clock = clock
         self.connection = connection
         self.rule_name = rule_name
+        self.terms = terms
         self.dry_run = dry_run
         self._note = note
         self._progress = progress
@@ -182,6 +187,7 @@ class Story:
                 "grace_days": GRACE_DAYS,
                 "hand_over": True,
                 "dry_run": self.dry_run,
+                **self.terms,
             },
         )
         preview = self.client.get(f"/scanner/api/rules/{rule['id']}/preview")

@@ -42,7 +42,7 @@ class NewFault(_Strict):
 class PersonAction(_Strict):
     """Something a person does to a user in the browser, or a user does."""
 
-    action: Literal["log_in", "deactivate", "reactivate", "freeze", "unfreeze", "update"]
+    action: Literal["log_in", "deactivate", "reactivate", "freeze", "unfreeze", "update", "assign"]
     user_id: str
     channel: Channel = "ui"
     values: dict[str, Any] = {}
@@ -204,7 +204,9 @@ def control_router(world: World) -> APIRouter:
         try:
             if action.action == "log_in":
                 return {"ok": org.log_in(action.user_id, action.channel)}
-            if action.action in {"freeze", "unfreeze"}:
+            if action.action == "assign":
+                org.person_assigns(action.user_id, str(action.values.get("name", "")))
+            elif action.action in {"freeze", "unfreeze"}:
                 org.set_frozen(action.user_id, frozen=action.action == "freeze")
             else:
                 changes = {"deactivate": {"IsActive": False}, "reactivate": {"IsActive": True}}
@@ -277,6 +279,11 @@ def control_router(world: World) -> APIRouter:
 _LICENCE_FIELDS = (("name", "Name"), ("total", "TotalLicenses"), ("used", "UsedLicenses"))
 
 
+def _assigned(world: World, user_id: str, kind: str, field: str) -> list[str]:
+    table = world.org.tables[kind]
+    return [row[table.kind.slot(field)] for row in table.where("AssigneeId", user_id)]
+
+
 def _user(world: World, user_id: str) -> dict[str, Any]:
     org = world.org
     login = org.tables["UserLogin"].where("UserId", user_id)[0]
@@ -290,6 +297,17 @@ def _user(world: World, user_id: str) -> dict[str, Any]:
         "manager_id": org.get("User", user_id, "ManagerId"),
         "active": org.get("User", user_id, "IsActive"),
         "frozen": login[org.tables["UserLogin"].kind.slot("IsFrozen")],
+        "profile_id": org.get("User", user_id, "ProfileId"),
+        "profile": org.get("Profile", org.get("User", user_id, "ProfileId"), "Name"),
+        "permission_sets": sorted(
+            org.get("PermissionSet", assigned, "Name")
+            for assigned in _assigned(world, user_id, "PermissionSetAssignment", "PermissionSetId")
+            if not org.get("PermissionSet", assigned, "IsOwnedByProfile")
+        ),
+        "permission_set_licences": sorted(
+            org.get("PermissionSetLicense", assigned, "DeveloperName")
+            for assigned in _assigned(world, user_id, "PermissionSetLicenseAssign", "PermissionSetLicenseId")
+        ),
         "last_login": last_login.isoformat() if last_login else None,
         "expect": org.expectations.get(user_id),
         "traits": sorted(org.traits.get(user_id, ())),

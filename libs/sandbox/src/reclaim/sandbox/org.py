@@ -292,6 +292,19 @@ class Org:
         with self.transaction(caller=PERSON, api=PERSON) as transaction:
             transaction.update(kind, record_id, values)
 
+    def person_assigns(self, user_id: str, name: str) -> None:
+        """Let a person give a user the permission set, or the permission set licence, of a name."""
+        kinds = (
+            ("PermissionSet", "Name", "PermissionSetAssignment"),
+            ("PermissionSetLicense", "DeveloperName", "PermissionSetLicenseAssign"),
+        )
+        with self.transaction(caller=PERSON, api=PERSON) as transaction:
+            for kind, naming, assignment in kinds:
+                for row in self.tables[kind].where(naming, name):
+                    transaction.create(assignment, {"AssigneeId": user_id, f"{kind}Id": row[0]})
+                    return
+        raise SalesforceError("NOT_FOUND", f"no permission set and no licence of one is named {name}", status=404)
+
     def set_frozen(self, user_id: str, *, frozen: bool) -> None:
         """Let a person freeze or unfreeze a user."""
         login = self.tables["UserLogin"].where("UserId", self._user(user_id)[0])[0]
