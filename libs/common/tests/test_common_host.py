@@ -28,7 +28,7 @@ from reclaim.common import migrate
 from reclaim.common.bus import DEAD, RECEIPTS, Bus
 from reclaim.common.bus.inproc import InprocBus
 from reclaim.common.clock import FixedClock
-from reclaim.common.contracts import CONSUMERS, CaseClosed, NoticeFailed
+from reclaim.common.contracts import CONSUMERS, CaseClosed, NoticeDelivered, NoticeFailed
 from reclaim.common.db import Unit
 from reclaim.common.errors import Invalid, Transient
 from reclaim.common.host import READY_FOR, Host, _supervise
@@ -234,7 +234,7 @@ async def test_a_failing_job_takes_no_neighbour_along(tmp_path: Path) -> None:
 
     async with started(tmp_path, Job("bad", bad, every=0.01), Job("good", good, every=0.01)) as host:
         await until(lambda: runs["good"] > 20 and runs["bad"] > 2)
-        await until(lambda: "lifecycle" in host.round_trips)
+        await until(lambda: "lifecycle" in host.carried_at)
 
 
 async def test_a_job_that_found_work_looks_again_at_once_and_a_woken_one_too(tmp_path: Path) -> None:
@@ -270,13 +270,29 @@ async def test_it_is_ready_once_a_message_made_the_round_trip_and_for_a_while(tm
         assert before.json() == {"status": "waiting", "waiting_for_the_bus": ["scanner", "lifecycle"]}
         assert (await client.get("/health/live")).status_code == 200, "waiting is no reason to be killed"
         async with host.started():
-            await until(lambda: len(host.round_trips) == 2)
+            await until(lambda: len(host.carried_at) == 2)
             ready = await client.get("/health/ready")
             assert (ready.status_code, ready.json()["status"]) == (200, "ready")
             wall.move(READY_FOR / 1000 + 1)
             stale = await client.get("/health/ready")
             assert stale.status_code == 503, "a round trip long ago says nothing"
         assert (await client.get("/metrics")).status_code == 200
+
+
+async def test_it_is_ready_while_it_works_off_what_waits_before_its_probe(tmp_path: Path) -> None:
+    class Behind(InprocBus):
+        """A bus with so much in its queues that no probe comes back in time."""
+
+        async def probe(self, service: str) -> None:
+            raise Transient(f"the queue of {service} is long")
+
+    bus = Behind()
+    async with started(tmp_path, bus=bus) as host:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(host.app), base_url="http://host") as client:
+            assert (await client.get("/health/ready")).status_code == 503
+            await bus.publish([(NoticeDelivered.wire, message(notice(1)))])
+            await until(lambda: "lifecycle" in host.carried_at)
+            assert (await client.get("/health/ready")).status_code == 200
 
 
 async def test_it_is_not_ready_while_the_bus_does_not_carry(tmp_path: Path) -> None:

@@ -228,9 +228,9 @@ async def test_ready_only_after_a_round_trip(tmp_path: Path, bus: Bus) -> None:
     builds: dict[str, Build] = {"lifecycle": lifecycle.build}
     host = Host(settings(tmp_path), builds, bus=bus, clock=FixedClock(NOW))
     await host.prepare()
-    assert host.round_trips == {}
+    assert host.carried_at == {}
     async with host.started():
-        await until(lambda: "lifecycle" in host.round_trips)
+        await until(lambda: "lifecycle" in host.carried_at)
 
 
 async def test_the_declared_tables_are_what_the_migrations_make(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ class Host:
             Running.start(build, name, settings, self.clock, self.bus, catch_up=partial(self._catch_up, name))
             for name, build in builds.items()
         ]
-        self.round_trips: dict[str, int] = {}
+        # When the bus last brought a service a message: its own probe, or while much waits before that, any other.
+        self.carried_at: dict[str, int] = {}
         # Since when the bus has been seen to carry a service's messages, without a break.
         self.carrying_since: dict[str, int] = {}
         self.app = self._application()
@@ -109,7 +110,7 @@ class Host:
 
     async def _ready(self, response: Response) -> dict[str, object]:
         oldest = wall_milliseconds() - READY_FOR
-        waiting = [r.service.name for r in self.running if self.round_trips.get(r.service.name, 0) < oldest]
+        waiting = [r.service.name for r in self.running if self.carried_at.get(r.service.name, 0) < oldest]
         if waiting:
             response.status_code = 503
         return {"status": "waiting" if waiting else "ready", "waiting_for_the_bus": waiting}
@@ -173,6 +174,7 @@ class Host:
 
         async def receive(messages: Sequence[bytes]) -> None:
             await hold(running.inbox.receive, messages)
+            self.carried_at[name] = wall_milliseconds()
 
         async def bury(messages: Sequence[bytes]) -> None:
             await hold(running.inbox.bury, messages)
@@ -185,8 +187,8 @@ class Host:
         async def probe() -> None:
             while True:
                 await self._round_trip(name)
-                self.round_trips[name] = wall_milliseconds()
-                self.carrying_since.setdefault(name, self.round_trips[name])
+                self.carried_at[name] = wall_milliseconds()
+                self.carrying_since.setdefault(name, self.carried_at[name])
                 await asyncio.sleep(PROBE_EVERY)
 
         consumers = [
