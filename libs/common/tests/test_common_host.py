@@ -287,12 +287,14 @@ async def test_it_is_ready_while_it_works_off_what_waits_before_its_probe(tmp_pa
             raise Transient(f"the queue of {service} is long")
 
     bus = Behind()
-    async with started(tmp_path, bus=bus) as host:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(host.app), base_url="http://host") as client:
-            assert (await client.get("/health/ready")).status_code == 503
-            await bus.publish([(NoticeDelivered.wire, message(notice(1)))])
-            await until(lambda: "lifecycle" in host.carried_at)
-            assert (await client.get("/health/ready")).status_code == 200
+    async with (
+        started(tmp_path, bus=bus) as host,
+        httpx.AsyncClient(transport=httpx.ASGITransport(host.app), base_url="http://host") as client,
+    ):
+        assert (await client.get("/health/ready")).status_code == 503
+        await bus.publish([(NoticeDelivered.wire, message(notice(1)))])
+        await until(lambda: "lifecycle" in host.carried_at)
+        assert (await client.get("/health/ready")).status_code == 200
 
 
 async def test_it_is_not_ready_while_the_bus_does_not_carry(tmp_path: Path) -> None:
