@@ -178,6 +178,12 @@ class Decide(msgspec.Struct, frozen=True):
     at: datetime
 
 
+class SeatTaken(msgspec.Struct, frozen=True):
+    """Another case is open for the same seat already."""
+
+    by: str
+
+
 class Withdraw(msgspec.Struct, frozen=True):
     """Whoever opened the case takes it back."""
 
@@ -298,6 +304,7 @@ Command = (
     NoticeArrived
     | NoticeUndeliverable
     | Decide
+    | SeatTaken
     | Withdraw
     | DeadlinePassed
     | GraceOver
@@ -624,6 +631,10 @@ def _give_back_to_appellant(case: Case, note: str, *events: Event) -> Accepted:
 
 
 # Withdrawing.
+
+
+def _seat_taken(case: Case, command: SeatTaken, now: datetime) -> Verdict:
+    return _end(case, State.SKIPPED, "skipped", f"case {command.by} is already open for this seat", now)
 
 
 def _withdrawn(case: Case, command: Withdraw, now: datetime) -> Verdict:
@@ -1009,6 +1020,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.FLAGGED, NoticeUndeliverable): _not_notified,
     (State.FLAGGED, Decide): _decided,
     (State.FLAGGED, SeatChecked): _vanished,
+    (State.FLAGGED, SeatTaken): _seat_taken,
     (State.FLAGGED, Withdraw): _withdrawn,
     (State.AWAITING_DECISION, NoticeArrived): _notified,
     (State.AWAITING_DECISION, NoticeUndeliverable): _not_notified,

@@ -8,7 +8,6 @@ from typing import Final
 import msgspec
 
 from reclaim.common.contracts import (
-    CaseClosed,
     CaseWithdrawn,
     ConnectionChanged,
     DecisionReceived,
@@ -21,32 +20,24 @@ from reclaim.common.envelope import Received
 from reclaim.common.inbox import Subscriptions
 from reclaim.lifecycle import brake_store, store
 from reclaim.lifecycle.audit import Entry, Personal, fresh_salts
-from reclaim.lifecycle.domain import Case, Decide, NoticeArrived, NoticeUndeliverable, Withdraw, open_case
+from reclaim.lifecycle.domain import Case, Decide, NoticeArrived, NoticeUndeliverable, SeatTaken, Withdraw, open_case
 from reclaim.lifecycle.submit import Submission, record, submit
 
 
 async def open_cases(_deps: None, unit: Unit, events: Sequence[Received[UserFlagged]]) -> None:
-    """Open a case for each flagged seat; a seat that already has an open one keeps it, and the new one is closed."""
+    """Open a case for each flagged seat; a seat that already has an open one keeps it, and the new one ends at once."""
     taken = await store.open_seats(unit.db, {received.data.seat.holder.id for received in events})
     known = await store.load(unit.db, {received.data.case_id for received in events})
     cases: list[Case] = []
+    twins: list[Submission] = []
     entries: list[tuple[Entry, Personal | None]] = []
     for received in events:
         flagged = received.data
         if flagged.case_id in known:
             continue
         seat = (flagged.seat.connection_id, flagged.seat.holder.id, flagged.seat.product)
-        if seat in taken:
-            unit.emit(
-                CaseClosed(
-                    case_id=flagged.case_id,
-                    outcome="skipped",
-                    reason=f"case {taken[seat]} is already open for this seat",
-                    closed_at=unit.now,
-                )
-            )
-            continue
-        taken[seat] = flagged.case_id
+        if (other := taken.setdefault(seat, flagged.case_id)) != flagged.case_id:
+            twins.append(Submission(flagged.case_id, SeatTaken(other)))
         case = open_case(
             case_id=flagged.case_id,
             seat=flagged.seat,
@@ -59,9 +50,11 @@ async def open_cases(_deps: None, unit: Unit, events: Sequence[Received[UserFlag
         cases.append(case)
         evidence = msgspec.json.encode({"last_used_at": flagged.last_used_at, "findings": flagged.findings}).decode()
         entries.append((_opened(case, evidence, unit), None))
-    await store.insert(unit.db, cases, unit.now)
+    await store.insert(unit.db, cases, unit.now, ending={twin.case_id for twin in twins})
     await brake_store.learn_seats(unit.db, [received.data for received in events])
     record(unit, entries)
+    if twins:
+        await submit(unit, twins)
 
 
 def _opened(case: Case, evidence: str, unit: Unit) -> Entry:
