@@ -173,8 +173,7 @@ def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime, a
         heading=question,
         paragraphs=[
             *([f"We asked you before, and need your answer by {format_instant(deadline)}."] if again else []),
-            f"It has not been used for more than {days(policy.inactive_days)}. {_your_part(request)} you decide "
-            "whether the seat stays.",
+            f"It has {policy.unused_for}. {_your_part(request)} you decide whether the seat stays.",
         ],
         facts=[*facts(request), ("Please answer by", format_instant(deadline))],
         warnings=warnings(request),
@@ -199,7 +198,7 @@ def ask_holder(request: Request, *, keep: Button, revoke: Button, until: datetim
     return Letter(
         subject=question,
         heading=question,
-        paragraphs=[f"It has not been used for more than {days(request.policy.inactive_days)}. You are asked first."],
+        paragraphs=[f"It has {request.policy.unused_for}. You are asked first."],
         facts=[*facts(request, price=False), ("Please answer by", format_instant(until))],
         warnings=warnings(request),
         buttons=[keep, revoke],
@@ -224,7 +223,7 @@ def frozen(request: Request, *, holder: bool, appeal: Button | None) -> Letter:
     elif request.frozen_because == "timeout":
         why = "Nobody answered the question whether it is still needed, and the rule then freezes the account."
     elif holder:
-        why = f"It has not been used for more than {days(request.policy.inactive_days)}, and the seat was given up."
+        why = f"It has {request.policy.unused_for}, and the seat was given up."
     elif request.decision == "revoke":
         why = "This is what you decided."
     else:

@@ -558,7 +558,8 @@ async def _previewed(
     if connection is None:
         return Previewed(problem="The connection of this rule was removed: there is nothing to scan.")
     try:
-        found = await preview(deps, connection, actions.terms_to_preview(values), rule.id if rule else None)
+        terms = actions.terms_to_preview(values, connection.kind)
+        found = await preview(deps, connection, terms, rule.id if rule else None)
     except Rejected as error:
         return Previewed(by_field=error.by_field)
     except ReclaimError as error:
