@@ -1090,7 +1090,8 @@ def assess(
     """
     used = before = joined = 0
     spared: list[Spared] = []
-    found: dict[SeatKey, Found] = {}
+    found: list[Found] = []
+    on_devices: dict[SeatKey, int] = {}
     for seat, said in zip(page, repeat(None) if told is None else told, strict=False):
         key = (seat.holder.id, seat.product)
         if key in held.flagged:
@@ -1110,26 +1111,30 @@ def assess(
         if finding is not None:
             spared.append(Spared(seat.holder, seat.department, seat.product, seat.product_name, finding))
             continue
-        if key in found:
-            if seat.device:
-                found[key] = _joined(found[key], seat, use)
+        if key in on_devices:
+            place = on_devices[key]
+            found[place] = _joined(found[place], seat, use)
             joined += 1
             continue
-        found[key] = Found(
-            seat=Seat(
-                connection_id=connection_id,
-                product=seat.product,
-                product_name=seat.product_name,
-                holder=seat.holder,
-                department=seat.department,
-                price=price_of(prices, seat.product, seat.product_name),
-                devices=(seat.device,) if seat.device else (),
-            ),
-            approver=approver_of(seat, terms.fallback),
-            findings=findings,
-            last_used_at=latest_of(last_use(seat, survey), use.last_used_at),
+        if seat.device:
+            on_devices[key] = len(found)
+        found.append(
+            Found(
+                seat=Seat(
+                    connection_id=connection_id,
+                    product=seat.product,
+                    product_name=seat.product_name,
+                    holder=seat.holder,
+                    department=seat.department,
+                    price=price_of(prices, seat.product, seat.product_name),
+                    devices=(seat.device,) if seat.device else (),
+                ),
+                approver=approver_of(seat, terms.fallback),
+                findings=findings,
+                last_used_at=latest_of(last_use(seat, survey), use.last_used_at),
+            )
         )
-    return Assessed(len(page), used, before, tuple(found.values()), tuple(spared), joined)
+    return Assessed(len(page), used, before, tuple(found), tuple(spared), joined)
 
 
 def _joined(found: Found, seat: SeatRecord, use: Usage) -> Found:

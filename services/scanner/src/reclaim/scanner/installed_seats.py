@@ -68,15 +68,10 @@ class InstalledSeats(Installed):
     async def licences(self) -> Sequence[Licence]:
         """Return for each product how often it is installed; how many were bought no feed tells."""
         async with self._database.reading() as db:
-            rows = await db.execute(
-                sa.select(INSTALLATIONS.c.product, INSTALLATIONS.c.holder_key, INSTALLATIONS.c.device)
-                .where(self._ours(db))
-                .distinct()
-                .subquery()
-                .select()
-                .with_only_columns(sa.column("product"), sa.func.count().label("used"))
-                .group_by(sa.column("product"))
-            )
+            place = (INSTALLATIONS.c.product, INSTALLATIONS.c.holder_key, INSTALLATIONS.c.device)
+            once = sa.select(*place).where(self._ours(db)).distinct().subquery()
+            counted = sa.select(once.c.product, sa.func.count().label("used")).group_by(once.c.product)
+            rows = await db.execute(counted)
             used: dict[str, int] = {row.product: row.used for row in rows}
             known = await catalog_store.catalog(db, used)
         return [Licence(product, _name(known, product), None, count) for product, count in sorted(used.items())]
