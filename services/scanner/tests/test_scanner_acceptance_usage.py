@@ -162,8 +162,14 @@ async def test_a_daylight_saving_month_loses_no_hour(one: Scanner) -> None:
 async def test_29_february_has_a_defined_cut_off(tmp_path: Path) -> None:
     now = datetime(2028, 2, 29, 12, tzinfo=UTC)
     clock = FixedClock(now)
-    month = {"period_start": datetime(2027, 2, 1, tzinfo=UTC), "period_end": datetime(2027, 3, 1, tzinfo=UTC)}
-    before = {"period_start": datetime(2027, 1, 1, tzinfo=UTC), "period_end": datetime(2027, 2, 1, tzinfo=UTC)}
+    month: dict[str, Any] = {
+        "period_start": datetime(2027, 2, 1, tzinfo=UTC),
+        "period_end": datetime(2027, 3, 1, tzinfo=UTC),
+    }
+    before: dict[str, Any] = {
+        "period_start": datetime(2027, 1, 1, tzinfo=UTC),
+        "period_end": datetime(2027, 2, 1, tzinfo=UTC),
+    }
     async with started(tmp_path, filled(clock, [seated(1), seated(2)]), clock) as scanner:
         await feed(scanner, used("u00001", 30, **month), used("u00002", 30, **before), used("boss", 30, **month))
         await feed(scanner, used("u00002", 1, **month))
@@ -478,10 +484,9 @@ async def test_a_source_that_is_stale_before_a_step_is_unknown(one: Scanner, clo
 async def test_what_the_system_says_right_before_a_step_counts(one: Scanner) -> None:
     await scanned(one, await ready(one, **BY_SOURCES))
     first, second = await one.said(UserFlagged)
-    read = {"asked_at": NOON, "read": True}
     await one.hear(
-        UsageQuestioned(case_id=first.case_id, last_used_at=NOON - HOUR, **read),
-        UsageQuestioned(case_id=second.case_id, last_used_at=NOON - 120 * DAY, **read),
+        UsageQuestioned(case_id=first.case_id, asked_at=NOON, last_used_at=NOON - HOUR, read=True),
+        UsageQuestioned(case_id=second.case_id, asked_at=NOON, last_used_at=NOON - 120 * DAY, read=True),
     )
     assert [answer.use for answer in await one.said(UsageJudged)] == ["used", "unused"]
 

@@ -649,7 +649,7 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
     given.problems.update(_schedule_problems(schedule, zone))
     applies_to = given.choice("applies_to", SOFTWARE, of="What the rule applies to", default=APPLIES_TO)
     condition = given.choice("condition", _CONDITIONS, of="When a seat is unused", default="last_used")
-    hours, unit, count = _hours(given) if condition == "hours" else (None, "days", None)
+    hours, unit, count = _window(given) if condition == "hours" else NO_WINDOW
     terms = Terms(
         name=name,
         products=tuple(sorted(products)),
@@ -739,8 +739,12 @@ def must_apply(terms: Terms, kind: str) -> None:
         )
 
 
-def _hours(given: _Input) -> tuple[Decimal | None, WindowUnit, int]:
-    """Return the minimum of hours and its window."""
+_Window = tuple[Decimal | None, WindowUnit, int | None]
+NO_WINDOW: Final[_Window] = (None, "days", None)
+
+
+def _window(given: _Input) -> _Window:
+    """Return the minimum of hours and the window that it is asked of."""
     unit = given.choice(
         "window_unit", _UNITS, of="What the window counts", why=" (months are complete calendar months)"
     )

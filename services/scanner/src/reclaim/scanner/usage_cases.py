@@ -237,7 +237,19 @@ async def _cases(db: AsyncConnection, *conditions: sa.ColumnElement[bool] | sa.T
             CANDIDATES.c.devices,
         ).where(*conditions)
     )
-    return [CaseSeat(*row[:-1], tuple(row.devices)) for row in rows]
+    return [
+        CaseSeat(
+            case_id=row.id,
+            rule_id=row.rule_id,
+            rule_version=row.rule_version,
+            connection_id=row.connection_id,
+            holder_id=row.holder_id,
+            holder_email=row.holder_email,
+            product=row.product,
+            devices=tuple(row.devices),
+        )
+        for row in rows
+    ]
 
 
 async def _known(
