@@ -738,7 +738,7 @@ def test_a_case_that_is_withdrawn_before_a_decision_closes_untouched(state: Stat
     assert (verdict.case.state, verdict.effect) == (ended, None)
     (closed,) = verdict.events
     assert isinstance(closed, CaseClosed)
-    assert (closed.outcome, closed.frozen) == ("skipped", None)
+    assert (closed.outcome, closed.frozen) == (ended.value, None)
     assert "parental leave" in closed.reason
     assert "maria.ops" in closed.reason
 

@@ -123,7 +123,7 @@ def demo(
 
 @connection_app.command("add")
 def connection_add(
-    kind: Annotated[str, typer.Argument(help="salesforce, scim or okta")],
+    kind: Annotated[str, typer.Argument(help="salesforce, scim, okta, or installed (what feeds report)")],
     name: Annotated[str, typer.Option()],
     instance_url: Annotated[str | None, typer.Option(help="https://yourcompany.my.salesforce.com")] = None,
     base_url: Annotated[str | None, typer.Option(help="scim: what /Users comes after")] = None,

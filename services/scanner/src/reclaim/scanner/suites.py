@@ -279,6 +279,7 @@ def united(cases: Sequence[Found], suite: Suite, price: Money | None) -> Found:
             product_name=suite.name,
             price=price,
             components=tuple(sorted(suite.components)),
+            devices=tuple(sorted({device for case in cases for device in case.seat.devices})),
         ),
         approver=newest.approver,
         findings=tuple(findings.values()),
