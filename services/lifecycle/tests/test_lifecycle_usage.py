@@ -23,7 +23,7 @@ from reclaim.lifecycle.actions import CHECK_HOLDS
 from reclaim.lifecycle.domain import Fulfilled, Retry, State
 from services.lifecycle.tests.test_lifecycle_service import DAY, World, decision, flagged, world
 
-TERMS = UsageTerms(words="been used for less than 20 hours in the last 1 complete months")
+TERMS = UsageTerms(words="been used for less than 20 hours in the last complete month")
 
 
 @pytest.fixture(name="database_url", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])

@@ -134,7 +134,7 @@ async def test_20_hours_against_20_are_kept_and_19_99_are_flagged(two: Scanner) 
     use = next(finding for finding in event.findings if finding.check == USAGE)
     assert use.evidence.startswith("19.99 hours of 20 from 2026-09-30 22:00 UTC to 2026-10-31 23:00 UTC")
     assert event.policy.usage is not None
-    assert event.policy.unused_for == "been used for less than 20 hours in the last 1 complete months"
+    assert event.policy.unused_for == "been used for less than 20 hours in the last complete month"
 
 
 async def test_use_at_23_30_local_on_the_windows_last_day_counts(one: Scanner) -> None:
@@ -421,7 +421,7 @@ async def test_the_condition_is_a_part_of_the_rule_everywhere(served: Served) ->
     client = await signed_in(served.host)
     page = (await client.get(f"/scanner/rules/{rule['id']}")).text
     assert 'id="condition-hours" name="condition" type="radio" value="hours" required checked' in page
-    assert "been used for less than 20 hours in the last 1 complete months" in page
+    assert "been used for less than 20 hours in the last complete month" in page
     changed = await served.api()("PATCH", f"/rules/{rule['id']}", json={"channels": ["mobile", "ui"]})
     assert changed["channels"] == ["ui", "mobile"]
     compared = (await client.get(f"/scanner/rules/{rule['id']}/diff")).text

@@ -26,7 +26,7 @@ async def test_a_rule_on_hours_is_made_by_a_form(admin: Browser) -> None:  # noq
     assert 'name="include_no_activity" type="checkbox" value="true" checked' in page
     for channel, checked in (("ui", " checked"), ("mobile", " checked"), ("api", ""), ("sso", "")):
         assert f'name="channels" type="checkbox" value="{channel}"{checked}>' in page
-    assert "been used for less than 20 hours in the last 1 complete months" in page
+    assert "been used for less than 20 hours in the last complete month" in page
 
 
 @pytest.mark.parametrize(

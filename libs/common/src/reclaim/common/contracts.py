@@ -153,6 +153,10 @@ class Policy(Value, frozen=True):
         return f"not been used for more than {self.inactive_days} days"
 
 
+USE: Final = "usage"
+"""The name of the finding that is no check: what sources of use say, in a case whose rule rests on them."""
+
+
 class CheckFinding(Value, frozen=True):
     """What one safety check found. `unknown` means its data could not be read; it never counts as a pass."""
 

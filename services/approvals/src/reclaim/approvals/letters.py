@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from reclaim.approvals.domain import Request, clean
+from reclaim.common.contracts import USE
 from reclaim.web.formatting import format_day, format_instant, format_money, words
 
 WHY_YOU: Final = "You get this mail because you are entered as the manager of the account's holder."
@@ -148,10 +149,13 @@ def facts(request: Request, *, price: bool = True) -> list[tuple[str, str]]:
     if request.seat.department:
         rows.append(("Department", clean(request.seat.department)))
     rows.append(("Product", clean(request.seat.product_name)))
+    if request.seat.devices:
+        rows.append(("Installed on", clean(", ".join(request.seat.devices))))
     if price:
         amount = request.price_per_year
         rows.append(("Price", f"{format_money(amount)} a year" if amount else "not in the price book"))
     rows.append(("Last used", last_use(request)))
+    rows.extend(("Use", clean(finding.evidence)) for finding in request.findings if finding.check == USE)
     return rows
 
 

@@ -333,7 +333,7 @@ Command = (
 # What comes out of a decision.
 
 
-ASKED: Final = "asked what sources of use say; goes on with the answer"
+ASKED: Final = "the scanner was asked whether the seat is used, and has not answered yet"
 """Why an effect rests whose check has to know whether the seat is used."""
 
 

@@ -21,6 +21,7 @@ from cronsim import CronSim, CronSimError
 from msgspec.structs import replace
 
 from reclaim.common.contracts import (
+    USE,
     AskFirst,
     CheaperLicence,
     CheckFinding,
@@ -59,7 +60,7 @@ INSTALLED: Final = "installed"
 FILTER: Final = "filter"
 """Under this name seats are counted that the rule's filter does not choose; it stands beside the checks'."""
 
-USAGE: Final = "usage"
+USAGE: Final = USE
 """Under this name stands what sources of use say of a seat, beside the checks; seats are counted of which they say
 nothing that could be relied on."""
 
@@ -400,7 +401,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> str:
         """The condition, after "It has", for people."""
         if self.condition == "hours" and self.minimum_hours is not None:
-            window = f"{self.window_count} {'complete ' if self.window_unit == 'months' else ''}{self.window_unit}"
+            window = f"{self.window_count} days"
+            if self.window_unit == "months":
+                window = "complete month" if self.window_count == 1 else f"{self.window_count} complete months"
             return f"been used for less than {self.minimum_hours.normalize():f} hours in the last {window}"
         return f"not been used for more than {self.inactive_days} days"
 

@@ -84,7 +84,7 @@ class Scan:
         """
         judge = Judge(self.terms, self.covered, self.connection_id, self.now, tells_use(survey), self.products)
         try:
-            async for page in folded(self._read(reader, database), self.covered.suites):
+            async for page in folded(self._remembered(reader.seats(self.products), database), self.covered.suites):
                 async with database.reading() as db:
                     held = await store.held(
                         db,
@@ -129,9 +129,11 @@ class Scan:
         check_population(self.terms, self.baseline, expected=self.tally.expected, seen=self.tally.seen)
         check_share(self.terms, flagged=self.tally.flagged, seen=self.tally.seen)
 
-    async def _read(self, reader: SeatReader, database: Database) -> AsyncIterator[Sequence[SeatRecord]]:
-        """Yield pages of seats as the org lists them; a scan remembers each before anybody judges it."""
-        async for page in reader.seats(self.products):
+    async def _remembered(
+        self, pages: AsyncIterator[Sequence[SeatRecord]], database: Database
+    ) -> AsyncIterator[Sequence[SeatRecord]]:
+        """Yield pages as the org lists them; a scan takes note of each before anybody judges it."""
+        async for page in pages:
             if self.run_id is not None:
                 known = [
                     known_seats.of_record(seat, price_of(self.prices, seat.product, seat.product_name)) for seat in page
