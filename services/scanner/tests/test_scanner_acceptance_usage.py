@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CaseWithdrawn, UsageJudged, UsageQuestioned, UserFlagged
 from reclaim.common.errors import Invalid
+from reclaim.common.telemetry import set_up_telemetry
 from reclaim.connectors.fake import FakeUser
 from reclaim.scanner import actions, catalog_actions, store
 from reclaim.scanner.domain import USAGE, Rejected, read_terms
@@ -313,6 +316,9 @@ async def _alerted(served: Served, run_id: str) -> None:
     assert "A source of use has fallen silent" in page.text
     assert "agent was last heard from" in page.text
     await client.aclose()
+    set_up_telemetry(served.host.settings, "scanner")
+    await served.scanner.job("usage-freshness")
+    assert re.search(r"^reclaim_usage_sources_stale(\{[^}]*\})? 1.0$", generate_latest().decode(), re.MULTILINE)
 
 
 async def test_anonymised_identities_are_unknown(one: Scanner) -> None:
