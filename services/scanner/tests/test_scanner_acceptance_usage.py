@@ -599,6 +599,13 @@ async def test_a_filter_on_devices_chooses_among_installations(one: Scanner) -> 
     assert event.seat.devices == ("PC-1",)
 
 
+async def test_of_somebody_known_from_a_feed_alone_no_reporting_line_is_known(one: Scanner) -> None:
+    await inventory(one, on("PC-1", "ACME\\stranger"))
+    await feed(one, visio("acme\\Stranger", 1, "PC-1"), report=complete(product="visio"))
+    run = await scanned(one, await installed_rule(one, filter="not reports_to(user, 'boss')"))
+    assert (run.flagged, run.left_alone) == (0, {"filter": 1})
+
+
 async def test_a_rule_applies_to_what_its_connection_has(one: Scanner) -> None:
     with pytest.raises(Invalid, match="subscription software") as caught:
         await ready(one, applies_to="installed", reclaim_by="task")

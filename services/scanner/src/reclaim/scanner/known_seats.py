@@ -193,6 +193,8 @@ async def remember(db: AsyncConnection, connection_id: str, seats: Sequence[Know
             "groups_known": False,
         }
         for seat in seats
+        # A feed of installations names people, and not who is above them.
+        if seat.kind == "subscription" or seat.manager_id is not None
     }
     await insert_many(
         db,
