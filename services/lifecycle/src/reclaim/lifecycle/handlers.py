@@ -13,6 +13,7 @@ from reclaim.common.contracts import (
     DecisionReceived,
     NoticeDelivered,
     NoticeFailed,
+    UsageJudged,
     UserFlagged,
 )
 from reclaim.common.db import Unit
@@ -20,7 +21,17 @@ from reclaim.common.envelope import Received
 from reclaim.common.inbox import Subscriptions
 from reclaim.lifecycle import brake_store, store
 from reclaim.lifecycle.audit import Entry, Personal, fresh_salts
-from reclaim.lifecycle.domain import Case, Decide, NoticeArrived, NoticeUndeliverable, SeatTaken, Withdraw, open_case
+from reclaim.lifecycle.domain import (
+    ASKED,
+    Case,
+    Decide,
+    NoticeArrived,
+    NoticeUndeliverable,
+    SeatTaken,
+    UseTold,
+    Withdraw,
+    open_case,
+)
 from reclaim.lifecycle.submit import Submission, record, submit
 
 
@@ -142,6 +153,25 @@ async def withdraw_cases(_deps: None, unit: Unit, events: Sequence[Received[Case
     )
 
 
+async def learn_use(_deps: None, unit: Unit, events: Sequence[Received[UsageJudged]]) -> None:
+    """Give the scanner's answers about use to the checks that asked for them."""
+    told = [received.data for received in events]
+    await submit(
+        unit,
+        [
+            Submission(
+                case_id=judged.case_id,
+                command=UseTold(judged.use, judged.reason, judged.asked_at),
+                channel="scanner",
+                evidence=judged.reason,
+            )
+            for judged in told
+        ],
+    )
+    await store.hurry_effects(unit.db, {judged.case_id for judged in told}, ASKED)
+    unit.wake("act")
+
+
 async def learn_connections(_deps: None, unit: Unit, events: Sequence[Received[ConnectionChanged]]) -> None:
     """Remember how to reach the connected systems."""
     await store.save_connections(unit.db, [received.data for received in events])
@@ -151,6 +181,7 @@ SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     ConnectionChanged: learn_connections,
     UserFlagged: open_cases,
     CaseWithdrawn: withdraw_cases,
+    UsageJudged: learn_use,
     NoticeDelivered: note_delivery,
     NoticeFailed: note_failure,
     DecisionReceived: take_decisions,

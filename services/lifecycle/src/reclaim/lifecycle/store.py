@@ -470,6 +470,12 @@ async def put_off_effects(db: AsyncConnection, later: Sequence[tuple[Claimed, in
         )
 
 
+async def hurry_effects(db: AsyncConnection, case_ids: Collection[str], reason: str) -> None:
+    """Let the effects of some cases be tried at once that rest for this reason."""
+    chosen = sa.text(f"case_id IN (SELECT value FROM {listed(db, 'ids')})").bindparams(ids=_ids(case_ids))
+    await db.execute(sa.update(EFFECT).where(chosen, EFFECT.c.reason == reason).values(due=wall_milliseconds()))
+
+
 async def effects_of(db: AsyncConnection, case_id: str) -> list[Mapping[str, Any]]:
     """Return what is still to be done for a case, with the reason of the last failed attempt."""
     rows = await db.execute(

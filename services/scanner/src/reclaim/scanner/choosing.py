@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from reclaim.common.contracts import Money
 from reclaim.connectors.ports import SeatRecord
 from reclaim.scanner import known_seats
-from reclaim.scanner.domain import APPLIES_TO, Chooses, Terms, price_of
+from reclaim.scanner.domain import Chooses, Terms, price_of
 from reclaim.scanner.filters import compile_memory, parse
 
 
@@ -29,7 +29,7 @@ async def chooser(
     """
     if not terms.filter:
         return None
-    tree = parse(terms.filter, APPLIES_TO)
+    tree = parse(terms.filter, terms.applies_to)
     answer = compile_memory(tree, now)
     known = None
     if known_seats.asks_about_holders(tree):
