@@ -57,7 +57,7 @@ def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = handle_one  # noqa: N815
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_one  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

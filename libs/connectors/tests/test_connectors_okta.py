@@ -232,3 +232,47 @@ async def test_a_log_holds_no_seats_and_says_where_they_are(world: SimulatedOkta
             await call
     with pytest.raises(NotOffered):
         [page async for page in reader.seats(["x"])]
+
+
+async def test_applications_are_listed_over_pages_without_those_that_are_off(world: SimulatedOkta) -> None:
+    for number in range(450):
+        world.tenant.add_app(
+            f"0oa{number:017d}", f"App {number:03}", status="INACTIVE" if number % 10 == 0 else "ACTIVE"
+        )
+    found = await world.reader.applications()
+    assert len(found) == 405
+    assert [each.name for each in found[:2]] == ["App 001", "App 002"]
+    asked = questions(world.sandbox)
+    assert [(each["limit"], each["filter"]) for each in asked] == [(["200"], ['status eq "ACTIVE"'])] * 3
+
+
+async def test_a_connection_that_is_bounded_offers_only_its_applications(sandbox: Sandbox) -> None:
+    world = SimulatedOkta(sandbox, applications=WIKI)
+    world.tenant.add_app(WIKI, "Wiki")
+    world.tenant.add_app(MAIL, "Mail")
+    assert [each.name for each in await world.reader.applications()] == ["Wiki"]
+    await world.reader.close()
+
+
+async def test_a_service_app_that_may_only_read_the_log_still_reads_it(sandbox: Sandbox) -> None:
+    world = SimulatedOkta(sandbox)
+    world.tenant.clients["0oaservice"] = PUBLIC
+    world.tenant.scopes = {"okta.logs.read"}
+    world.sign_in("ada@acme.example", WIKI, at=NOW - DAY)
+    reader = opened(sandbox, {"private_key": PRIVATE}, client_id="0oaservice")
+    assert len(await records(reader)) == 1
+    with pytest.raises(SignInRefused):
+        await reader.applications()
+    world.tenant.scopes.add("okta.apps.read")
+    assert [each.id for each in await reader.applications()] == [WIKI]
+    await reader.close()
+    await world.reader.close()
+
+
+async def test_more_applications_than_an_address_holds_are_sorted_out_here(world: SimulatedOkta) -> None:
+    apps = [f"0oa{number:017d}" for number in range(60)]
+    for app in (*apps, WIKI):
+        world.sign_in("ada@acme.example", app, at=NOW - DAY)
+    found = [record async for page in world.reader.usage(SINCE, only=apps) for record in page.records]
+    assert sorted(each.product for each in found) == apps
+    assert questions(world.sandbox)[0]["filter"] == ['eventType eq "user.authentication.sso"']

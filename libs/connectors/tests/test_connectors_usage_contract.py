@@ -117,3 +117,20 @@ async def test_a_source_that_does_not_answer_is_an_error_and_never_silence(world
 async def test_a_source_of_usage_has_nothing_to_change_with(world: LogWorld) -> None:
     for verb in ("freeze", "unfreeze", "deactivate", "reactivate", "hand_over", "update", "write"):
         assert not hasattr(world.reader, verb)
+
+
+async def test_what_it_tells_the_use_of_is_listed_and_can_be_chosen_among(world: LogWorld) -> None:
+    world.sign_in(ADA, WIKI, at=NOW - DAY)
+    world.sign_in(ADA, MAIL, at=NOW - DAY)
+    assert [each.id for each in await world.reader.applications()] == [MAIL, WIKI]
+    found = [record async for page in world.reader.usage(SINCE, only=[WIKI]) for record in page.records]
+    assert [each.product for each in found] == [WIKI]
+
+
+async def test_each_page_says_which_day_it_is_about(world: LogWorld) -> None:
+    world.sign_in(ADA, WIKI, at=NOW - 2 * DAY, ok=False)
+    world.sign_in(ADA, WIKI, at=NOW - DAY)
+    assert [page.day for page in await read(world)] == [
+        datetime(2026, 11, 19, tzinfo=NOW.tzinfo),
+        datetime(2026, 11, 20, tzinfo=NOW.tzinfo),
+    ]

@@ -121,6 +121,18 @@ class Client:
         except httpx.HTTPError as error:
             raise Unreachable(f"{self.url} does not answer, or stopped half-way ({type(error).__name__}).") from error
 
+    def send(self, path: str, pieces: Iterator[bytes], media_type: str, *, size: int, **params: Any) -> Any:
+        """POST what may be of any size, piece by piece; it is never held together, and never sent a second time."""
+        headers = {"Content-Type": media_type, "Content-Length": str(size)}
+        query = {name: value for name, value in params.items() if value not in (None, "")}
+        try:
+            answer = self._http.post(path, content=pieces, params=query, headers=headers)
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{self.url} does not answer, or stopped half-way ({type(error).__name__}).") from error
+        if answer.is_error:
+            raise ApiError(answer.status_code, _detail(answer))
+        return answer.json()
+
     def upload(self, path: str, data: bytes, media_type: str, **params: Any) -> Any:
         """POST a file, or a part of one."""
         return self.call("POST", path, content=data, media_type=media_type, params=params)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from reclaim.cli import products, rules, seats, setup, waiting
+from reclaim.cli import products, rules, seats, setup, usage, waiting
 from reclaim.cli.client import ApiError, Client, Unreachable
 from reclaim.cli.kill import kill_app
 from reclaim.cli.options import DEFAULT_URL, REFUSED, OutputOption, UrlOption
@@ -60,6 +60,7 @@ for name, group in (
 seats.add_to(app, case_app)
 rules.add_to(app, rule_app)
 products.add_to(app, rule_app)
+usage.add_to(app, connection_app)
 
 
 class TokenRole(StrEnum):

@@ -8,7 +8,7 @@ the Salesforce connector.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from reclaim.connectors.identities import is_anonymous
 from reclaim.connectors.ports import (
     FROZEN_BY_ANOTHER,
     ActionResult,
+    Application,
     ConnectionProfile,
     Coverage,
     Done,
@@ -186,13 +187,23 @@ class FakeLog:
         now = self.clock.now()
         return Coverage(max(since, now - self.kept), now - self.late, "The log forgets, and takes events late.")
 
-    async def usage(self, since: datetime) -> AsyncIterator[UsagePage]:
+    async def applications(self) -> Sequence[Application]:
+        """Return everything that somebody signed in to."""
+        if self.down is not None:
+            raise self.down
+        return [Application(each, each) for each in sorted({each.product for each in self.sign_ins})]
+
+    async def usage(self, since: datetime, *, only: Collection[str] = ()) -> AsyncIterator[UsagePage]:
         """Yield a page a day that saw an attempt, in order."""
         if self.down is not None:
             raise self.down
         now = self.clock.now()
         oldest = max(since, now - self.kept).date()
-        shown = [each for each in self.sign_ins if each.arrives_at <= now and oldest <= each.at.date()]
+        shown = [
+            each
+            for each in self.sign_ins
+            if each.arrives_at <= now and oldest <= each.at.date() and (not only or each.product in only)
+        ]
         for day in sorted({each.at.date() for each in shown}):
             yield self._page(datetime.combine(day, time(), UTC), [each for each in shown if each.at.date() == day])
 
@@ -217,7 +228,7 @@ class FakeLog:
             for (user, product), instants in named.items()
         ]
         hidden = Counter(each.product for each in used if is_anonymous(each.user))
-        return UsagePage(records, failed=len(attempts) - len(used), unattributed=dict(hidden))
+        return UsagePage(start, records, failed=len(attempts) - len(used), unattributed=dict(hidden))
 
     async def close(self) -> None:
         """There is nothing to give back."""

@@ -8,7 +8,7 @@ A reading that failed is `Unknown`, never an empty answer: an empty answer would
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Generic, Literal, Protocol, TypeVar
@@ -350,15 +350,25 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class UsagePage:
-    """A part of what a source tells.
+    """A part of what a source tells: of the day (UTC) that begins at `day`.
 
     `failed` counts attempts that did not come to a use. `unattributed` counts, by product, uses of somebody whom the
     source does not name, or names by a pseudonym: as long as there are any, nobody's absence is proven there.
     """
 
+    day: datetime
     records: Sequence[UsageRecord]
     failed: int = 0
     unattributed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """Something that people sign in to through a source; `id` is the product that its records name."""
+
+    id: str
+    name: str
+    active: bool = True
 
 
 class UsageReader(Protocol):
@@ -372,8 +382,19 @@ class UsageReader(Protocol):
         """Return for which part of the time from `since` until now this source can vouch. Calls nobody."""
         ...
 
-    def usage(self, since: datetime) -> AsyncIterator[UsagePage]:
+    async def applications(self) -> Sequence[Application]:
+        """Return what the source can tell the use of, by name.
+
+        Raises:
+            Transient: the system did not answer.
+            Permanent: the credentials or permissions do not allow it.
+        """
+        ...
+
+    def usage(self, since: datetime, *, only: Collection[str] = ()) -> AsyncIterator[UsagePage]:
         """Yield what is known of use from `since` until now, in whole days of UTC; memory stays that of a day.
+
+        `only` are ids of applications; none: of all that the source tells about.
 
         Reading again from an earlier instant gives the same records again, and what arrived late with them.
 

@@ -130,6 +130,11 @@ def capabilities(kind: str, settings: Mapping[str, str]) -> frozenset[Capability
     return known.capabilities | {added for name, added in known.stated.items() if is_true(settings, name)}
 
 
+def has_log(kind: str) -> bool:
+    """Tell whether a kind of connection has a log of use apart from its seats, which `usage_reader` opens."""
+    return _kind(kind).usage is not None
+
+
 def must_hold_seats(kind: str, settings: Mapping[str, str]) -> None:
     """Refuse to make a rule for a connection that holds no seats; NotOffered, saying what to do instead."""
     if "seats" not in capabilities(kind, settings):

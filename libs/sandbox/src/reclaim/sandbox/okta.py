@@ -31,11 +31,14 @@ API_TOKEN: Final = "sandbox-okta-token"  # noqa: S105 - the token of a tenant th
 """The tenant's default API token. A constant, for the simulated tenant alone: it opens nothing else."""
 
 SCOPE: Final = "okta.logs.read"
+APPS_SCOPE: Final = "okta.apps.read"
 RETENTION: Final = timedelta(days=90)
 OLDEST_QUESTION: Final = timedelta(days=180)
 TOKEN_LASTS: Final = timedelta(hours=1)
 MOST_EVENTS: Final = 1_000
 DEFAULT_EVENTS: Final = 100
+MOST_APPS: Final = 200
+DEFAULT_APPS: Final = 20
 
 _ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _WORD: Final = re.compile(r'\s*(?:(\()|(\))|(and|or)\b|([A-Za-z.]+)\s+(\w+)\s+"((?:[^"\\]|\\.)*)")', re.IGNORECASE)
@@ -71,15 +74,22 @@ class Logged:
 class Tenant:
     """The tenant's log, and who may read it. `clients` are service apps with a public key (PEM), by client id.
 
-    `window` are how many calls may be made within `window_seconds` of the machine's own time.
+    `apps` are the application instances by id: what they are called, and their status. `scopes` are what service apps
+    were granted. `window` are how many calls may be made within `window_seconds` of the machine's own time.
     """
 
     clock: Clock
     events: list[Logged] = field(default_factory=list)
     api_tokens: set[str] = field(default_factory=lambda: {API_TOKEN})
     clients: dict[str, str] = field(default_factory=dict)
+    apps: dict[str, tuple[str, str]] = field(default_factory=dict)
+    scopes: set[str] = field(default_factory=lambda: {SCOPE, APPS_SCOPE})
     window: int = 120
     window_seconds: int = 60
+
+    def add_app(self, app_id: str, label: str, *, status: str = "ACTIVE") -> None:
+        """Add an application instance."""
+        self.apps[app_id] = (label, status)
 
     def sign_in(
         self,
@@ -94,7 +104,7 @@ class Tenant:
         late: timedelta = timedelta(0),
         event_type: str = "user.authentication.sso",
     ) -> Event:
-        """Let somebody sign in to an application; return the event.
+        """Let somebody sign in to an application, which is there from then on; return the event.
 
         Args:
             user: the sign-in name in the tenant.
@@ -108,6 +118,7 @@ class Tenant:
             event_type: another event than a sign-in.
         """
         at = at or self.clock.now()
+        self.apps.setdefault(app_id, (app_name or app_id, "ACTIVE"))
         target: list[dict[str, Any]] = [_target("AppInstance", app_id, app_name or app_id, app_name or app_id)]
         if account is not None:
             target.append(_target("AppUser", f"0ua{secrets.token_hex(8)}", account, account))
@@ -136,6 +147,7 @@ class Okta:
         self.attach(Tenant(clock))
         self.router = APIRouter()
         self.router.add_api_route("/api/v1/logs", self.logs, methods=["GET"], include_in_schema=False)
+        self.router.add_api_route("/api/v1/apps", self.apps, methods=["GET"], include_in_schema=False)
         self.router.add_api_route("/oauth2/v1/token", self.token, methods=["POST"], include_in_schema=False)
 
     def attach(self, tenant: Tenant) -> None:
@@ -143,7 +155,7 @@ class Okta:
         self.tenant = tenant
         self.requests: deque[tuple[str, int]] = deque(maxlen=10_000)
         """Query and status of each question, oldest first."""
-        self._tokens: dict[str, datetime] = {}
+        self._tokens: dict[str, tuple[str, datetime]] = {}
         self._assertions: set[str] = set()
         self._window: tuple[int, int] = (0, 0)
 
@@ -158,6 +170,15 @@ class Okta:
 
     async def logs(self, request: Request) -> Response:
         """Answer `GET /api/v1/logs`."""
+        return await self._answered(request, SCOPE, self._events)
+
+    async def apps(self, request: Request) -> Response:
+        """Answer `GET /api/v1/apps`."""
+        return await self._answered(request, APPS_SCOPE, self._applications)
+
+    async def _answered(
+        self, request: Request, scope: str, answer_to: Callable[[Request], tuple[list[dict[str, Any]], list[str]]]
+    ) -> Response:
         fault = self.faults.take("GET", request.url.path, frozenset())
         if fault is not None and fault.kind == "connection_lost":
             return await drop(request, fault)
@@ -165,14 +186,14 @@ class Okta:
         try:
             if fault is not None:
                 raise _struck(fault)
-            self._authorise(request)
-            events, link = self._answer(request, left)
+            self._admit(request, scope, left)
+            found, link = answer_to(request)
         except OktaError as error:
             self.requests.append((request.url.query, error.status))
             extra = {"Retry-After": str(fault.params["retry_after"])} if fault and "retry_after" in fault.params else {}
             return JSONResponse(error.body, error.status, {**headers, **extra})
         self.requests.append((request.url.query, 200))
-        answer = JSONResponse(events, 200, headers)
+        answer = JSONResponse(found, 200, headers)
         for each in link:
             answer.headers.append("Link", each)
         return answer
@@ -187,13 +208,14 @@ class Okta:
         base = f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}"
         if not self._knows(form.get("client_assertion", ""), f"{base}/oauth2/v1/token"):
             return _oauth_error("invalid_client", "The client_assertion token is invalid.", status=401)
-        if form.get("scope") != SCOPE:
+        scope = form.get("scope", "")
+        if scope not in self.tenant.scopes:
             return _oauth_error("invalid_scope", "One or more scopes are not configured for the service app.")
         token = secrets.token_urlsafe(24)
-        self._tokens[token] = self.tenant.clock.now() + TOKEN_LASTS
+        self._tokens[token] = (scope, self.tenant.clock.now() + TOKEN_LASTS)
         lasts = int(TOKEN_LASTS.total_seconds())
         return JSONResponse(
-            {"access_token": token, "token_type": "Bearer", "expires_in": lasts, "scope": SCOPE},
+            {"access_token": token, "token_type": "Bearer", "expires_in": lasts, "scope": scope},
             headers={"Cache-Control": "no-store"},
         )
 
@@ -222,13 +244,20 @@ class Okta:
         self._assertions.add(claims["jti"])
         return True
 
-    def _authorise(self, request: Request) -> None:
+    def _admit(self, request: Request, scope: str, left: int) -> None:
+        self._authorise(request, scope)
+        if left < 0:
+            raise OktaError(429, "E0000047", "API call exceeded rate limit due to too many requests.")
+
+    def _authorise(self, request: Request, scope: str) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme == "SSWS" and any(hmac.compare_digest(token, each) for each in self.tenant.api_tokens):
             return
-        ends = self._tokens.get(token) if scheme == "Bearer" else None
+        given, ends = self._tokens.get(token, ("", None)) if scheme == "Bearer" else ("", None)
         if ends is None or ends <= self.tenant.clock.now():
             raise OktaError(401, "E0000011", "Invalid token provided")
+        if given != scope:
+            raise OktaError(403, "E0000006", "You do not have permission to perform the requested action")
 
     def _count(self) -> tuple[dict[str, str], int]:
         """Count one call; return the headers that tell of it, and how many are left (below 0: one too many)."""
@@ -244,9 +273,29 @@ class Okta:
         }
         return headers, left
 
-    def _answer(self, request: Request, left: int) -> tuple[list[Event], list[str]]:
-        if left < 0:
-            raise OktaError(429, "E0000047", "API call exceeded rate limit due to too many requests.")
+    def _applications(self, request: Request) -> tuple[list[dict[str, Any]], list[str]]:
+        params = dict(request.query_params)
+        if unknown := set(params) - {"after", "filter", "limit"}:
+            raise OktaError(400, "E0000053", f"field is not valid: {min(unknown)}")
+        limit = params.get("limit", str(DEFAULT_APPS))
+        if not limit.isdecimal() or not 1 <= int(limit) <= MOST_APPS:
+            raise OktaError(400, "E0000001", "Api validation failed: 'limit': must be between 1 and 200.")
+        if params.get("filter", 'status eq "ACTIVE"') != 'status eq "ACTIVE"':
+            raise OktaError(400, "E0000031", "Invalid search criteria.")
+        after = params.get("after", "")
+        shown = [
+            {"id": app_id, "name": label.lower().replace(" ", "_"), "label": label, "status": status}
+            for app_id, (label, status) in sorted(self.tenant.apps.items())
+            if app_id > after and ("filter" not in params or status == "ACTIVE")
+        ]
+        page = shown[: int(limit)]
+        here = f"{request.url.scheme}://{request.url.netloc}{request.url.path}"
+        links = [f'<{here}?{request.url.query}>; rel="self"']
+        if len(shown) > len(page):
+            links.append(f'<{here}?{urlencode({**params, "after": page[-1]["id"]})}>; rel="next"')
+        return page, links
+
+    def _events(self, request: Request) -> tuple[list[Event], list[str]]:
         params = dict(request.query_params)
         if unknown := set(params) - {"since", "until", "after", "filter", "limit", "sortOrder"}:
             raise OktaError(400, "E0000053", f"field is not valid: {min(unknown)}")

@@ -38,6 +38,7 @@ def install(
     operators: Mapping[str, OperatorRecord],
     public_url: str,
     navigation: Sequence[NavItem] = (),
+    uploads: Mapping[str, int] | None = None,
     clock: Clock | None = None,
     sign_in_clock: Clock | None = None,
     exempt_routes: Collection[str] = HOST_ROUTES,
@@ -45,6 +46,7 @@ def install(
     """Give the application assets, sign-in, security headers and error answers; `app.state.web` holds the settings.
 
     `secret_keys`: the first signs, all verify. `public_url`: where browsers reach it; https makes cookies secure.
+    `uploads` are the paths that take files, with the bytes that each takes at most.
     `clock` is what pages call now; `sign_in_clock` is what sessions and tokens live by. Both are the machine's
     unless given. Call it once, before the application serves, and after any middleware that should lie inside.
 
@@ -78,7 +80,7 @@ def install(
     add_routes(app, sign_in_routes(pages))
     # The one added last is outermost: the headers also go on what the others answer.
     app.add_middleware(DeclaredRoutesOnly, of=app, exempt=exempt_routes)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, uploads=uploads)
     app.add_middleware(UnexpectedErrors, problems=problems)
     app.add_middleware(SecurityHeaders, web=web)
 

@@ -33,6 +33,8 @@ NAVIGATION: Final = (
     NavItem("Products", "/scanner/products", 35),
     NavItem("Scans", "/scanner/scans", 40),
     NavItem("Connections", "/scanner/connections", 50),
+    NavItem("Usage sources", "/scanner/sources", 52),
+    NavItem("Imports", "/scanner/imports", 54),
     NavItem("Requests", "/approvals/", 60),
     NavItem("Service desk", "/itsm-gateway/", 70),
     NavItem("Savings", "/savings/", 80),
@@ -40,6 +42,9 @@ NAVIGATION: Final = (
     NavItem("Messages", "/lifecycle/parked", 95),
 )
 """The console is one, whichever process serves a page: every page links to those of all services."""
+
+UPLOADS: Final = {"/scanner/api/usage/imports": 512 * 1024 * 1024, "/scanner/imports": 128 * 1024 * 1024}
+"""What takes files, and of how many bytes. A form is kept in a temporary file until all of it has come."""
 
 
 def plug_in(app: FastAPI, host: Host) -> None:
@@ -52,6 +57,7 @@ def plug_in(app: FastAPI, host: Host) -> None:
         operators=operators(settings),
         public_url=settings.public_url,
         navigation=(*NAVIGATION, *extra),
+        uploads=UPLOADS,
         clock=host.clock,
     )
     for running in host.running:

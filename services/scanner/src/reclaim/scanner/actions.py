@@ -19,7 +19,7 @@ from reclaim.common.errors import Conflict, Invalid, Permanent, ReclaimError
 from reclaim.common.ids import new_id
 from reclaim.connectors.ports import ConnectionProfile, Licence, TestResult
 from reclaim.connectors.registry import must_be_able, must_hold_seats, validate_profile
-from reclaim.scanner import catalog_actions, catalog_store, exclusion_store, store
+from reclaim.scanner import catalog_actions, catalog_store, exclusion_store, profile_store, profiles, store
 from reclaim.scanner.domain import (
     APPLIES_TO,
     INSTALLED,
@@ -97,6 +97,7 @@ async def add_connection(
         )
         await store.set_prices(unit.db, added.id, kind_of(kind).prices if prices is None else prices)
         await _keep_results(unit, added.id, results)
+        await profiles.begin(unit, added, by=profiles.MAKER)
         _announce(unit, added)
         return await store.connection(unit.db, added.id)
 
@@ -174,11 +175,13 @@ async def remove_connection(deps: Deps, connection_id: str, *, by: str = "an ope
     What is frozen there cannot be restored without the connection: the lifecycle calls a person to such a case.
     """
     async with deps.database.unit() as unit:
-        connection = await store.lock_connection(unit.db, connection_id)
+        await profile_store.lock_around(unit.db, connection_id)
+        connection = await store.connection(unit.db, connection_id)
         why = f"the connection {connection.name} was removed"
+        await profiles.end_all(unit, connection, why=why, by=by)
         cases = await exclusion_store.open_seats(unit.db, connection_id=connection_id)
         withdraw(unit, [(case_id, why) for case_id, _seat in cases], kind="profile_removed", actor=by)
-        await store.remove_connection(unit.db, connection_id, unit.now)
+        await store.remove_connection(unit.db, connection_id, unit.now, by=by, why=why)
         unit.emit(
             ConnectionChanged(
                 connection_id=connection.id,

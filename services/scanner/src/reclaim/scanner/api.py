@@ -190,6 +190,7 @@ class RuleOut(_Out):
     status: str
     moved_by: str | None = Field(description="Who gave the rule its status")
     moved_at: datetime | None
+    moved_why: str | None = Field(description="What befell the rule, such as the removal of its connection")
     version: int
     author: str
     created_at: datetime

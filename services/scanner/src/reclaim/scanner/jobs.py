@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import aclosing
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -24,7 +24,16 @@ from reclaim.common.errors import Permanent, Transient
 from reclaim.common.ids import new_id
 from reclaim.common.service import Job
 from reclaim.common.timing import backoff
-from reclaim.scanner import catalog_jobs, catalog_store, exclusion_store, store, usage_cases
+from reclaim.scanner import (
+    catalog_jobs,
+    catalog_store,
+    exclusion_store,
+    import_jobs,
+    leases,
+    store,
+    sync_jobs,
+    usage_cases,
+)
 from reclaim.scanner.domain import Found, Stopped, Tally, last_due
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Scan
@@ -49,6 +58,8 @@ def jobs(deps: Deps) -> tuple[Job, ...]:
         Job("schedule", partial(schedule, deps), every=5.0),
         *catalog_jobs.jobs(deps),
         *usage_cases.jobs(deps),
+        *sync_jobs.jobs(deps),
+        *import_jobs.jobs(deps),
     )
 
 
@@ -84,8 +95,13 @@ async def scan(deps: Deps) -> bool:
         claim = await store.claim_run(unit.db, lease_seconds=deps.settings.lease_seconds, now=unit.now)
     if claim is None:
         return False
+
+    async def prolong() -> None:
+        async with deps.database.unit() as unit:
+            await store.update_run(unit.db, claim, store.lease_until(deps.settings.lease_seconds))
+
     try:
-        async with _lease_kept(deps, claim):
+        async with leases.kept(prolong, seconds=deps.settings.lease_seconds, what=f"scan {claim.run_id}"):
             await _attempt(deps, claim)
     except LeaseLost:
         log.warning("scan %s was taken over by another process", claim.run_id)
@@ -97,30 +113,6 @@ async def scan(deps: Deps) -> bool:
             raise
         await _give_up(deps, claim, error)
     return True
-
-
-@asynccontextmanager
-async def _lease_kept(deps: Deps, claim: Claim) -> AsyncIterator[None]:
-    """Prolong the lease for as long as the block lasts, however long a single answer of the org takes."""
-
-    async def beat() -> None:
-        while True:
-            await asyncio.sleep(deps.settings.lease_seconds / 3)
-            try:
-                async with deps.database.unit() as unit:
-                    await store.update_run(unit.db, claim, store.lease_until(deps.settings.lease_seconds))
-            except LeaseLost:
-                return
-            except Exception as error:
-                # The database is away: the lease may run out, and then the next write of the scan finds that.
-                log.warning("the lease of scan %s was not prolonged: %s", claim.run_id, error)
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
 
 
 async def _attempt(deps: Deps, claim: Claim) -> None:

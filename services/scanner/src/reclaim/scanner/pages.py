@@ -17,8 +17,8 @@ from reclaim.common.errors import Invalid, NotFound, ReclaimError
 from reclaim.common.routing import Router
 from reclaim.connectors.checks import CHECKS
 from reclaim.connectors.ports import Licence, TestResult
-from reclaim.connectors.registry import capabilities
-from reclaim.scanner import actions, seat_pages, store
+from reclaim.connectors.registry import capabilities, has_log
+from reclaim.scanner import actions, profile_store, profiles, seat_pages, store, sync_store
 from reclaim.scanner.domain import FILTER, KINDS, USAGE, Rejected, kind_of, price_of, read_price
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Preview, preview
@@ -211,7 +211,9 @@ def _connection_pages(deps: Deps, pages: Pages) -> Router:
         async with deps.database.reading() as db:
             connection = await store.connection(db, connection_id)
             prices = await store.prices(db, connection_id)
-            rules = [rule for rule in await store.rules(db) if rule.connection_id == connection_id]
+            everywhere = {rule.id: rule for rule in await store.rules(db)}
+            syncs = await sync_store.syncs(db, connection_id)
+            there = await profile_store.profiles(db, connection_id)
         able = capabilities(connection.kind, connection.settings)
         licences, unread = await _licences(deps, connection_id) if "seats" in able else ([], None)
         stored = {f"{SETTING}{name}": value for name, value in connection.settings.items()}
@@ -223,7 +225,12 @@ def _connection_pages(deps: Deps, pages: Pages) -> Router:
             kind=KINDS[connection.kind],
             address_of=_address,
             able=sorted(able),
-            rules=rules,
+            rules=[rule for rule in everywhere.values() if rule.connection_id == connection_id],
+            rule_names=everywhere,
+            syncs=syncs,
+            profiles=there,
+            has_log=has_log(connection.kind),
+            offers=has_log(connection.kind) or profiles.is_direct(connection),
             price_rows=_price_rows(licences, prices),
             unread=unread,
             values=values or {"name": connection.name, **stored},
@@ -273,6 +280,11 @@ def _connection_pages(deps: Deps, pages: Pages) -> Router:
     @router.post("/{connection_id}/test")
     async def test(connection_id: str, _operator: Editor) -> Response:
         await actions.test_connection(deps, connection_id)
+        return _go(f"/scanner/connections/{connection_id}")
+
+    @router.post("/{connection_id}/sync")
+    async def sync(connection_id: str, operator: Editor) -> Response:
+        await profiles.sync_now(deps, connection_id, by=operator.name)
         return _go(f"/scanner/connections/{connection_id}")
 
     @router.post("/{connection_id}/remove")

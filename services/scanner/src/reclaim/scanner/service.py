@@ -9,7 +9,19 @@ from reclaim.common.routing import Router
 from reclaim.common.service import Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
-from reclaim.scanner import api, catalog_api, catalog_pages, filters_api, filters_pages, pages, usage_api
+from reclaim.scanner import (
+    api,
+    catalog_api,
+    catalog_pages,
+    filters_api,
+    filters_pages,
+    imports_api,
+    imports_pages,
+    pages,
+    profiles_api,
+    sources_pages,
+    usage_api,
+)
 from reclaim.scanner.catalog import no_filters
 from reclaim.scanner.handlers import SUBSCRIPTIONS
 from reclaim.scanner.jobs import jobs
@@ -34,6 +46,10 @@ def build(
     router.include_router(pages.routes(deps))
     router.include_router(filters_api.routes(deps))
     router.include_router(filters_pages.routes(deps))
+    router.include_router(imports_api.routes(deps))
+    router.include_router(imports_pages.routes(deps))
+    router.include_router(profiles_api.routes(deps))
+    router.include_router(sources_pages.routes(deps))
     router.include_router(usage_api.routes(deps))
     router.include_router(catalog_api.routes(deps, check_filter=no_filters))
     router.include_router(catalog_pages.routes(deps, check_filter=no_filters))

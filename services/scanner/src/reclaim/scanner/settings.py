@@ -11,7 +11,8 @@ class ScannerSettings(BaseSettings):
 
     A scan whose process died is taken over `lease_seconds` later. A scan that meets an outage waits
     `first_wait_seconds`, doubling up to `longest_wait_seconds`, and gives up after `most_attempts` (a day, as it
-    stands: the daily call limit of an org renews itself within that).
+    stands: the daily call limit of an org renews itself within that). A sign-in log is read every `sync_seconds`, and
+    the products of a connection every `licences_seconds`. A file of usage may have `import_most_bytes`.
     """
 
     model_config = SettingsConfigDict(env_prefix="RECLAIM_SCANNER_", env_file=".env", extra="ignore")
@@ -21,3 +22,6 @@ class ScannerSettings(BaseSettings):
     longest_wait_seconds: float = Field(default=900, gt=0)
     most_attempts: int = Field(default=110, gt=0)
     preview_seconds: float = Field(default=60, gt=0)
+    sync_seconds: float = Field(default=3_600, gt=0)
+    licences_seconds: float = Field(default=86_400, gt=0)
+    import_most_bytes: int = Field(default=512 * 1024 * 1024, gt=0)

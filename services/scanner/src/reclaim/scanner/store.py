@@ -72,6 +72,8 @@ RULES = sa.Table(
     sa.Column("scheduled_until", UtcDateTime),
     sa.Column("moved_by", sa.Text),
     sa.Column("moved_at", UtcDateTime),
+    # Why the rule has its status, where it was not a person who chose it.
+    sa.Column("moved_why", sa.Text),
 )
 
 RULE_VERSIONS = sa.Table(
@@ -293,17 +295,18 @@ async def change_connection(
     return await connection(db, connection_id)
 
 
-async def remove_connection(db: AsyncConnection, connection_id: str, now: datetime) -> None:
+async def remove_connection(db: AsyncConnection, connection_id: str, now: datetime, *, by: str, why: str) -> None:
     """Forget a connection's credentials and pause its rules; what it was called stays for the records."""
     await db.execute(
         sa.update(CONNECTIONS)
         .where(CONNECTIONS.c.id == connection_id)
         .values(removed_at=now, credentials="", version=CONNECTIONS.c.version + 1)
     )
+    was_active = RULES.c.status == "active"
     await db.execute(
         sa.update(RULES)
-        .where(RULES.c.connection_id == connection_id, RULES.c.status == "active")
-        .values(status="paused")
+        .where(RULES.c.connection_id == connection_id)
+        .values(status=sa.case((was_active, "paused"), else_=RULES.c.status), moved_by=by, moved_at=now, moved_why=why)
     )
 
 
@@ -341,6 +344,7 @@ class Rule:
     """A rule with its current version. `connection_name` is that of a removed connection, too.
 
     `moved_by` gave it its present status; None for one that has had no other, or whose move was not recorded yet.
+    `moved_why` says what befell it, where that was not a person's choice about the rule itself.
     """
 
     id: str
@@ -355,6 +359,7 @@ class Rule:
     scheduled_until: datetime | None
     moved_by: str | None
     moved_at: datetime | None
+    moved_why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +399,7 @@ def _rule(row: Any) -> Rule:
         scheduled_until=row.scheduled_until,
         moved_by=row.moved_by,
         moved_at=row.moved_at,
+        moved_why=row.moved_why,
     )
 
 
@@ -492,9 +498,11 @@ async def _add_version(
     )
 
 
-async def set_status(db: AsyncConnection, rule_id: str, status: str, now: datetime, *, by: str | None) -> Rule:
+async def set_status(
+    db: AsyncConnection, rule_id: str, status: str, now: datetime, *, by: str | None, why: str | None = None
+) -> Rule:
     """Change a locked rule's status; an active rule's schedule counts from now."""
-    values: dict[str, Any] = {"status": status, "moved_by": by, "moved_at": now}
+    values: dict[str, Any] = {"status": status, "moved_by": by, "moved_at": now, "moved_why": why}
     if status == "active":
         values["scheduled_until"] = now
     await db.execute(sa.update(RULES).where(RULES.c.id == rule_id).values(values))

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from reclaim.common.errors import Invalid
 from reclaim.common.routing import Router
-from reclaim.scanner import usage_store
+from reclaim.scanner import import_store, usage_store
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.usage import LATE, MOST_LATE, MOST_SILENCE, SILENCE, Channel, Report, UsageRecord, Window
 from reclaim.web.auth import require
@@ -67,6 +67,7 @@ class TakenOut(BaseModel):
 
 class SourceOut(BaseModel):
     source: str
+    tells: str = Field(default="usage", description="usage, or installations, which it listed as of `complete_until`")
     product: str
     complete_until: datetime | None
     heard_at: datetime
@@ -109,7 +110,22 @@ def routes(deps: Deps) -> Router:
         """List how far each source can be relied on; by a stale one nobody is flagged."""
         async with deps.database.reading() as db:
             found = await usage_store.sources(db, deps.clock.now())
-        return [
+            listed = await import_store.inventories(db, deps.clock.now())
+        installed = [
+            SourceOut(
+                source=each.source,
+                tells="installations",
+                product="",
+                complete_until=each.heard_at,
+                heard_at=each.heard_at,
+                stale=each.stale,
+                text=f"{each.source} has listed nothing since {each.heard_at:%Y-%m-%d}: send its next list."
+                if each.stale
+                else None,
+            )
+            for each in listed
+        ]
+        return installed + [
             SourceOut(
                 source=each.source,
                 product=each.product,

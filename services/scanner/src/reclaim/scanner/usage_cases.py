@@ -23,7 +23,7 @@ from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import NotYet
 from reclaim.common.service import MEASURED_EVERY, Job
-from reclaim.scanner import catalog_store, usage_store
+from reclaim.scanner import catalog_store, import_store, usage_store
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.domain import Terms
 from reclaim.scanner.judging import Judge
@@ -115,7 +115,9 @@ async def answer(_deps: Deps, unit: Unit, events: Sequence[Received[UsageQuestio
 async def measure(deps: Deps) -> bool:
     """Count the sources that have fallen silent."""
     async with deps.database.reading() as db:
-        _stale.set(sum(source.stale for source in await usage_store.sources(db, deps.clock.now())))
+        silent = {source.source for source in await usage_store.sources(db, deps.clock.now()) if source.stale}
+        silent |= {each.source for each in await import_store.inventories(db, deps.clock.now()) if each.stale}
+    _stale.set(len(silent))
     return False
 
 

@@ -30,6 +30,9 @@ PAGE: Final = 1_000
 MOST_PROBLEMS: Final = 1_000
 MOST_NAMES: Final = 1_000
 MOST_REASONS: Final = 100
+MOST_ROW: Final = 1_000
+"""Characters of a bad row that are kept."""
+
 MOST_LINES_OF_A_ROW: Final = 50
 """A row that goes over more lines has a quotation mark that is never closed."""
 
@@ -61,10 +64,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A row that was left out: the line it begins in, counted from 1, and why."""
+    """A row that was left out: the line it begins in, counted from 1, why, and the row as it stands in the file."""
 
     line: int
     reason: str
+    row: str = field(default="", compare=False)
 
 
 @dataclass(slots=True)
@@ -89,13 +93,13 @@ class FeedReport:
     unmatched_rows: int = 0
     unmatched: dict[str, None] = field(default_factory=dict)
 
-    def refuse(self, line: int, reason: str) -> None:
+    def refuse(self, line: int, reason: str, row: str = "") -> None:
         """Count a bad row, and list it while there is room."""
         self.bad += 1
         if reason in self.reasons or len(self.reasons) < MOST_REASONS:
             self.reasons[reason] += 1
         if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(Problem(line, reason))
+            self.problems.append(Problem(line, reason, row.strip("\r\n")[:MOST_ROW]))
 
 
 @dataclass(slots=True)
@@ -262,15 +266,15 @@ def _reading(heading: _Heading, options: Options, convert: Callable[[_Row], Reco
 def _pages(heading: _Heading, options: Options, convert: Callable[[_Row], Record]) -> Iterator[list[Record]]:
     page: list[Record] = []
     report = heading.report
-    for line, cells, trouble in _rows(heading):
+    for line, text, cells, trouble in _rows(heading):
         report.rows += 1
         if trouble is not None:
-            report.refuse(line, trouble)
+            report.refuse(line, trouble, text)
             continue
         try:
             record = convert(_Row(cells, heading.columns))
         except Unreadable as error:
-            report.refuse(line, str(error))
+            report.refuse(line, str(error), text)
             continue
         report.good += 1
         _note_user(report, cells, heading.columns, options)
@@ -283,8 +287,8 @@ def _pages(heading: _Heading, options: Options, convert: Callable[[_Row], Record
         yield page
 
 
-def _rows(heading: _Heading) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yield each row that is not empty: the line it begins in, its cells, and what is wrong with it as a whole.
+def _rows(heading: _Heading) -> Iterator[tuple[int, str, list[str], str | None]]:
+    """Yield each row that is not empty: the line it begins in, its text, its cells, and what is wrong with the whole.
 
     A row goes on in the next line while a quotation mark is open. One that is never closed costs its own line only:
     those after it are read again as rows of their own.
@@ -309,20 +313,22 @@ def _rows(heading: _Heading) -> Iterator[tuple[int, list[str], str | None]]:
         if open_:
             again.extendleft(reversed(span[1:]))
             span = span[:1]
+            text = span[0][1]
         marks = [lines.marked.pop(number) for number, _ in span if number in lines.marked]
         if open_:
-            yield first, [], "a quotation mark is not closed"
+            yield first, text, [], "a quotation mark is not closed"
             continue
         try:
             cells = next(csv.reader([text], delimiter=heading.report.separator, strict=True), [])
         except csv.Error as error:
-            yield first, [], f"is no CSV: {error}"
+            yield first, text, [], f"is no CSV: {error}"
             continue
         if marks:
-            yield first, cells, marks[0]
+            yield first, text, cells, marks[0]
         elif any(cell.strip() for cell in cells):
             wrong = len(cells) != heading.width
-            yield first, cells, f"has {len(cells)} cells, and the heading has {heading.width}" if wrong else None
+            what = f"has {len(cells)} cells, and the heading has {heading.width}" if wrong else None
+            yield first, text, cells, what
 
 
 def _note_user(report: FeedReport, cells: Sequence[str], columns: Mapping[str, int], options: Options) -> None:

@@ -17,7 +17,7 @@ DEFAULT_LATE_MINUTES: Final = 60
 DEFAULT_RESERVE_PERCENT: Final = 20
 
 _APP_ID: Final = re.compile(r"[A-Za-z0-9]{10,40}")
-_MOST_APPS: Final = 50
+MOST_APPS: Final = 50
 """So many ids fit into the address of one request."""
 
 
@@ -45,6 +45,10 @@ class OktaProfile:
     @property
     def logs_url(self) -> str:
         return f"{self.base}/api/v1/logs"
+
+    @property
+    def apps_url(self) -> str:
+        return f"{self.base}/api/v1/apps"
 
     @property
     def token_url(self) -> str:
@@ -83,9 +87,9 @@ def read_profile(settings: Mapping[str, str], credentials: Mapping[str, str]) ->
             raise Invalid("Sign-in with a private key needs the service app's client id.", field="client_id")
         check_rsa_key(key)
     applications = tuple(dict.fromkeys(settings.get("applications", "").replace(",", " ").split()))
-    if len(applications) > _MOST_APPS or not all(map(_APP_ID.fullmatch, applications)):
+    if len(applications) > MOST_APPS or not all(map(_APP_ID.fullmatch, applications)):
         raise Invalid(
-            f"Enter at most {_MOST_APPS} ids of application instances, apart by commas; each stands in the address of "
+            f"Enter at most {MOST_APPS} ids of application instances, apart by commas; each stands in the address of "
             "the application's page, and begins with 0oa.",
             field="applications",
         )

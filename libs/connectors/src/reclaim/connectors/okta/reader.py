@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
@@ -22,13 +22,15 @@ from reclaim.common.errors import Permanent, ReclaimError
 from reclaim.common.outgoing import Outgoing
 from reclaim.connectors.http import Answer, ClientCredentials, Http, SignIn, Token, Tuning, reset_in
 from reclaim.connectors.identities import is_anonymous
-from reclaim.connectors.okta.profile import OktaProfile
-from reclaim.connectors.ports import Coverage, Incomplete, TestResult, UsagePage, UsageRecord
+from reclaim.connectors.okta.profile import MOST_APPS, OktaProfile
+from reclaim.connectors.ports import Application, Coverage, Incomplete, TestResult, UsagePage, UsageRecord
 from reclaim.connectors.usage_only import WithoutSeats
 
 RETENTION: Final = timedelta(days=90)
 PAGE: Final = 1_000
+APPS_PAGE: Final = 200
 SCOPE: Final = "okta.logs.read"
+APPS_SCOPE: Final = "okta.apps.read"
 EVENT: Final = "user.authentication.sso"
 
 _FAILED: Final = frozenset({"FAILURE", "DENY", "CHALLENGE", "SKIPPED"})
@@ -75,16 +77,10 @@ class OktaReader(WithoutSeats):
         self._name = name
         self._clock = clock
         self._tuning = tuning or Tuning()
-        token = (("POST", profile.token_url),) if profile.private_key is not None else ()
-        self._http = Http(
-            profile.host,
-            clock,
-            _sign_in(profile, clock),
-            (("GET", profile.logs_url), *token),
-            refusal=lambda answer: _refusal(profile.host, answer),
-            tuning=self._tuning,
-            outgoing=outgoing,
-        )
+        self._outgoing = outgoing
+        self._http = self._opened(profile.logs_url, SCOPE)
+        # A service app may have been granted the log alone: asking for both scopes at once would then get neither.
+        self._apps = self._opened(profile.apps_url, APPS_SCOPE)
 
     async def test(self) -> Sequence[TestResult]:
         """Read one event; one result for the connection, and one for each application that is named."""
@@ -113,7 +109,34 @@ class OktaReader(WithoutSeats):
             reason = f"{_RETAINED}, and {reason}"
         return Coverage(max(since, kept), now - self._profile.late, f"{reason[0].upper()}{reason[1:]}.")
 
-    async def usage(self, since: datetime) -> AsyncIterator[UsagePage]:
+    async def applications(self) -> Sequence[Application]:
+        """Return the tenant's active application instances, by name; those that the connection is bounded to alone.
+
+        Raises:
+            Incomplete: the list did not lead to its end.
+            Transient, Permanent: as every call.
+        """
+        host = self._profile.host
+        params = {"filter": 'status eq "ACTIVE"', "limit": str(APPS_PAGE)}
+        found: dict[str, Application] = {}
+        followed: set[str] = set()
+        while True:
+            answer = await self._apps.get(self._profile.apps_url, params, accept="application/json")
+            for each in _objects(host, answer, "applications"):
+                if app := _text(each, "id"):
+                    found[app] = Application(app, _text(each, "label") or _text(each, "name") or app)
+            onward = _next(answer)
+            if onward is None:
+                break
+            if onward in followed or onward.partition("?")[0] != self._profile.apps_url:
+                raise Incomplete(f"{host} named a next page of applications that leads nowhere: list them again.")
+            followed.add(onward)
+            await self._spare_the_reserve(answer)
+            params = dict(httpx.QueryParams(urlsplit(onward).query))
+        wanted = self._profile.applications
+        return sorted((app for app in found.values() if not wanted or app.id in wanted), key=lambda app: app.name)
+
+    async def usage(self, since: datetime, *, only: Collection[str] = ()) -> AsyncIterator[UsagePage]:
         """Yield a page a day that saw an event, in order.
 
         Raises:
@@ -123,8 +146,9 @@ class OktaReader(WithoutSeats):
         now = self._clock.now()
         # A day's record replaces the one of an earlier reading, so days are read whole.
         begin = datetime.combine(max(since, now - RETENTION).astimezone(UTC).date(), time(), UTC)
+        apps = tuple(sorted(only)) or self._profile.applications
         today: _Day | None = None
-        async for events in self._pages(begin, now):
+        async for events in self._pages(begin, now, apps):
             for event in events:
                 at = _published(self._profile.host, event)
                 if today is not None and at.date() < today.day:
@@ -133,16 +157,33 @@ class OktaReader(WithoutSeats):
                     yield self._page(today)
                     today = None
                 today = today or _Day(at.date())
-                _count(today, event, at, self._profile.applications)
+                _count(today, event, at, apps)
         if today is not None:
             yield self._page(today)
 
     async def close(self) -> None:
         """Close the connections to the tenant."""
         await self._http.close()
+        await self._apps.close()
 
-    async def _pages(self, since: datetime, until: datetime) -> AsyncIterator[list[dict[str, Any]]]:
-        answer = await self._ask(since, until, self._profile.applications, most=PAGE)
+    def _opened(self, url: str, scope: str) -> Http:
+        profile = self._profile
+        token = (("POST", profile.token_url),) if profile.private_key is not None else ()
+        return Http(
+            profile.host,
+            self._clock,
+            _sign_in(profile, self._clock, scope),
+            (("GET", url), *token),
+            refusal=lambda answer: _refusal(profile.host, answer, scope),
+            tuning=self._tuning,
+            outgoing=self._outgoing,
+        )
+
+    async def _pages(
+        self, since: datetime, until: datetime, apps: Sequence[str]
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        # More ids than fit into an address are not asked for one by one: what is not wanted is left out here.
+        answer = await self._ask(since, until, apps if len(apps) <= MOST_APPS else (), most=PAGE)
         followed: set[str] = set()
         while True:
             yield _events(self._profile.host, answer)
@@ -181,6 +222,7 @@ class OktaReader(WithoutSeats):
     def _page(self, day: _Day) -> UsagePage:
         start = datetime.combine(day.day, time(), UTC)
         return UsagePage(
+            start,
             [
                 UsageRecord(
                     source=self._name,
@@ -228,9 +270,13 @@ def _count(day: _Day, event: dict[str, Any], at: datetime, wanted: Sequence[str]
 
 
 def _events(host: str, answer: Answer) -> list[dict[str, Any]]:
+    return _objects(host, answer, "events")
+
+
+def _objects(host: str, answer: Answer, what: str) -> list[dict[str, Any]]:
     body = answer.body()
     if not isinstance(body, list) or not all(isinstance(each, dict) for each in body):
-        raise Incomplete(f"{host} answered with something that is no list of events: check org_url.")
+        raise Incomplete(f"{host} answered with something that is no list of {what}: check org_url.")
     return body
 
 
@@ -251,21 +297,23 @@ def _next(answer: Answer) -> str | None:
     return None
 
 
-def _refusal(host: str, answer: Answer) -> ReclaimError:
+def _refusal(host: str, answer: Answer, scope: str) -> ReclaimError:
     body = answer.body()
     error = body if isinstance(body, dict) else {}
     code, summary = _text(error, "errorCode"), _text(error, "errorSummary") or answer.text()
     said = f"{host} answered {answer.status} {code}: {summary}".replace(" :", ":").rstrip(":. ")
     if answer.status == 403:
-        return Permanent(f"{said}. Give the token's user the right to read reports, or the service app {SCOPE}.")
+        right = "read reports" if scope == SCOPE else "view applications"
+        return Permanent(f"{said}. Give the token's user the right to {right}, or the service app {scope}.")
     if answer.status == 404:
-        return Permanent(f"{said}. There is no System Log at this address: check org_url.")
+        there = "System Log" if scope == SCOPE else "list of applications"
+        return Permanent(f"{said}. There is no {there} at this address: check org_url.")
     if code in ("E0000001", "E0000031", "E0000053"):
         return Permanent(f"{said}. Okta does not take the question: check the applications' ids.")
     return Permanent(f"{said}. Look up the code in Okta's documentation, mend its cause, then test the connection.")
 
 
-def _sign_in(profile: OktaProfile, clock: Clock) -> SignIn:
+def _sign_in(profile: OktaProfile, clock: Clock, scope: str) -> SignIn:
     if profile.api_token is not None:
         return Token("SSWS", profile.api_token)
     return ClientCredentials(
@@ -275,7 +323,7 @@ def _sign_in(profile: OktaProfile, clock: Clock) -> SignIn:
         client_id=profile.client_id,
         private_key=profile.private_key,
         key_id=profile.key_id or None,
-        scope=SCOPE,
+        scope=scope,
     )
 
 
