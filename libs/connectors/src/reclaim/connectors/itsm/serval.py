@@ -178,7 +178,7 @@ class Serval(Adapter):
         found.sort(key=lambda ticket: (moment(ticket.created_at) or since, ticket.id))
         return only([self._ref(ticket) for ticket in found], case_id)
 
-    async def comment(self, ref: TicketRef, text: str) -> None:
+    async def _comment(self, ref: TicketRef, text: str, mark: str = "") -> None:  # noqa: ARG002  it is in the text
         await self.line.call(
             "POST",
             f"/v2/tickets/{ref.key}/messages",
@@ -186,10 +186,10 @@ class Serval(Adapter):
             body={"message": text, "authorUserId": self.user_id, "triggerHelpAgent": False},
         )
 
-    async def close(self, ref: TicketRef, text: str) -> None:
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._move(ref, text, closed=True)
 
-    async def reopen(self, ref: TicketRef, text: str) -> None:
+    async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._move(ref, text, closed=False)
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
@@ -245,7 +245,7 @@ class Serval(Adapter):
         if not fitting:
             raise Refused(f"The team has no status of the groups {', '.join(wanted)}.", "Add one to the team.")
         await self._update(ref, {"statusId": fitting[0].id})
-        await self.comment(ref, text)
+        await self._comment(ref, text)
 
     async def _read(self, ref: TicketRef) -> _Ticket:
         return (await self.line.call("GET", f"/v2/tickets/{ref.key}", into=_One)).data
