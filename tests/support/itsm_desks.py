@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import FulfilmentReported
@@ -115,10 +116,10 @@ async def gateway(tmp_path: Path, database_url: str | None = None) -> AsyncItera
     given = Settings(
         environment="test",
         data_dir=tmp_path,
-        secret_keys=[KEY],
-        sealing_keys=[SEALING],
+        secret_keys=[SecretStr(KEY)],
+        sealing_keys=[SecretStr(SEALING)],
         outgoing_allowed_hosts=["127.0.0.1"],
-        **({"database_url": database_url} if database_url else {}),
+        database_url=database_url or Settings.model_fields["database_url"].default,
     )
 
     def quick(runtime: Runtime) -> Service:

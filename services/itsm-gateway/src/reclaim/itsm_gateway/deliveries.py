@@ -45,7 +45,7 @@ FIRST_RETRY: Final = 2.0
 LAST_RETRY: Final = 900.0
 """Seconds until a ticket that could not be read is tried again; doubling. All attempts take about an hour."""
 
-SETTLING: Final = 60_000
+SETTLING: Final = 10_000
 """Milliseconds after a ticket was closed in which one that reads as open is read once more: a desk may lag behind."""
 
 OLDEST_TRIAL: Final = timedelta(days=30)
