@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, cast
 
 import msgspec
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import Depends, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from reclaim.common.db import Database
 from reclaim.common.errors import Invalid, ReclaimError
+from reclaim.common.routing import Router
 from reclaim.connectors.itsm import templates as ticket_templates
 from reclaim.connectors.itsm.decisions import DEFAULT_TAGS
 from reclaim.connectors.itsm.ports import Answer
@@ -49,9 +50,9 @@ HOW: Final[dict[str, str]] = {
 Admin = Annotated[Operator, Depends(require("admin"))]
 
 
-def router(database: Database, setups: Setups, keyring: Keyring, public_url: str) -> APIRouter:
+def router(database: Database, setups: Setups, keyring: Keyring, public_url: str) -> Router:
     """Return the pages."""
-    pages = APIRouter(prefix="/setup", include_in_schema=False, default_response_class=HTMLResponse)
+    pages = Router(prefix="/setup", include_in_schema=False, default_response_class=HTMLResponse)
     templates = Pages("reclaim.itsm_gateway")
 
     # Which desk -------------------------------------------------------------------------------------------------------
