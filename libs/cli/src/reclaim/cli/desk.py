@@ -125,10 +125,15 @@ class DeskAct:
 
     def ticket(self, key: str) -> dict[str, Any]:
         """Return a ticket as its desk has it, with what was said on it."""
-        return next(one for one in self._desk.get("/tickets").json() if one["key"] == key)
+        return next(one for one in self.all() if one["key"] == key)
+
+    def all(self) -> list[dict[str, Any]]:
+        """Return every ticket of the desk."""
+        found: list[dict[str, Any]] = self._desk.get("/tickets").raise_for_status().json()
+        return found
 
     def _open(self) -> list[dict[str, Any]]:
-        return [one for one in self._desk.get("/tickets").raise_for_status().json() if not one["closed"]]
+        return [one for one in self.all() if not one["closed"]]
 
     def _count(self) -> int:
         return len(self._open())
