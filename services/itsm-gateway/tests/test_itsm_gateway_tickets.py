@@ -182,6 +182,31 @@ async def test_credentials_that_are_taken_away_call_a_person_and_mending_them_op
     assert again.status_code == 409
 
 
+async def test_credentials_that_are_taken_away_in_mid_flow_lose_nothing_and_show_on_the_console(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"), flagged("d"))
+    await small.run("open_tickets")
+    small.sandbox.world.faults.add("session_expired", path_regex="^/desks/freshservice", times=None)
+    small.act("tag", "lr_revoke")
+    await small.site.tell(life("d")[0], flagged("e"))
+    await small.run("poll_tickets", "tell_tickets", "open_tickets")
+    page = await small.site.get("/itsm-gateway/")
+    for what in ("read", "told", "opened"):
+        assert f"of it could not be {what}" in page
+    assert "Enter the credentials again." in page
+    assert "Mend the connection" not in page, "that is for an administrator"
+    assert "cannot be used just now" in await small.site.get("/itsm-gateway/requests/c")
+    small.sandbox.world.faults.clear()
+    await small.connect()
+    for name in ("open_tickets", "tell_tickets", "poll_tickets"):
+        job = next(job for job in small.site.running.service.jobs if job.name == name)
+        await job.run()
+    assert await small.decisions() == [("c", "revoke", "itsm")]
+    assert len(small.tickets()) == 3
+    assert "The seat was frozen" in small.tickets()[1].comments[-1].text
+    assert "could not be" not in await small.site.get("/itsm-gateway/")
+
+
 async def test_words_are_told_in_order_however_often_the_first_fails(small: World) -> None:
     await small.connect()
     await small.site.tell(flagged("c"))

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reclaim.cli import setup
 from reclaim.cli.client import Client
-from reclaim.cli.desk import DEPARTMENT, PLATFORM, DeskAct
+from reclaim.cli.desk import PLATFORM, THEIRS, DeskAct
 from reclaim.cli.output import Output, console, pairs, progress_console
 from reclaim.cli.story import Outcome, Story, StoryStuck
 from reclaim.cli.time_machine import time_machine
@@ -234,8 +234,8 @@ def _second_act(story: Story) -> None:
             "connection_id": connection,
             "products": ["AUL"],
             "inactive_days": 60,
-            # Those of Finance have been asked through the service desk.
-            "filter": f"user/department ne '{DEPARTMENT}'",
+            # Those of two departments have been asked through the service desk.
+            "filter": f"not ({THEIRS})",
             "route": "email",
             "decision_days": 14,
             "on_timeout": "freeze",

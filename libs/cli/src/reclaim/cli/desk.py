@@ -12,9 +12,10 @@ from reclaim.sandbox.desks import servicenow
 
 CONNECTION: Final = "service-desk"
 PLATFORM: Final = "servicenow"
-DEPARTMENT: Final = "Finance"
+DEPARTMENTS: Final = ("Finance", "Marketing")
 """Whose seats are asked about: a few tickets show as much as hundreds."""
-RULE: Final = "Idle Platform seats in Finance"
+THEIRS: Final = f"user/department in ({', '.join(repr(each) for each in DEPARTMENTS)})"
+RULE: Final = "Idle Platform seats in two departments"
 
 
 class DeskAct:
@@ -80,7 +81,7 @@ class DeskAct:
                 "products": ["AUL"],
                 "inactive_days": 60,
                 "route": "itsm",
-                "filter": f"user/department eq '{DEPARTMENT}'",
+                "filter": THEIRS,
                 "decision_days": 14,
                 "on_timeout": "escalate",
                 "grace_days": 14,
@@ -97,7 +98,7 @@ class DeskAct:
         wanted = min(flagged, 2)
         self._story.wait_for("tickets to be opened", lambda: len(self._open()) >= wanted, of=flagged, done=self._count)
         found = self._open()
-        self._note(f"Opened tickets for {flagged} idle seats in {DEPARTMENT}.")
+        self._note(f"Opened tickets for {flagged} idle seats in {' and '.join(DEPARTMENTS)}.")
         return found
 
     def answer(self, tickets: Sequence[Mapping[str, Any]], tag: str) -> None:

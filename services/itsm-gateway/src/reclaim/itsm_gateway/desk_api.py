@@ -22,7 +22,7 @@ from reclaim.connectors.itsm.registry import PLATFORMS
 from reclaim.itsm_gateway import ticket_store
 from reclaim.itsm_gateway.desks import Desks, check
 from reclaim.itsm_gateway.ticket_store import Desk
-from reclaim.itsm_gateway.ticketing import OPEN
+from reclaim.itsm_gateway.ticketing import OPEN, TELL
 from reclaim.web.auth import require
 from reclaim.web.operators import Operator
 
@@ -170,6 +170,9 @@ def router(database: Database, sealer: Sealer, desks: Desks) -> Router:
             check(changed, desks.profile(changed))
             desks.check_address(desks.profile(changed))
             await ticket_store.save_desk(unit.db, changed)
+            await ticket_store.revive(unit.db, desk_id, wall_milliseconds())
+            unit.wake(OPEN)
+            unit.wake(TELL)
         return _out(changed)
 
     @api.delete("/api/desks/{desk_id}", status_code=204, dependencies=admin)

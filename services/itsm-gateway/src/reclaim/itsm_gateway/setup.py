@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
 from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, Invalid, NotFound, ReclaimError
 from reclaim.common.security import Sealer
+from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.base import tried
 from reclaim.connectors.itsm.decisions import DecisionRules
@@ -24,6 +25,7 @@ from reclaim.itsm_gateway import domain, setup_store, ticket_store
 from reclaim.itsm_gateway.desks import Desks, check, drafted
 from reclaim.itsm_gateway.setup_store import Setup
 from reclaim.itsm_gateway.ticket_store import Desk
+from reclaim.itsm_gateway.ticketing import OPEN, TELL
 
 Step = Literal["sign-in", "ticket", "answers", "test", "trial", "webhook", "finish"]
 STEPS: Final[Mapping[Step, str]] = MappingProxyType(
@@ -333,6 +335,9 @@ class Setups:
             check(changed, profile)
             self._desks.check_address(profile)
             await ticket_store.save_desk(unit.db, changed)
+            await ticket_store.revive(unit.db, changed.id, wall_milliseconds())
+            unit.wake(OPEN)
+            unit.wake(TELL)
             await _remember(unit.db, begun)
             step = _further(begun.step, then)
             await setup_store.change(unit.db, begun.desk_id, by=by, now=unit.now, step=step, **also)
@@ -396,19 +401,19 @@ def example(stored: Desk) -> tuple[str, str, str | None]:
     return draft.subject, draft.text, None
 
 
-def shown_value(value: Json) -> str:
-    """Return what a field is filled with as a person enters it."""
+def shown_value(value: Json, field: Field | None = None) -> str:
+    """Return what a field is filled with as a person enters it: of a choice, what people see."""
     match value:
         case bool():
             return "true" if value else "false"
         case {"id": chosen}:
-            return str(chosen)
+            return shown_value(cast("Json", chosen), field)
         case list():
-            return ", ".join(shown_value(each) for each in value)
+            return ", ".join(shown_value(each, field) for each in value)
         case None:
             return ""
         case _:
-            return str(value)
+            return dict(field.choices if field else []).get(str(value), str(value))
 
 
 def _value(spec: FieldSpec | None, name: str, text: str) -> Json:

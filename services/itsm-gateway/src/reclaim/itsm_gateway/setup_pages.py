@@ -284,7 +284,8 @@ def _ticket(begun: Setup, stored: Desk | None, more: dict[str, Any]) -> dict[str
     assert stored is not None
     known = setup.fields_of(begun)
     kept: dict[str, Any] = msgspec.json.decode(stored.fields)
-    fields = more.get("fields") or {name: setup.shown_value(value) for name, value in kept.items()}
+    by_name = {one.name: one for one in known}
+    fields = more.get("fields") or {name: setup.shown_value(value, by_name.get(name)) for name, value in kept.items()}
     subject, text, wrong = setup.example(stored)
     return {
         "title": more.get("title", stored.title),
@@ -292,7 +293,7 @@ def _ticket(begun: Setup, stored: Desk | None, more: dict[str, Any]) -> dict[str
         "fields": list(fields.items()),
         "known": known,
         "options": [("", "Choose a field …"), *((one.name, f"{one.label} ({one.name})") for one in known)],
-        "labels": {one.name: one.label for one in known},
+        "labels": {name: one.label for name, one in by_name.items()},
         "placeholders": [(f"${{{name}}}", text) for name, text in ticket_templates.PLACEHOLDERS.items()],
         "example": (subject, text),
         "wrong": wrong,

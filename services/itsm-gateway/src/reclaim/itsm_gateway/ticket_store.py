@@ -284,6 +284,59 @@ async def retry(db: AsyncConnection, case_id: str, now: int) -> bool:
     return bool(done.rowcount)
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that a desk answers and that keeps tickets from being opened, read or told."""
+
+    desk_id: str
+    what: str
+    failure: str
+    tickets: int
+
+
+async def troubles(db: AsyncConnection, limit: int) -> list[Trouble]:
+    """Return what is wrong with desks now, the worst first."""
+    of_tickets = (
+        sa.select(TICKET.c.desk_id, TICKET.c.state, TICKET.c.failure, sa.func.count())
+        .where(TICKET.c.failure.is_not(None), TICKET.c.state != "closed")
+        .group_by(TICKET.c.desk_id, TICKET.c.state, TICKET.c.failure)
+    )
+    of_words = (
+        sa.select(TICKET.c.desk_id, sa.func.count(sa.distinct(TICKET.c.reference)), TICKET_WORD.c.failure)
+        .join(TICKET, TICKET.c.reference == TICKET_WORD.c.reference)
+        .where(TICKET_WORD.c.failure.is_not(None))
+        .group_by(TICKET.c.desk_id, TICKET_WORD.c.failure)
+    )
+    what = {"wanted": "opened yet", "failed": "opened", "open": "read"}
+    found = [
+        Trouble(desk_id, what.get(state, "read"), str(failure), count)
+        for desk_id, state, failure, count in (await db.execute(of_tickets)).tuples()
+    ]
+    found += [
+        Trouble(desk_id, "told", str(failure), count)
+        for desk_id, count, failure in (await db.execute(of_words)).tuples()
+    ]
+    return sorted(found, key=lambda one: (-one.tickets, one.desk_id, one.what, one.failure))[:limit]
+
+
+async def revive(db: AsyncConnection, desk_id: str, now: int) -> None:
+    """Let what failed on a desk, or is put off, be tried again now: somebody has mended its connection."""
+    ended = sa.exists().where(TICKET_REQUEST.c.case_id == TICKET.c.case_id, TICKET_REQUEST.c.outcome.is_not(None))
+    await db.execute(
+        sa.update(TICKET)
+        .where(TICKET.c.desk_id == desk_id, TICKET.c.state == "failed", ~ended)
+        .values(state="wanted", due=now)
+    )
+    late = TICKET.c.failure.is_not(None) & TICKET.c.state.in_(("wanted", "open"))
+    await db.execute(sa.update(TICKET).where(TICKET.c.desk_id == desk_id, late).values(due=now))
+    here = sa.select(TICKET.c.reference).where(TICKET.c.desk_id == desk_id)
+    await db.execute(
+        sa.update(TICKET_WORD)
+        .where(TICKET_WORD.c.reference.in_(here), TICKET_WORD.c.failure.is_not(None))
+        .values(state="waiting", due=now)
+    )
+
+
 # ------------------------------------------------------------------------------------------------ words
 
 

@@ -28,7 +28,15 @@ from reclaim.common.db import Database, Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import Permanent, Transient
 from reclaim.common.timing import backoff, wall_milliseconds
-from reclaim.connectors.itsm.ports import NotThere, Passing, ReadDecision, ServiceDesk, TicketRef, UnknownOutcome
+from reclaim.connectors.itsm.ports import (
+    NotThere,
+    Passing,
+    ReadDecision,
+    ServiceDesk,
+    SignInRefused,
+    TicketRef,
+    UnknownOutcome,
+)
 from reclaim.itsm_gateway import delivery_store, domain, ticket_store
 from reclaim.itsm_gateway.delivery_store import Arrival
 from reclaim.itsm_gateway.desks import Desks, draft, ref_of
@@ -299,7 +307,8 @@ class Ticketing:
         try:
             async with asyncio.timeout(PATIENCE):
                 await _say(await self._desks.connected(ticket.desk_id), ref, word)
-        except (Transient, TimeoutError) as error:
+        except (Transient, TimeoutError, SignInRefused) as error:
+            # Whoever mends the credentials would not know what was left unsaid.
             async with self._database.unit() as unit:
                 due = _later(word.attempts, error)
                 await ticket_store.settle_word(unit.db, word, failure=_reason(error), due=due)
