@@ -44,6 +44,7 @@ LAST_CALL = {
     "servicenow": ("timeout_after_commit", "PATCH", "servicenow/api/now/table/incident/[0-9a-f]+"),
     "jira": ("timeout_after_commit", "POST", "jira/rest/servicedeskapi/request/[0-9]+/comment"),
     "freshservice": ("timeout_after_commit", "POST", "freshservice/api/v2/tickets/[0-9]+/notes"),
+    "serval": ("timeout_after_commit", "POST", r"serval/v2/tickets/[\w-]+/messages"),
     "generic": ("timeout_after_commit", "POST", "generic/?"),
 }
 """What fails after it was done when a ticket is told something."""

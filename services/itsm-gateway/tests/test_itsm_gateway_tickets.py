@@ -457,7 +457,7 @@ async def test_reopening_after_a_case_was_kept_takes_nothing_away(small: World) 
 # Words ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("platform", [name for name in PLATFORMS if name != "serval"])
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("stage", [0, 1], ids=["closing", "comment"])
 async def test_a_word_whose_answer_was_lost_is_said_once(small: World, platform: str, stage: int) -> None:
     small.platform = platform

@@ -14,7 +14,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from reclaim.connectors.itsm.base import Adapter, ClientCredentials, Line, moment, only, tried
+from reclaim.connectors.itsm.base import Adapter, ClientCredentials, Line, marked, moment, only, tried
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     TEST_TAG,
@@ -67,6 +67,11 @@ class _One(msgspec.Struct, rename="camel"):
 
 class _Many(msgspec.Struct, rename="camel"):
     data: list[_Ticket] = []
+    next_page_token: str | None = None
+
+
+class _Messages(msgspec.Struct, rename="camel"):
+    data: list[dict[str, Any]] = []
     next_page_token: str | None = None
 
 
@@ -191,6 +196,17 @@ class Serval(Adapter):
 
     async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._move(ref, text, closed=False)
+
+    async def _says(self, ref: TicketRef, mark: str) -> bool:
+        params: dict[str, str | int] = {}
+        while True:
+            page = await self.line.call("GET", f"/v2/tickets/{ref.key}/messages", into=_Messages, params=params)
+            # Where in a message its words stand is not known, so the whole of it is looked through.
+            if marked((msgspec.json.encode(each).decode() for each in page.data), mark):
+                return True
+            if not page.next_page_token:
+                return False
+            params["pageToken"] = page.next_page_token
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         ticket = await self._read(ref)
