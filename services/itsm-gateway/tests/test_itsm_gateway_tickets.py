@@ -262,6 +262,57 @@ async def test_without_a_desk_nobody_is_asked(small: World) -> None:
     assert small.tickets() == []
 
 
+# Webhooks on bad roads -----------------------------------------------------------------------------------------------
+
+
+async def hooked(world: World) -> str:
+    """Connect a desk whose webhooks are kept back; return the secret that they are signed with."""
+    await world.connect()
+    _, secret = await world.site.secret("it", world.platform)
+    world.desk.hooks.url, world.desk.hooks.secret, world.desk.hooks.hold = "http://gateway.example", secret, True
+    await world.site.tell(flagged("c"))
+    await world.run("open_tickets")
+    world.desk._waiting.clear()
+    return secret
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("road", ["twice", "backwards", "half-lost"])
+async def test_webhooks_that_are_repeated_reordered_or_lost_decide_once_what_the_ticket_says(
+    small: World, platform: str, road: str
+) -> None:
+    small.platform = platform
+    await hooked(small)
+    # Contradictory: the first answer is taken back before anybody has heard it.
+    for action, tag in [("tag", "lr_keep"), ("untag", "lr_keep"), ("tag", "lr_revoke"), ("close", "")]:
+        small.act(action, tag)
+    sent = list(small.desk._waiting)
+    assert sent
+    arriving = {"twice": [*sent, *sent], "backwards": sent[::-1], "half-lost": sent[1::2]}[road]
+    for hook in arriving:
+        assert (await small.site.post("it", hook.body, hook.headers)).status_code == 202
+    assert await small.decisions() in ([("c", "revoke", "itsm")], [])
+    await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "revoke", "itsm")]
+
+
+async def test_our_own_closing_and_its_webhooks_decide_nothing(small: World) -> None:
+    await hooked(small)
+    small.act("tag", "lr_revoke")
+    await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "revoke", "itsm")]
+    small.desk._waiting.clear()
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    await small.time_passes()
+    echoes = list(small.desk._waiting)
+    assert echoes, "closing a ticket sends a webhook"
+    for hook in echoes:
+        await small.site.post("it", hook.body, hook.headers)
+    await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "revoke", "itsm")]
+
+
 # Tasks ---------------------------------------------------------------------------------------------------------------
 
 

@@ -176,7 +176,8 @@ class Handling:
             if verdict.state == "taken":
                 steps.append(_say(unit, delivery, verdict))
             if verdict.word is not None and ticket is not None:
-                words.append((f"webhook:{delivery.number}", reference, "comment", verdict.word))
+                # A delivery may be replayed, and its ticket have been reopened once more.
+                words.append((f"webhook:{delivery.number}:{now}", reference, "comment", verdict.word))
         await delivery_store.settle(unit.db, settled, unit.now)
         await store.add_steps(unit.db, steps)
         for reference, (says, since) in heard.items():
