@@ -207,6 +207,18 @@ async def test_credentials_that_are_taken_away_in_mid_flow_lose_nothing_and_show
     assert "could not be" not in await small.site.get("/itsm-gateway/")
 
 
+async def test_mending_a_desk_opens_no_ticket_of_a_case_that_has_ended(small: World) -> None:
+    await small.connect()
+    small.sandbox.world.faults.add("request_limit", path_regex="^/desks/freshservice", times=None)
+    await small.site.tell(flagged("ended"), flagged("open"))
+    await small.run("open_tickets")
+    await small.site.tell(CaseClosed(case_id="ended", outcome="kept", reason="On its page.", closed_at=NOW))
+    small.sandbox.world.faults.clear()
+    await small.connect()
+    await small.run("open_tickets")
+    assert [ticket.tags for ticket in small.tickets()] == [["lr-case-open"]]
+
+
 async def test_words_are_told_in_order_however_often_the_first_fails(small: World) -> None:
     await small.connect()
     await small.site.tell(flagged("c"))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, Invalid, NotFound, ReclaimError
@@ -19,7 +20,7 @@ from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.base import tried
 from reclaim.connectors.itsm.decisions import DecisionRules
-from reclaim.connectors.itsm.ports import Answer, FieldSpec, Json, PermissionResult, TicketRef
+from reclaim.connectors.itsm.ports import Answer, Choice, FieldKind, FieldSpec, Json, PermissionResult, TicketRef
 from reclaim.connectors.itsm.registry import PLATFORMS
 from reclaim.itsm_gateway import domain, setup_store, ticket_store
 from reclaim.itsm_gateway.desks import Desks, check, drafted
@@ -75,21 +76,14 @@ class Field(msgspec.Struct, frozen=True):
 
     name: str
     label: str
-    kind: str
+    kind: FieldKind
     required: bool
     choices: list[tuple[str, str]]
 
     def spec(self) -> FieldSpec:
         """Return it as the adapter gave it."""
-        return msgspec.convert(
-            {**asdict_of(self), "choices": [{"value": value, "label": label} for value, label in self.choices]},
-            FieldSpec,
-        )
-
-
-def asdict_of(field: Field) -> dict[str, Any]:
-    """Return a field's parts."""
-    return {name: getattr(field, name) for name in field.__struct_fields__}
+        choices = tuple(Choice(value, label) for value, label in self.choices)
+        return FieldSpec(self.name, self.label, self.kind, self.required, choices)
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -349,7 +343,7 @@ class Setups:
             await setup_store.change(unit.db, desk_id, by=by, now=unit.now, **values)
 
 
-async def _remember(db: Any, begun: Setup) -> None:
+async def _remember(db: AsyncConnection, begun: Setup) -> None:
     if await setup_store.setup(db, begun.desk_id) is None:
         await setup_store.begin(db, begun)
 
@@ -471,11 +465,10 @@ def _no_answer(what: str) -> PermissionResult:
     )
 
 
-async def _within(attempt: Any) -> PermissionResult:
+async def _within(attempt: Awaitable[PermissionResult]) -> PermissionResult:
     try:
         async with asyncio.timeout(PATIENCE):
-            result: PermissionResult = await attempt
-            return result
+            return await attempt
     except TimeoutError:
         return _no_answer("answer")
 

@@ -274,11 +274,11 @@ async def set_failure(db: AsyncConnection, case_id: str, failure: str | None) ->
     await db.execute(sa.update(TICKET_REQUEST).where(TICKET_REQUEST.c.case_id == case_id).values(failure=failure))
 
 
-async def retry(db: AsyncConnection, case_id: str, now: int) -> bool:
-    """Let a ticket that failed be opened after all; False if there is none."""
+async def retry(db: AsyncConnection, case_id: str, now: int, kinds: Sequence[Kind] = ("question", "task")) -> bool:
+    """Let tickets of a case that failed be opened after all; False if there are none."""
     done = await db.execute(
         sa.update(TICKET)
-        .where(TICKET.c.case_id == case_id, TICKET.c.state == "failed")
+        .where(TICKET.c.case_id == case_id, TICKET.c.kind.in_(kinds), TICKET.c.state == "failed")
         .values(state="wanted", failure=None, due=now)
     )
     return bool(done.rowcount)
@@ -321,10 +321,12 @@ async def troubles(db: AsyncConnection, limit: int) -> list[Trouble]:
 
 async def revive(db: AsyncConnection, desk_id: str, now: int) -> None:
     """Let what failed on a desk, or is put off, be tried again now: somebody has mended its connection."""
-    ended = sa.exists().where(TICKET_REQUEST.c.case_id == TICKET.c.case_id, TICKET_REQUEST.c.outcome.is_not(None))
+    of_no_use = sa.exists().where(
+        TICKET_WORD.c.reference == TICKET.c.reference, TICKET_WORD.c.act.in_(("end", "end_quietly"))
+    )
     await db.execute(
         sa.update(TICKET)
-        .where(TICKET.c.desk_id == desk_id, TICKET.c.state == "failed", ~ended)
+        .where(TICKET.c.desk_id == desk_id, TICKET.c.state == "failed", ~of_no_use)
         .values(state="wanted", due=now)
     )
     late = TICKET.c.failure.is_not(None) & TICKET.c.state.in_(("wanted", "open"))

@@ -129,7 +129,7 @@ async def want_tasks(unit: Unit, asked: Sequence[FulfilmentRequested], public_ur
     known = await ticket_store.of_cases(unit.db, {event.case_id for event in asked}, "task")
     for ticket in known.values():
         if ticket.state == "failed":
-            await ticket_store.retry(unit.db, ticket.case_id, wall_milliseconds())
+            await ticket_store.retry(unit.db, ticket.case_id, wall_milliseconds(), ("task",))
     if desk_id is not None:
         rows = [
             {
