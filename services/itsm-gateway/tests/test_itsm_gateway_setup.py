@@ -92,6 +92,10 @@ async def test_a_desk_is_connected_step_by_step_to_the_first_answer(world: World
     assert "It has arrived" in arrived
     assert "the way here and back works" in arrived
     assert 'http-equiv="refresh"' not in arrived
+    # With scripts this region takes the place of the one that waits.
+    assert waiting.count('id="waiting"') == arrived.count('id="waiting"') == 1
+    assert "hx-get" in waiting
+    assert "hx-get" not in arrived
     await goes_on(world, f"{here}/webhook", f"{here}/finish", then="go-on")
     await goes_on(world, f"{here}/finish", SETUP, asks="yes")
     assert world.desk.is_closed(ticket)

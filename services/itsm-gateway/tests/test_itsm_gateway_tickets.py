@@ -416,6 +416,27 @@ async def test_a_task_whose_ticket_cannot_be_opened_calls_a_person(small: World)
     assert len(small.tickets()) == 1
 
 
+async def test_a_task_that_was_done_on_the_cases_page_closes_its_ticket_and_that_is_no_news(world: World) -> None:
+    await asked_to_free(world, "email")
+    _, secret = await world.site.secret("it", "freshservice")
+    for event in life("c")[1:3]:
+        await world.site.tell(event)
+    await world.run("tell_tickets", "tell_tickets")
+    (ticket,) = world.tickets()
+    assert world.desk.is_closed(ticket)
+    body = b'{"ticket_id": "301", "tags": "lr-case-c-task"}'
+    await world.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    assert await world.reports() == []
+    assert "The case has ended" in (await world.site.delivery())["outcome"]
+    await world.time_passes()
+    world.act("reopen")
+    body += b" "
+    await world.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    assert await world.reports() == []
+    await world.run("tell_tickets")
+    assert "ask an operator of Reclaim to reactivate" in ticket.comments[-1].text
+
+
 async def test_a_task_can_be_kept_instead(small: World) -> None:
     await asked_to_free(small)
     small.act("tag", "lr_keep", ticket=1)

@@ -137,6 +137,7 @@ class Handling:
         # Read again: the case may have moved on while its ticket was read.
         requests = await store.requests_of(unit.db, cases)
         tickets = await ticket_store.referred(unit.db, {_reference(delivery) for delivery, _ in pairs}, lock=True)
+        ended = await ticket_store.ending(unit.db, set(tickets))
         decided = await delivery_store.last_taken(unit.db, cases)
         now = wall_milliseconds()
         settled: list[Settled] = []
@@ -164,6 +165,7 @@ class Handling:
                 before or (decided.get(case_id) if delivery.kind == "question" else None),
                 decided.get(case_id),
                 reopened,
+                reference in ended,
             )
             verdict = verdicts.judge(facts)
             settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))

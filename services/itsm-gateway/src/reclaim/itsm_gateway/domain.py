@@ -119,7 +119,12 @@ def acts(event: Progress) -> tuple[Act, Act]:
 
 
 def reopened_too_late(outcome: str | None) -> str:
-    """Return what a ticket is told that was reopened after the end of its case."""
+    """Return what a ticket is told that was reopened after the end of its case; None: how that was is not known."""
+    if outcome is None:
+        return (
+            "This case has ended, and this ticket changes nothing any more. If the seat was freed and is needed again, "
+            "ask an operator of Reclaim to reactivate it."
+        )
     if outcome == "reclaimed":
         return (
             "The seat was freed before this ticket was reopened. If it is needed again, ask an operator of Reclaim to "

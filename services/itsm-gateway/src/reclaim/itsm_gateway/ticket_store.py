@@ -350,6 +350,20 @@ async def add_words(db: AsyncConnection, words: Sequence[tuple[str, str, Act, st
         await db.execute(sa.insert(TICKET_WORD), [{**dict(zip(names, one, strict=True)), **fixed} for one in words])
 
 
+async def ending(db: AsyncConnection, references: set[str]) -> set[str]:
+    """Return which of these tickets are told, or were, that their case has ended."""
+    if not references:
+        return set()
+    found = await db.execute(
+        sa.select(TICKET_WORD.c.reference).where(
+            TICKET_WORD.c.reference.in_(sa.text(f"SELECT value FROM {listed(db, 'given')}")),  # noqa: S608 - a constant
+            TICKET_WORD.c.act.in_(("end", "end_quietly")),
+        ),
+        {"given": msgspec.json.encode(sorted(references)).decode()},
+    )
+    return set(found.scalars())
+
+
 _FIRST: Final = sa.alias(TICKET_WORD, "earlier")
 
 

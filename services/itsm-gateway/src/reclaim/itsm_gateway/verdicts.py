@@ -50,7 +50,7 @@ class Facts:
     """What is known when a delivery is judged. `ticket` is None for a generic sender, or where `problem` says why.
 
     `before` is what was last heard from this ticket, `decided` what the last webhook said that decided its case.
-    `reopened`: it is open, and was closed when it was last heard.
+    `reopened`: it is open, and was closed when it was last heard. `ended`: its case is over, and we close it ourselves.
     """
 
     delivery: Delivery
@@ -60,6 +60,7 @@ class Facts:
     before: str | None
     decided: str | None = None
     reopened: bool = False
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +149,12 @@ def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verd
 def _by_task(facts: Facts, ticket: TicketState) -> Verdict:
     if ticket.test:
         return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and says nothing.")
-    if facts.reopened and facts.before == "done":
-        told = domain.reopened_too_late("reclaimed")
+    if facts.reopened and (facts.ended or facts.before == "done"):
+        outcome = facts.request.outcome if facts.request else None
+        told = domain.reopened_too_late(outcome or ("reclaimed" if facts.before == "done" else None))
         return Verdict("ignored", f"Ticket {ticket.ticket} was reopened after its task was done.", word=told)
+    if facts.ended:
+        return Verdict("ignored", f"The case has ended, and with it the task of ticket {ticket.ticket}.")
     if ticket.says == "keep":
         return _taken(facts, "keep", _who(facts, ticket), _why(facts, ticket))
     if not ticket.closed:
