@@ -21,6 +21,7 @@ from reclaim.common.contracts import (
     ConnectionChanged,
     DecisionReceived,
     Event,
+    FulfilmentReported,
     FulfilmentRequested,
     Money,
     NoticeDelivered,
@@ -331,6 +332,30 @@ EXAMPLES: Final[Mapping[type[Event], tuple[Example, ...]]] = {
                 instructions="Take the seat of Integration Probe in Platform Login back.",
                 requested_at=at(11, 30),
                 dry_run=True,
+            ),
+        ),
+    ),
+    FulfilmentReported: (
+        Example(
+            id="019a4471-600d-7000-8000-000000000001",
+            source="itsm-gateway",
+            time=at(11, 45, 1),
+            traceparent=TRACE,
+            event=FulfilmentReported(
+                case_id=CASE,
+                done=True,
+                channel="itsm",
+                actor="zoe.mueller@example.com",
+                note="Ticket INC0001234",
+                reported_at=at(11, 45),
+            ),
+        ),
+        Example(
+            id="019a4471-600d-7000-8000-000000000002",
+            source="itsm-gateway",
+            time=at(11, 45, 1),
+            event=FulfilmentReported(
+                case_id=OTHER_CASE, done=False, channel="console", actor="operator", note="", reported_at=at(11, 45)
             ),
         ),
     ),

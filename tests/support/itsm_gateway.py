@@ -25,6 +25,7 @@ from reclaim.common.contracts import (
     CaseEvent,
     DecisionReceived,
     Event,
+    FulfilmentRequested,
     Person,
     Policy,
     Route,
@@ -113,6 +114,20 @@ def life(case_id: str) -> list[CaseEvent]:
             dry_run=False,
         ),
     ]
+
+
+def task(case_id: str, instructions: str = "Take the seat of Ann Holder back.", *, dry_run: bool = False) -> CaseEvent:
+    """The task of freeing a case's seat by hand."""
+    return FulfilmentRequested(
+        case_id=case_id,
+        seat=SEAT,
+        rule_id="r-1",
+        rule_name="Unused for 60 days",
+        method="deactivate",
+        instructions=instructions,
+        requested_at=NOW + timedelta(days=5),
+        dry_run=dry_run,
+    )
 
 
 @dataclass

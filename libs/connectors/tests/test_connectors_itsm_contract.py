@@ -431,6 +431,23 @@ async def test_comments_are_there_in_order(world: World) -> None:
     assert ticket["comments"] == ["The seat was frozen.", "The seat was freed."]
 
 
+async def test_a_word_that_may_have_been_said_is_looked_for_and_another_is_not_taken_for_it(world: World) -> None:
+    ref = await world.desk.create(draft())
+    for mark, tried in [("lr-note-1", False), ("lr-note-12", True), ("lr-note-12", True), ("lr-note-1", True)]:
+        await world.desk.comment(ref, "The seat was frozen.", mark=mark, tried=tried)
+    (ticket,) = world.tickets()
+    assert len(ticket["comments"]) == 2
+
+
+async def test_a_ticket_that_its_people_reopened_after_it_was_closed_is_not_closed_again(world: World) -> None:
+    ref = await world.desk.create(draft())
+    await world.desk.close(ref, "Frozen.", mark="lr-note-1")
+    world.act(ref, "reopen")
+    await world.desk.close(ref, "Frozen.", mark="lr-note-1", tried=True)
+    (ticket,) = world.tickets()
+    assert (ticket["closed"], len(ticket["comments"])) == (False, 1)
+
+
 async def test_closing_and_reopening_happen_once(world: World) -> None:
     ref = await world.desk.create(draft())
     for _ in range(2):

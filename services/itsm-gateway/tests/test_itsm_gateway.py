@@ -52,7 +52,8 @@ async def test_the_timeline_and_the_state_follow_the_case_in_any_order(site: Sit
     shown = await site.get("/itsm-gateway/api/requests/a")
     assert (shown["state"], shown["outcome"]) == ("reactivated", "reclaimed")
     assert [step["text"] for step in shown["timeline"]] == [
-        "The seat was frozen. It can be restored until 26 November 2026, 12:00 UTC.",
+        "The seat was frozen. It can be restored until 26 November 2026, 12:00 UTC: whoever needs it reopens this "
+        "ticket.",
         "The seat was freed. 1 open record has a new owner.",
         "The case was closed (reclaimed).",
         "The seat was given back by Otto. She is back.",

@@ -3,120 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 import sqlalchemy as sa
 
-from reclaim.common.clock import FixedClock
-from reclaim.common.contracts import CaseClosed, NoticeDelivered, NoticeFailed, Person
-from reclaim.common.host import Host
-from reclaim.common.service import Runtime, Service
-from reclaim.common.settings import Settings
+from reclaim.common.contracts import (
+    CaseClosed,
+    CheckFinding,
+    FulfilmentReported,
+    NoticeDelivered,
+    NoticeFailed,
+    Person,
+    Route,
+)
+from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.itsm.profile import Tuning
 from reclaim.itsm_gateway import ticket_store, ticketing
-from reclaim.itsm_gateway.service import build
-from reclaim.sandbox.app import Sandbox
-from reclaim.sandbox.desks import freshservice, generic, jira, serval, servicenow
-from reclaim.sandbox.desks.core import Desk, Ticket
-from reclaim.sandbox.desks.pages import person_acts
-from tests.support.itsm_gateway import KEY, NOW, SEALING, Site, flagged, life, secrets_of
-
-QUICK = Tuning(connect_timeout=2, read_timeout=2, look_again=(0.0, 0.0), unknown_for=0.0)
-PLATFORMS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
-    "servicenow": ({"username": servicenow.USER}, {"password": servicenow.PASSWORD}),
-    "jira": (
-        {"email": jira.EMAIL, "service_desk_id": jira.SERVICE_DESK, "request_type_id": jira.REQUEST_TYPE},
-        {"api_token": jira.TOKEN},
-    ),
-    "freshservice": ({"requester_email": "reclaim@example.com"}, {"api_key": freshservice.API_KEY}),
-    "serval": (
-        {"client_id": serval.CLIENT_ID, "team_id": serval.TEAM, "user_id": serval.USER},
-        {"client_secret": serval.CLIENT_SECRET},
-    ),
-    "generic": ({}, {"secret": generic.SECRET}),
-}
-
-
-@dataclass
-class World:
-    """A gateway and the desks that it may be connected to."""
-
-    site: Site
-    sandbox: Sandbox
-    platform: str = "freshservice"
-
-    @property
-    def desk(self) -> Desk:
-        return self.sandbox.world.desks.by_name[self.platform]
-
-    def entered(self, **more: Any) -> dict[str, Any]:
-        settings, credentials = PLATFORMS[self.platform]
-        address = {"base_url": f"{self.sandbox.url}/desks/{self.platform}"}
-        return {"platform": self.platform, "settings": {**address, **settings}, "credentials": credentials, **more}
-
-    async def connect(self, **more: Any) -> None:
-        answer = await self.site.call("PUT", "/itsm-gateway/api/desks/it", role="admin", json=self.entered(**more))
-        assert answer.status_code == 200, answer.text
-
-    async def run(self, *names: str) -> None:
-        """Let jobs do what there is to do, whatever their time."""
-        for name in names:
-            await self.make_due()
-            job = next(job for job in self.site.running.service.jobs if job.name == name)
-            await job.run()
-
-    async def run_all(self) -> None:
-        await self.run("open_tickets", "tell_tickets", "tell_tickets", "tell_tickets", "tell_tickets", "poll_tickets")
-        await self.site.handle()
-
-    async def make_due(self) -> None:
-        async with self.site.running.database.unit() as unit:
-            for table in (ticket_store.TICKET, ticket_store.TICKET_WORD):
-                await unit.db.execute(sa.update(table).values(due=0))
-
-    def tickets(self) -> list[Ticket]:
-        return list(self.desk.tickets.values())
-
-    def act(self, action: str, value: str = "") -> None:
-        person_acts(self.desk, self.tickets()[0], action, value, "Ann Agent")
-
-    async def decisions(self) -> list[tuple[str, str, str]]:
-        return [(event.case_id, event.decision, event.channel) for event in await self.site.decisions()]
-
-    def fault(self, kind: str, method: str, path: str, **more: Any) -> None:
-        self.sandbox.world.faults.add(kind, method=method, path_regex=f"^/desks/{path}$", **more)
-
-
-@asynccontextmanager
-async def gateway(tmp_path: Path, database_url: str | None = None) -> AsyncIterator[World]:
-    given = Settings(
-        environment="test",
-        data_dir=tmp_path,
-        secret_keys=[KEY],
-        sealing_keys=[SEALING],
-        outgoing_allowed_hosts=["127.0.0.1"],
-        **({"database_url": database_url} if database_url else {}),
-    )
-
-    def quick(runtime: Runtime) -> Service:
-        return build(runtime, settings=secrets_of(), tuning=QUICK)
-
-    host = Host(given, {"itsm-gateway": quick}, clock=FixedClock(NOW))
-    await host.prepare()
-    transport = httpx.ASGITransport(host.app)
-    async with (
-        Sandbox(clock=FixedClock(NOW), users=0) as sandbox,
-        httpx.AsyncClient(transport=transport, base_url=given.public_url) as client,
-    ):
-        yield World(Site(host, client), sandbox)
-        for running in host.running:
-            await running.close()
+from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
+from tests.support.itsm_gateway import NOW, flagged, life, task
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
@@ -159,12 +66,8 @@ async def test_a_case_becomes_a_ticket_whose_answer_decides_and_that_is_told_and
     for event in life("c")[:3]:
         await world.site.tell(event)
     await world.run_all()
-    assert [comment.text.split(".")[0] for comment in ticket.comments][:2] == [
-        "The seat was frozen",
-        "The seat was freed",
-    ]
+    assert [comment.text.split(".")[0] for comment in ticket.comments] == ["The seat was frozen", "The seat was freed"]
     assert world.desk.is_closed(ticket)
-    assert len(ticket.comments) == 3
 
 
 async def test_the_same_on_both_databases(world: World) -> None:
@@ -279,6 +182,43 @@ async def test_credentials_that_are_taken_away_call_a_person_and_mending_them_op
     assert again.status_code == 409
 
 
+async def test_credentials_that_are_taken_away_in_mid_flow_lose_nothing_and_show_on_the_console(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"), flagged("d"))
+    await small.run("open_tickets")
+    small.sandbox.world.faults.add("session_expired", path_regex="^/desks/freshservice", times=None)
+    small.act("tag", "lr_revoke")
+    await small.site.tell(life("d")[0], flagged("e"))
+    await small.run("poll_tickets", "tell_tickets", "open_tickets")
+    page = await small.site.get("/itsm-gateway/")
+    for what in ("read", "told", "opened"):
+        assert f"of it could not be {what}" in page
+    assert "Enter the credentials again." in page
+    assert "Mend the connection" not in page, "that is for an administrator"
+    assert "cannot be used just now" in await small.site.get("/itsm-gateway/requests/c")
+    small.sandbox.world.faults.clear()
+    await small.connect()
+    for name in ("open_tickets", "tell_tickets", "poll_tickets"):
+        job = next(job for job in small.site.running.service.jobs if job.name == name)
+        await job.run()
+    assert await small.decisions() == [("c", "revoke", "itsm")]
+    assert len(small.tickets()) == 3
+    assert "The seat was frozen" in small.tickets()[1].comments[-1].text
+    assert "could not be" not in await small.site.get("/itsm-gateway/")
+
+
+async def test_mending_a_desk_opens_no_ticket_of_a_case_that_has_ended(small: World) -> None:
+    await small.connect()
+    small.sandbox.world.faults.add("request_limit", path_regex="^/desks/freshservice", times=None)
+    await small.site.tell(flagged("ended"), flagged("open"))
+    await small.run("open_tickets")
+    await small.site.tell(CaseClosed(case_id="ended", outcome="kept", reason="On its page.", closed_at=NOW))
+    small.sandbox.world.faults.clear()
+    await small.connect()
+    await small.run("open_tickets")
+    assert [ticket.tags for ticket in small.tickets()] == [["lr-case-open"]]
+
+
 async def test_words_are_told_in_order_however_often_the_first_fails(small: World) -> None:
     await small.connect()
     await small.site.tell(flagged("c"))
@@ -334,6 +274,327 @@ async def test_without_a_desk_nobody_is_asked(small: World) -> None:
     assert small.tickets() == []
 
 
+# Webhooks on bad roads -----------------------------------------------------------------------------------------------
+
+
+async def hooked(world: World) -> str:
+    """Connect a desk whose webhooks are kept back; return the secret that they are signed with."""
+    await world.connect()
+    _, secret = await world.site.secret("it", world.platform)
+    world.desk.hooks.url, world.desk.hooks.secret, world.desk.hooks.hold = "http://gateway.example", secret, True
+    await world.site.tell(flagged("c"))
+    await world.run("open_tickets")
+    world.desk._waiting.clear()
+    return secret
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("road", ["twice", "backwards", "half-lost"])
+async def test_webhooks_that_are_repeated_reordered_or_lost_decide_once_what_the_ticket_says(
+    small: World, platform: str, road: str
+) -> None:
+    small.platform = platform
+    await hooked(small)
+    # Contradictory: the first answer is taken back before anybody has heard it.
+    for action, tag in [("tag", "lr_keep"), ("untag", "lr_keep"), ("tag", "lr_revoke"), ("close", "")]:
+        small.act(action, tag)
+    sent = list(small.desk._waiting)
+    assert sent
+    arriving = {"twice": [*sent, *sent], "backwards": sent[::-1], "half-lost": sent[1::2]}[road]
+    for hook in arriving:
+        assert (await small.site.post("it", hook.body, hook.headers)).status_code == 202
+    assert await small.decisions() in ([("c", "revoke", "itsm")], [])
+    await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "revoke", "itsm")]
+
+
+async def test_our_own_closing_and_its_webhooks_decide_nothing(small: World) -> None:
+    await hooked(small)
+    small.act("tag", "lr_revoke")
+    await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "revoke", "itsm")]
+    small.desk._waiting.clear()
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    await small.time_passes()
+    echoes = list(small.desk._waiting)
+    assert echoes, "closing a ticket sends a webhook"
+    for hook in echoes:
+        await small.site.post("it", hook.body, hook.headers)
+    await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "revoke", "itsm")]
+
+
+# Tasks ---------------------------------------------------------------------------------------------------------------
+
+
+async def asked_to_free(world: World, route: Route = "itsm") -> int:
+    """Bring a case to where a person has to free its seat; return which ticket has the task."""
+    await world.connect()
+    await world.site.tell(flagged("c", route))
+    await world.run("open_tickets")
+    await world.site.tell(task("c"))
+    await world.run("open_tickets", "tell_tickets")
+    return len(world.tickets()) - 1
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_a_task_is_a_ticket_of_its_own_and_done_frees_the_seat_once(small: World, platform: str) -> None:
+    small.platform = platform
+    number = await asked_to_free(small)
+    question, its_task = small.tickets()
+    assert number == 1
+    assert its_task.subject == "Free the seat: Sales Cloud for Ann Holder"
+    assert "Take the seat of Ann Holder back." in its_task.description
+    assert "lr_done" in its_task.description.replace("\\", "")
+    assert "Take the seat of Ann Holder back." in question.comments[0].text
+    small.act("tag", "lr_done", ticket=1)
+    await small.run("poll_tickets")
+    assert await small.reports() == [], "it is still open"
+    small.act("close", ticket=1)
+    for _ in range(3):
+        await small.run("poll_tickets")
+        await small.site.handle()
+    reports = await small.reports()
+    assert [(case_id, done) for case_id, done, _ in reports] == [("c", True)]
+    assert await small.decisions() == []
+
+
+async def test_a_task_is_done_on_both_databases_whatever_the_question_was_asked_by(world: World) -> None:
+    assert await asked_to_free(world, "email") == 0
+    world.act("tag", "lr_done")
+    world.act("close")
+    await world.run("poll_tickets")
+    assert [(case_id, done) for case_id, done, _ in await world.reports()] == [("c", True)]
+    for event in life("c")[1:3]:
+        await world.site.tell(event)
+    await world.run_all()
+    assert [comment.text.split(".")[0] for comment in world.tickets()[0].comments] == ["The seat was freed"]
+
+
+async def test_a_task_that_is_closed_without_the_tag_calls_a_person_and_can_be_asked_anew(small: World) -> None:
+    await asked_to_free(small)
+    small.act("close", ticket=1)
+    for _ in range(2):
+        await small.run("poll_tickets")
+        await small.site.handle()
+    assert [(case_id, done) for case_id, done, _ in await small.reports()] == [("c", False)]
+    await small.site.tell(task("c", "Try once more."))
+    await small.run("open_tickets", "tell_tickets", "tell_tickets")
+    again = small.tickets()[1]
+    assert not small.desk.is_closed(again)
+    assert "Try once more." in again.comments[-1].text
+    assert len(small.tickets()) == 2
+    await small.run("poll_tickets")
+    assert len(await small.reports()) == 1, "our own reopening says nothing"
+    small.act("close", ticket=1)
+    await small.run("poll_tickets")
+    assert [done for _, done, _ in await small.reports()] == [False, False]
+    small.act("tag", "lr_done", ticket=1)
+    await small.run("poll_tickets")
+    assert [done for _, done, _ in await small.reports()] == [False, False, True]
+
+
+async def test_a_dry_run_gives_nobody_a_task(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c", "email"), task("c", dry_run=True))
+    await small.run("open_tickets")
+    assert small.tickets() == []
+
+
+async def test_a_task_whose_ticket_cannot_be_opened_calls_a_person(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c", "email"))
+    small.sandbox.world.faults.add("request_limit", path_regex="^/desks/freshservice", times=None)
+    await small.site.tell(task("c"))
+    await small.run("open_tickets")
+    (report,) = [event for event in await small.site.said() if isinstance(event, FulfilmentReported)]
+    assert (report.done, "no ticket could be opened" in report.note) == (False, True)
+    small.sandbox.world.faults.clear()
+    await small.site.tell(task("c", "Once more."))
+    await small.run("open_tickets")
+    assert len(small.tickets()) == 1
+
+
+async def test_a_task_that_was_done_on_the_cases_page_closes_its_ticket_and_that_is_no_news(world: World) -> None:
+    await asked_to_free(world, "email")
+    _, secret = await world.site.secret("it", "freshservice")
+    for event in life("c")[1:3]:
+        await world.site.tell(event)
+    await world.run("tell_tickets", "tell_tickets")
+    (ticket,) = world.tickets()
+    assert world.desk.is_closed(ticket)
+    body = b'{"ticket_id": "301", "tags": "lr-case-c-task"}'
+    await world.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    assert await world.reports() == []
+    assert "The case has ended" in (await world.site.delivery())["outcome"]
+    await world.time_passes()
+    world.act("reopen")
+    body += b" "
+    await world.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    assert await world.reports() == []
+    await world.run("tell_tickets")
+    assert "ask an operator of Reclaim to reactivate" in ticket.comments[-1].text
+
+
+async def test_a_task_can_be_kept_instead(small: World) -> None:
+    await asked_to_free(small)
+    small.act("tag", "lr_keep", ticket=1)
+    small.act("close", ticket=1)
+    await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "keep", "itsm")]
+    assert await small.reports() == []
+
+
+# Reopening -----------------------------------------------------------------------------------------------------------
+
+
+async def frozen(world: World, *, answered: bool = True) -> None:
+    """Bring a case into its grace: answered on its ticket, or by mail."""
+    await world.connect()
+    await world.site.tell(flagged("c", "both"))
+    await world.run("open_tickets")
+    if answered:
+        world.act("tag", "lr_revoke")
+        world.act("close")
+        await world.run("poll_tickets")
+        await world.site.handle()
+    await world.site.tell(life("c")[0])
+    await world.run("tell_tickets")
+    await world.time_passes()
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("answered", [True, False], ids=["closed-by-people", "closed-by-us"])
+async def test_a_ticket_that_is_reopened_in_grace_is_an_appeal_once(
+    small: World, platform: str, answered: bool
+) -> None:
+    small.platform = platform
+    await frozen(small, answered=answered)
+    (ticket,) = small.tickets()
+    assert small.desk.is_closed(ticket)
+    assert "reopens this ticket" in ticket.comments[-1].text
+    before = await small.decisions()
+    await small.run("poll_tickets")
+    assert await small.decisions() == before, "closing it is no news"
+    small.act("reopen")
+    for _ in range(3):
+        await small.run("poll_tickets")
+        await small.site.handle()
+    assert (await small.decisions())[len(before) :] == [("c", "keep", "itsm")]
+
+
+async def test_a_reopening_is_an_appeal_on_both_databases(world: World) -> None:
+    await frozen(world)
+    world.act("reopen")
+    await world.run("poll_tickets")
+    assert (await world.decisions())[-1] == ("c", "keep", "itsm")
+
+
+async def test_a_ticket_that_reads_as_open_right_after_it_was_closed_is_read_once_more(small: World) -> None:
+    await frozen(small)
+    async with small.site.running.database.unit() as unit:
+        just_now = wall_milliseconds()
+        await unit.db.execute(sa.update(ticket_store.TICKET).values(closed_since=just_now))
+    small.act("reopen")
+    await small.run("poll_tickets")
+    assert len(await small.decisions()) == 1
+    assert (await small.site.get("/itsm-gateway/api/deliveries?limit=1"))["deliveries"][0]["state"] == "waiting"
+
+
+async def test_reopening_after_the_seat_was_freed_is_told_what_to_do(small: World) -> None:
+    await frozen(small)
+    for event in life("c")[1:3]:
+        await small.site.tell(event)
+    await small.run("tell_tickets", "tell_tickets")
+    await small.time_passes()
+    small.act("reopen")
+    _, secret = await small.site.secret("it", "freshservice")
+    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_revoke"}'
+    answered = await small.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    assert answered.status_code == 202
+    # Whether it was made in time, the case itself says.
+    assert (await small.decisions())[-1] == ("c", "keep", "itsm")
+    await small.run("tell_tickets")
+    assert "ask an operator of Reclaim to reactivate" in small.tickets()[0].comments[-1].text
+
+
+async def test_reopening_after_a_case_was_kept_takes_nothing_away(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    await small.site.tell(CaseClosed(case_id="c", outcome="kept", reason="By mail.", closed_at=NOW))
+    await small.run("tell_tickets")
+    (ticket,) = small.tickets()
+    assert small.desk.is_closed(ticket)
+    await small.time_passes()
+    small.act("reopen")
+    small.act("tag", "lr_revoke")
+    _, secret = await small.site.secret("it", "freshservice")
+    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_revoke"}'
+    await small.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    assert await small.decisions() == []
+    await small.run("tell_tickets")
+    assert "nothing was taken away" in ticket.comments[-1].text
+
+
+# Words ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("stage", [0, 1], ids=["closing", "comment"])
+async def test_a_word_whose_answer_was_lost_is_said_once(small: World, platform: str, stage: int) -> None:
+    small.platform = platform
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    for event in life("c")[:stage]:
+        await small.site.tell(event)
+        await small.run("tell_tickets")
+    said = len(small.tickets()[0].comments)
+    small.fault(*LAST_CALL[platform])
+    await small.site.tell(life("c")[stage])
+    for _ in range(3):
+        await small.run("tell_tickets")
+    assert len(small.tickets()[0].comments) == said + 1
+    async with small.site.running.database.reading() as db:
+        states = set((await db.execute(sa.select(ticket_store.TICKET_WORD.c.state))).scalars())
+    assert states == {"told"}
+
+
+async def test_the_answer_tells_which_tags_the_desk_reads(small: World) -> None:
+    rules = {"tags": {"behalten": "keep", "weg": "revoke"}, "decision_field": "type", "values": {"Gone": "revoke"}}
+    await small.connect(decisions=rules)
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    (ticket,) = small.tickets()
+    assert "behalten or weg, or choose Gone in the field type" in ticket.description
+
+
+WARNING = CheckFinding(check="service_account", outcome="warn", evidence="It may run an integration.")
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "not-named"])
+async def test_what_the_checks_warn_of_stands_in_the_ticket(small: World, named: bool) -> None:
+    await small.connect(**({} if named else {"description": "Keep ${holder_name}?"}))
+    passed = CheckFinding(check="exempt", outcome="pass", evidence="Not exempt.")
+    await small.site.tell(msgspec.structs.replace(flagged("c"), findings=(WARNING, passed)))
+    await small.run("open_tickets")
+    (ticket,) = small.tickets()
+    assert "Please note:" in ticket.description
+    assert "Service account: It may run an integration." in ticket.description
+    assert "Not exempt" not in ticket.description
+
+
+async def test_a_mapped_field_takes_what_the_case_says(small: World) -> None:
+    fields = {"department_name": "${department} / ${product_name}", "priority": 3}
+    small.platform = "generic"
+    await small.connect(fields=fields)
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    assert small.tickets()[0].fields == {"department_name": "Sales / Sales Cloud", "priority": 3}
+
+
 # Connecting ----------------------------------------------------------------------------------------------------------
 
 
@@ -365,11 +626,12 @@ async def test_the_platforms_say_what_is_entered(small: World) -> None:
     [
         ({"platform": "remedy"}, 422, "remedy"),
         ({"title": "${nobody}"}, 422, "nobody"),
+        ({"fields": {"type": "${nobody}"}}, 422, "nobody"),
         ({"decisions": {"tags": {"lr_test": "revoke"}}}, 422, "lr_test"),
         ({"settings": {"base_url": "https://169.254.169.254", "requester_email": "a@b.example"}}, 422, "169.254"),
         ({"colour": "blue"}, 422, "colour"),
     ],
-    ids=["platform", "template", "decisions", "address", "unknown"],
+    ids=["platform", "template", "field", "decisions", "address", "unknown"],
 )
 async def test_what_does_not_fit_is_not_stored(small: World, changes: dict[str, Any], status: int, said: str) -> None:
     answer = await small.site.call(

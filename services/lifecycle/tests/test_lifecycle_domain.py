@@ -663,6 +663,15 @@ def test_a_task_in_a_dry_run_asks_nobody_to_do_anything() -> None:
     assert all(event.dry_run for event in said if isinstance(event, FulfilmentRequested | SeatReclaimed))
 
 
+def test_a_task_that_was_given_up_and_is_done_after_all_frees_the_seat() -> None:
+    given_up = accept(at(State.AWAITING_FULFILMENT), NotFulfilled("desk", "closed without an answer")).case
+    done = accept(given_up, Fulfilled("desk", "ticket 7"), NOW + 9 * DAY)
+    assert done.case.state is State.RECLAIMED
+    assert [type(event) for event in done.events] == [SeatReclaimed, CaseClosed]
+    undecided = accept(at(State.FLAGGED), NoticeUndeliverable("itsm", "no desk", "decide here")).case
+    assert isinstance(decide(undecided, Fulfilled("desk", "ticket 7"), NOW), Rejected)
+
+
 def test_a_task_that_cannot_be_done_is_attention_and_asked_for_anew() -> None:
     failed = accept(at(State.AWAITING_FULFILMENT), NotFulfilled("op", "no access")).case
     assert failed.state is State.ATTENTION

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from reclaim.common.clock import FixedClock
-from reclaim.common.contracts import CheaperLicence
+from reclaim.common.contracts import CheaperLicence, FulfilmentReported
 from reclaim.common.errors import Transient
 from reclaim.connectors.fake import FakeOrg, FakeUser
-from reclaim.lifecycle import drift_store, queries
+from reclaim.lifecycle import drift_store, queries, store
 from reclaim.lifecycle.domain import Decide, Fulfilled, NotFulfilled, Reactivate, Retry, State
 from reclaim.lifecycle.drift_store import Drift
 from services.lifecycle.tests.test_lifecycle_service import (
@@ -177,6 +177,40 @@ async def test_a_task_is_asked_for_after_grace_and_writes_nothing(
         async with it.running.database.reading() as db:
             found = await queries.summary(db)
         assert (found["reclaimed"], found["reactivated"]) == (1, 1)
+
+
+async def test_what_a_ticket_says_of_a_task_is_believed_once_and_recorded_with_its_channel(
+    database_url: str | None,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    def told(*, done: bool) -> FulfilmentReported:
+        return FulfilmentReported(
+            case_id="case-1", done=done, channel="itsm", actor="Ann Agent", note="ticket 7", reported_at=NOW
+        )
+
+    async with world(database_url, tmp_path) as it:
+        await it.tell(flagged(**BY_HAND), source="scanner")
+        await it.tell(told(done=True), source="itsm-gateway")
+        assert (await it.case()).state is State.FLAGGED
+        await it.tell(decision("revoke"))
+        await it.act()
+        it.clock.advance(7 * DAY)
+        await it.act()
+        await it.tell(told(done=False), source="itsm-gateway")
+        assert (await it.case()).state is State.ATTENTION
+        for _ in range(2):
+            await it.tell(told(done=True), source="itsm-gateway")
+        assert (await it.case()).state is State.RECLAIMED
+        assert [said for said in await it.said() if said == "SeatReclaimed"] == ["SeatReclaimed"]
+        async with it.running.database.reading() as db:
+            entries = [moment.link.entry for moment in await store.history(db, "case-1")]
+        reports = [entry for entry in entries if entry.channel == "itsm"]
+        assert [(entry.command, entry.accepted, entry.actor) for entry in reports] == [
+            ("fulfilled", False, "Ann Agent"),
+            ("not_fulfilled", True, "Ann Agent"),
+            ("fulfilled", True, "Ann Agent"),
+            ("fulfilled", False, "Ann Agent"),
+        ]
 
 
 async def test_who_came_back_before_a_task_is_left_alone(tmp_path: Path) -> None:

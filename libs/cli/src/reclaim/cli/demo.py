@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reclaim.cli import setup
 from reclaim.cli.client import Client
+from reclaim.cli.desk import PLATFORM, THEIRS, DeskAct
 from reclaim.cli.output import Output, console, pairs, progress_console
 from reclaim.cli.story import Outcome, Story, StoryStuck
 from reclaim.cli.time_machine import time_machine
@@ -205,14 +206,19 @@ async def _tell(client: Client, sandbox: Sandbox, clock: FileClock, output: Outp
             note=lambda text: progress.console.print(f"  {text}", highlight=False),
             progress=lambda done, of: progress.update(task, description="working", completed=done, total=of),
         )
+        desk = DeskAct(story, sandbox.url, note=lambda text: progress.console.print(f"  {text}", highlight=False))
         try:
-            outcome = await asyncio.to_thread(story.play)
+            await asyncio.to_thread(story.play)
+            through_the_desk = await asyncio.to_thread(desk.play)
+            outcome = await asyncio.to_thread(story.outcome)
+            outcome.figures["service_desk"] = through_the_desk
             if second_act:
                 await asyncio.to_thread(_second_act, story)
         except StoryStuck as stuck:
             progress_console.print(f"[bold red]error:[/] {stuck}", highlight=False)
             return 1
         finally:
+            desk.close()
             story.close()
     _report(outcome, output)
     return 1 if outcome.differences or not outcome.figures["audit"]["verified"] else 0
@@ -228,6 +234,8 @@ def _second_act(story: Story) -> None:
             "connection_id": connection,
             "products": ["AUL"],
             "inactive_days": 60,
+            # Those of two departments have been asked through the service desk.
+            "filter": f"not ({THEIRS})",
             "route": "email",
             "decision_days": 14,
             "on_timeout": "freeze",
@@ -259,6 +267,7 @@ The console is open. Sign in as [bold]{OPERATOR}[/] with the password [bold]{pas
 
   Cases         {url}/lifecycle/
   Mailbox       {url}/mailbox        (the managers' mail: keep, revoke or appeal there)
+  Service desk  {url}/desk/{PLATFORM}   (tickets: set lr_keep or lr_revoke and close one; reopen a frozen one)
   Savings       {url}/savings/
   Time machine  {url}/demo/
 

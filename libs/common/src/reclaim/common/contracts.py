@@ -319,6 +319,21 @@ class FulfilmentRequested(CaseEvent, frozen=True):
     downgrade_to: CheaperLicence | None = None
 
 
+class FulfilmentReported(CaseEvent, frozen=True):
+    """Somebody said what became of the task of freeing a seat: `done`, or it cannot be done, and `note` says why.
+
+    `actor` is who said it, `channel` where.
+    """
+
+    wire = "reclaim.FulfilmentReported.v1"
+
+    done: bool
+    channel: Channel
+    actor: str
+    note: str
+    reported_at: datetime
+
+
 class SeatReclaimed(CaseEvent, frozen=True):
     """The seat is free, and the holder's open records have a new owner. `fulfilled_by` is who freed it by hand."""
 
@@ -411,6 +426,7 @@ CONSUMERS: Final[dict[type[Event], tuple[str, ...]]] = {
     UserFrozen: ("approvals", "itsm-gateway", "savings"),
     UserRestored: ("approvals", "itsm-gateway", "savings"),
     FulfilmentRequested: ("itsm-gateway",),
+    FulfilmentReported: ("lifecycle",),
     SeatReclaimed: ("approvals", "itsm-gateway", "savings"),
     SeatReactivated: ("scanner", "approvals", "itsm-gateway", "savings"),
     CaseClosed: ("scanner", "approvals", "itsm-gateway", "savings"),

@@ -11,20 +11,21 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from opentelemetry import metrics
 
-from reclaim.common.contracts import DecisionReceived
+from reclaim.common.contracts import DecisionReceived, Event, FulfilmentReported
 from reclaim.common.db import Database, Unit
 from reclaim.common.errors import Conflict, Invalid, NotFound, NotYet, ReclaimError, Transient
 from reclaim.common.timing import backoff, wall_milliseconds
-from reclaim.itsm_gateway import delivery_store, hints, intake, store, verdicts
+from reclaim.itsm_gateway import delivery_store, domain, hints, intake, store, ticket_store, verdicts
 from reclaim.itsm_gateway.delivery_store import Delivery, Settled
 from reclaim.itsm_gateway.domain import Step
 from reclaim.itsm_gateway.ports import Desks, TicketState
 from reclaim.itsm_gateway.store import TicketRequest
+from reclaim.itsm_gateway.ticket_store import Ticket
 from reclaim.itsm_gateway.verdicts import Facts, Verdict
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,15 @@ FIRST_RETRY: Final = 2.0
 LAST_RETRY: Final = 900.0
 """Seconds until a ticket that could not be read is tried again; doubling. All attempts take about an hour."""
 
+SETTLING: Final = 10_000
+"""Milliseconds after a ticket was closed in which one that reads as open is read once more: a desk may lag behind."""
+
+OLDEST_TRIAL: Final = timedelta(days=30)
+"""How far back the ticket of a trial is looked for."""
+
+TELL: Final = "tell_tickets"
+"""The job that is woken when a ticket has something to hear."""
+
 KEPT_FOR: Final = timedelta(days=90)
 """For how long what was taken or ignored stays in the list. What failed stays until a person has dealt with it."""
 
@@ -53,11 +63,24 @@ _results = metrics.get_meter("reclaim.itsm_gateway").create_counter(
 
 
 @dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known before the tickets are read: what their desks are compared with afterwards."""
+
+    requests: Mapping[str, TicketRequest]
+    tickets: Mapping[str, Ticket]
+    connected: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Read:
     """What came of reading a ticket: its state, or None where there is no need, or why it could not be read."""
 
     state: TicketState | None = None
     problem: ReclaimError | None = None
+
+
+def _reference(delivery: Delivery) -> str:
+    return domain.reference(delivery.case_id or "", delivery.kind)
 
 
 class Handling:
@@ -72,27 +95,33 @@ class Handling:
         now = wall_milliseconds()
         async with self._database.unit() as unit:
             claimed = await delivery_store.claim(unit.db, now=now, until=now + LEASE, most=CLAIM)
-            requests = await store.requests_of(unit.db, {one.case_id for one in claimed if one.case_id is not None})
-        if not claimed:
-            return False
+            if not claimed:
+                return False
+            known = _Known(
+                await store.requests_of(unit.db, {one.case_id for one in claimed if one.case_id is not None}),
+                await ticket_store.referred(unit.db, {_reference(one) for one in claimed}),
+                frozenset(desk.id for desk in await ticket_store.desks(unit.db)),
+            )
         slots = asyncio.Semaphore(AT_ONCE)
-        read = await asyncio.gather(*(self._read(one, requests, slots) for one in claimed))
+        read = await asyncio.gather(*(self._read(one, known, slots) for one in claimed))
         async with self._database.unit() as unit:
             ours = await delivery_store.still_claimed(unit.db, claimed)
             pairs = [(one, found) for one, found in zip(claimed, read, strict=True) if one.number in ours]
-            await self._settle(unit, pairs)
+            await self._settle(unit, pairs, known)
         return True
 
-    async def _read(self, delivery: Delivery, requests: Mapping[str, TicketRequest], slots: asyncio.Semaphore) -> _Read:
-        request = requests.get(delivery.case_id or "")
-        if delivery.platform == "generic" or request is None:
+    async def _read(self, delivery: Delivery, known: _Known, slots: asyncio.Semaphore) -> _Read:
+        since = _since(delivery, known)
+        if since is None and delivery.kind == "task":
+            return _Read(problem=verdicts.NoTask(delivery.case_id or ""))
+        if since is None or _is_taken_at_its_word(delivery, known):
             return _Read()
         opened = self._desks.open(delivery.connection_id)
         if opened is None:
             return _Read(problem=verdicts.NotConnected(delivery.connection_id))
         try:
             async with slots, asyncio.timeout(PATIENCE), opened as desk:
-                state = await desk.read(request.case_id, since=request.flagged_at)
+                state = await desk.read(_reference(delivery), since=since)
         except TimeoutError:
             return _Read(problem=Transient(f"The service desk did not answer within {PATIENCE:g} s."))
         except ReclaimError as error:
@@ -101,39 +130,118 @@ class Handling:
             # A defect in one adapter must not hold up the deliveries of others.
             log.exception("delivery %d: its ticket could not be read", delivery.number)
             return _Read(problem=Transient(f"Its ticket could not be read ({type(error).__name__}); the log has more."))
-        return _Read(state) if state is not None else _Read(problem=verdicts.NoTicket(request.case_id))
+        return _Read(state) if state is not None else _Read(problem=verdicts.NoTicket(delivery.case_id or ""))
 
-    async def _settle(self, unit: Unit, pairs: Sequence[tuple[Delivery, _Read]]) -> None:
+    async def _settle(self, unit: Unit, pairs: Sequence[tuple[Delivery, _Read]], known: _Known) -> None:
         cases = {delivery.case_id for delivery, _ in pairs if delivery.case_id is not None}
         # Read again: the case may have moved on while its ticket was read.
         requests = await store.requests_of(unit.db, cases)
-        before = await delivery_store.last_taken(unit.db, cases)
+        tickets = await ticket_store.referred(unit.db, {_reference(delivery) for delivery, _ in pairs}, lock=True)
+        ended = await ticket_store.ending(unit.db, set(tickets))
+        decided = await delivery_store.last_taken(unit.db, cases)
+        now = wall_milliseconds()
         settled: list[Settled] = []
         steps: list[Step] = []
+        heard: dict[str, tuple[str, int | None]] = {}
+        words: list[tuple[str, str, domain.Act, str]] = []
         for delivery, found in pairs:
-            case_id = delivery.case_id or ""
-            request, problem = requests.get(case_id), found.problem
-            if found == _Read() and request is not None and delivery.platform != "generic":
-                problem = NotYet("The case has only just come; its ticket is read next.")
+            case_id, reference = delivery.case_id or "", _reference(delivery)
+            request, ticket = requests.get(case_id), tickets.get(reference)
+            before, closed_since = heard.get(reference) or (
+                (ticket.says, ticket.closed_since) if ticket else (None, None)
+            )
+            reopened = closed_since is not None and found.state is not None and not found.state.closed
+            problem = found.problem or _too_soon(delivery, found, request, ticket, known)
+            if reopened and problem is None and now - (closed_since or 0) < SETTLING:
+                problem = NotYet("The ticket was closed a moment ago, and reads as open: it is read once more.")
             if isinstance(problem, Transient) and delivery.attempts < MOST_ATTEMPTS:
                 settled.append(_put_off(delivery, problem))
                 continue
-            facts = Facts(delivery, request, found.state, problem, before.get(case_id))
+            facts = Facts(
+                delivery,
+                request,
+                found.state if problem is None else None,
+                problem,
+                before or (decided.get(case_id) if delivery.kind == "question" else None),
+                decided.get(case_id),
+                reopened,
+                reference in ended,
+            )
             verdict = verdicts.judge(facts)
             settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))
             _results.add(1, {"result": verdict.state})
-            if verdict.state == "taken" and verdict.says is not None:
-                before[case_id] = verdict.says
+            if ticket is not None and facts.ticket is not None:
+                since = (now if closed_since is None else closed_since) if facts.ticket.closed else None
+                heard[reference] = (facts.ticket.says, since)
+            if verdict.state == "taken" and delivery.kind == "question" and verdict.says is not None:
+                decided[case_id] = verdict.says
+            if verdict.state == "taken":
                 steps.append(_say(unit, delivery, verdict))
+            if verdict.word is not None and ticket is not None:
+                # A delivery may be replayed, and its ticket have been reopened once more.
+                words.append((f"webhook:{delivery.number}:{now}", reference, "comment", verdict.word))
         await delivery_store.settle(unit.db, settled, unit.now)
         await store.add_steps(unit.db, steps)
+        for reference, (says, since) in heard.items():
+            await ticket_store.heard(unit.db, reference, says, since)
+        if words:
+            await ticket_store.add_words(unit.db, words, now)
+            unit.wake(TELL)
+
+
+def _since(delivery: Delivery, known: _Known) -> datetime | None:
+    """Return what the delivery's ticket is no older than; None if there is none that could be read."""
+    match delivery.kind:
+        case "trial":
+            return delivery.received_at - OLDEST_TRIAL
+        case "task":
+            ticket = known.tickets.get(_reference(delivery))
+            return ticket.flagged_at if ticket else None
+        case "question":
+            request = known.requests.get(delivery.case_id or "")
+            return request.flagged_at if request else None
+
+
+def _is_taken_at_its_word(delivery: Delivery, known: _Known) -> bool:
+    """Tell whether nobody can be asked what is behind a webhook: its sender has no desk here, and decides by it."""
+    return (
+        delivery.platform == "generic" and delivery.kind == "question" and delivery.connection_id not in known.connected
+    )
+
+
+def _too_soon(
+    delivery: Delivery, found: _Read, request: TicketRequest | None, ticket: Ticket | None, known: _Known
+) -> NotYet | None:
+    """Return that a ticket has to be read (again), because what it is compared with came or changed meanwhile."""
+    if found.state is None:
+        came = request is not None and delivery.kind == "question" and not _is_taken_at_its_word(delivery, known)
+        return NotYet("The case has only just come; its ticket is read next.") if came else None
+    before = known.tickets.get(_reference(delivery))
+    if ticket is None or (before is not None and _standing(before) == _standing(ticket)):
+        return None
+    return NotYet("The ticket changed here while it was read; it is read once more.")
+
+
+def _standing(ticket: Ticket) -> tuple[str | None, int | None]:
+    return ticket.says, ticket.closed_since
 
 
 def _say(unit: Unit, delivery: Delivery, verdict: Verdict) -> Step:
     assert delivery.case_id is not None
-    assert verdict.says is not None
-    unit.emit(
-        DecisionReceived(
+    said: Event
+    if verdict.done is not None:
+        said = FulfilmentReported(
+            case_id=delivery.case_id,
+            done=verdict.done,
+            channel="itsm",
+            actor=verdict.actor,
+            note=verdict.reason,
+            reported_at=delivery.received_at,
+        )
+        text = f"{verdict.actor} {'carried the task out' if verdict.done else 'gave the task up'}: {verdict.reason}"
+    else:
+        assert verdict.says is not None
+        said = DecisionReceived(
             case_id=delivery.case_id,
             decision=verdict.says,
             channel="itsm",
@@ -141,8 +249,8 @@ def _say(unit: Unit, delivery: Delivery, verdict: Verdict) -> Step:
             reason=verdict.reason,
             decided_at=delivery.received_at,
         )
-    )
-    text = f"{verdict.actor} decided: {verdict.says}. {verdict.reason}".strip()
+        text = f"{verdict.actor} decided: {verdict.says}. {verdict.reason}".strip()
+    unit.emit(said)
     # A replayed delivery may decide after it failed, but never twice: this is the key.
     return Step(f"webhook:{delivery.number}", delivery.case_id, unit.now, text, state=None)
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.db import BigKey, UtcDateTime, insert_many, listed, update_many
+from reclaim.itsm_gateway.domain import Kind, of_reference
 from reclaim.itsm_gateway.hints import Hint, Platform
 from reclaim.itsm_gateway.store import WEBHOOK_LEDGER, metadata
 
@@ -62,11 +63,13 @@ WEBHOOK_DELIVERY = sa.Table(
     sa.Column("due", sa.BigInteger, nullable=False),
     sa.Column("settled_at", UtcDateTime),
     sa.Column("replayed_by", sa.Text),
+    sa.Column("kind", sa.Text, nullable=False, server_default="question"),
     sa.Index("ix_webhook_delivery_state", "state", "due"),
     sa.Index("ix_webhook_delivery_case_id", "case_id"),
 )
 """Webhooks that were verified. `says` is what one claims, and in the end what was taken from it.
 
+`kind` is what the ticket is for that one is about; of a trial's ticket `case_id` is the connection that is tried.
 `body` is kept only of one that could not be read: of the others everything that counts stands in the columns.
 """
 
@@ -104,6 +107,7 @@ class Delivery:
     attempts: int
     settled_at: datetime | None
     replayed_by: str | None
+    kind: Kind = "question"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +237,14 @@ def _row(arrival: Arrival, now: datetime) -> dict[str, Any]:
         state, outcome = "ignored", "A trial: webhooks of this connection arrive and are verified."
     else:
         state, outcome = "waiting", None
+    case_id, kind = _about(hint)
     return {
         "connection_id": arrival.connection_id,
         "platform": arrival.platform,
         "webhook_id": arrival.webhook_id,
         "secret_id": arrival.secret_id,
-        "case_id": hint.case_id,
+        "case_id": case_id,
+        "kind": kind,
         "ticket": hint.ticket,
         "says": hint.says,
         "actor": hint.actor,
@@ -249,6 +255,10 @@ def _row(arrival: Arrival, now: datetime) -> dict[str, Any]:
         "outcome": outcome,
         "settled_at": None if state == "waiting" else now,
     }
+
+
+def _about(hint: Hint) -> tuple[str | None, Kind]:
+    return (None, "question") if hint.case_id is None else of_reference(hint.case_id)
 
 
 # ------------------------------------------------------------------------------------------------ handling them
@@ -317,6 +327,7 @@ async def last_taken(db: AsyncConnection, case_ids: set[str]) -> dict[str, str]:
         .where(
             WEBHOOK_DELIVERY.c.case_id.in_(_given(db)),
             WEBHOOK_DELIVERY.c.state == "taken",
+            WEBHOOK_DELIVERY.c.kind == "question",
         )
         .group_by(WEBHOOK_DELIVERY.c.case_id)
     )
@@ -325,6 +336,20 @@ async def last_taken(db: AsyncConnection, case_ids: set[str]) -> dict[str, str]:
         {"given": msgspec.json.encode(sorted(case_ids)).decode()},
     )
     return {str(case_id): str(says) for case_id, says in found.tuples()}
+
+
+async def waits(db: AsyncConnection, case_id: str, kind: Kind) -> bool:
+    """Tell whether a delivery about this ticket is still to be handled."""
+    found = await db.execute(
+        sa.select(sa.literal(1))
+        .where(
+            WEBHOOK_DELIVERY.c.case_id == case_id,
+            WEBHOOK_DELIVERY.c.kind == kind,
+            WEBHOOK_DELIVERY.c.state == "waiting",
+        )
+        .limit(1)
+    )
+    return found.first() is not None
 
 
 # ------------------------------------------------------------------------------------------------ for a person
@@ -372,12 +397,11 @@ async def body(db: AsyncConnection, number: int) -> bytes | None:
 
 async def wait_again(db: AsyncConnection, number: int, hint: Hint | None, by: str) -> None:
     """Let a delivery be handled anew; `hint` is what its body turned out to say, if it was read only now."""
-    said = (
-        {}
-        if hint is None
-        else {"case_id": hint.case_id, "ticket": hint.ticket, "says": hint.says, "actor": hint.actor}
-        | {"reason": hint.reason, "body": None}
-    )
+    said: dict[str, Any] = {}
+    if hint is not None:
+        case_id, kind = _about(hint)
+        said = {"case_id": case_id, "kind": kind, "ticket": hint.ticket, "says": hint.says}
+        said |= {"actor": hint.actor, "reason": hint.reason, "body": None}
     await db.execute(
         sa.update(WEBHOOK_DELIVERY)
         .where(WEBHOOK_DELIVERY.c.number == number)

@@ -19,10 +19,10 @@ from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.decisions import DEFAULT_TAGS, DecisionRules
 from reclaim.connectors.itsm.ports import Answer
 from reclaim.connectors.itsm.registry import PLATFORMS
-from reclaim.itsm_gateway import ticket_store
+from reclaim.itsm_gateway import setup_store, ticket_store
 from reclaim.itsm_gateway.desks import Desks, check
 from reclaim.itsm_gateway.ticket_store import Desk
-from reclaim.itsm_gateway.ticketing import OPEN
+from reclaim.itsm_gateway.ticketing import OPEN, TELL
 from reclaim.web.auth import require
 from reclaim.web.operators import Operator
 
@@ -170,6 +170,9 @@ def router(database: Database, sealer: Sealer, desks: Desks) -> Router:
             check(changed, desks.profile(changed))
             desks.check_address(desks.profile(changed))
             await ticket_store.save_desk(unit.db, changed)
+            await ticket_store.revive(unit.db, desk_id, wall_milliseconds())
+            unit.wake(OPEN)
+            unit.wake(TELL)
         return _out(changed)
 
     @api.delete("/api/desks/{desk_id}", status_code=204, dependencies=admin)
@@ -178,6 +181,7 @@ def router(database: Database, sealer: Sealer, desks: Desks) -> Router:
         async with database.unit() as unit:
             if not await ticket_store.remove_desk(unit.db, desk_id):
                 raise NotFound(f"No service desk is connected as {desk_id}.")
+            await setup_store.remove(unit.db, desk_id)
 
     @api.post("/api/desks/{desk_id}/test", dependencies=admin)
     async def test_desk(desk_id: DeskId) -> list[ResultOut]:

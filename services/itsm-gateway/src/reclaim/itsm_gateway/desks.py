@@ -23,6 +23,7 @@ from reclaim.connectors.itsm.ports import Json, PermissionResult, ServiceDesk, T
 from reclaim.connectors.itsm.profile import DeskProfile, Tuning
 from reclaim.connectors.itsm.registry import PLATFORMS, open_desk, validate
 from reclaim.itsm_gateway import ticket_store
+from reclaim.itsm_gateway.domain import Kind
 from reclaim.itsm_gateway.ports import TicketReader, TicketState
 from reclaim.itsm_gateway.ticket_store import Desk, Ticket
 from reclaim.itsm_gateway.verdicts import NotConnected
@@ -126,17 +127,17 @@ class _Reader:
         self._desk = desk
         self._database = database
 
-    async def read(self, case_id: str, *, since: datetime) -> TicketState | None:
+    async def read(self, reference: str, *, since: datetime) -> TicketState | None:
         """See `ports.TicketReader`."""
         async with self._database.reading() as db:
-            kept = (await ticket_store.of_cases(db, {case_id})).get(case_id)
+            kept = (await ticket_store.referred(db, {reference})).get(reference)
         ref = ref_of(kept) if kept else None
         if ref is None:
-            ref = await self._desk.find_by_case(case_id, since=since)
+            ref = await self._desk.find_by_case(reference, since=since)
         if ref is None:
             return None
         said = await self._desk.read_decision(ref)
-        return TicketState(ref.number, said.reading, said.reason, said.actor, said.test)
+        return TicketState(ref.number, said.reading, said.reason, said.actor, said.test, said.closed)
 
 
 def _address(profile: DeskProfile) -> str:
@@ -155,17 +156,49 @@ def rules_of(stored: Desk) -> DecisionRules:
 
 
 def draft(stored: Desk, ticket: Ticket) -> TicketDraft:
-    """Return the ticket to be opened for a case, by the desk's templates."""
+    """Return the ticket to be opened for a case, by the desk's templates; that of a task has a form of its own."""
     values = msgspec.json.decode(ticket.values, type=dict[str, str])
-    fields: Mapping[str, Json] = msgspec.json.decode(stored.fields)
-    return TicketDraft(
-        case_id=ticket.case_id,
-        title=templates.title(stored.title, values),
-        description=templates.description(stored.description, values),
+    return drafted(
+        stored,
+        values,
+        reference=ticket.reference,
+        kind=ticket.kind,
         opened_at=ticket.flagged_at,
         requester_email=ticket.requester_email,
-        fields=fields,
         test=ticket.dry_run,
+    )
+
+
+def drafted(
+    stored: Desk,
+    values: Mapping[str, str],
+    *,
+    reference: str,
+    kind: Kind,
+    opened_at: datetime,
+    requester_email: str | None = None,
+    test: bool = False,
+) -> TicketDraft:
+    """Return a ticket with a desk's templates filled in.
+
+    Raises:
+        Invalid: a template is not one.
+    """
+    values = {**values, "answers": templates.answers(rules_of(stored), task=kind == "task")}
+    if kind == "task":
+        title, description = templates.task(values)
+    else:
+        title = templates.title(stored.title, values)
+        description = templates.description(stored.description, values)
+    fields: Mapping[str, Json] = msgspec.json.decode(stored.fields)
+    return TicketDraft(
+        case_id=reference,
+        title=title,
+        description=description,
+        opened_at=opened_at,
+        requester_email=requester_email,
+        fields={name: templates.field(value, values) for name, value in fields.items()},
+        test=test,
     )
 
 
@@ -178,5 +211,9 @@ def check(stored: Desk, profile: DeskProfile) -> None:
     validate(profile)
     templates.check("title", stored.title)
     templates.check("description", stored.description)
-    if not isinstance(msgspec.json.decode(stored.fields), dict):
+    fields = msgspec.json.decode(stored.fields)
+    if not isinstance(fields, dict):
         raise Invalid("Enter fields as names and values.", field="fields")
+    for name, value in fields.items():
+        if isinstance(value, str) and value.strip():
+            templates.check(f"fields.{name}", value)

@@ -28,9 +28,39 @@ RANK: Final[dict[State, int]] = {
 }
 """How far along a state is: events may arrive in any order, and only a later one moves a request on."""
 
+Kind = Literal["question", "task", "trial"]
+"""What a ticket is for: to ask, to have a seat freed by hand, or to try a connection."""
+Act = Literal["comment", "close", "reopen", "end", "end_quietly"]
+"""What is done to a ticket along with the words that it is told. After an `end` nobody polls it any more; a quiet one
+says nothing on a ticket that is closed already.
+"""
+
+_TASK: Final = "-task"
+_TRIAL: Final = "setup-"
+
 NO_DESK: Final = "No service desk is connected."
 
 Progress = UserFrozen | UserRestored | FulfilmentRequested | SeatReclaimed | SeatReactivated | CaseClosed
+
+
+def reference(name: str, kind: Kind) -> str:
+    """Return what a desk knows a ticket by: of a case by its id, of a trial by the connection that is tried."""
+    match kind:
+        case "question":
+            return name
+        case "task":
+            return f"{name}{_TASK}"
+        case "trial":
+            return f"{_TRIAL}{name}"
+
+
+def of_reference(found: str) -> tuple[str, Kind]:
+    """Return the case, or of a trial the connection, whose ticket a desk knows by this; and what it is for."""
+    if found.startswith(_TRIAL):
+        return found.removeprefix(_TRIAL), "trial"
+    if found.endswith(_TASK):
+        return found.removesuffix(_TASK), "task"
+    return found, "question"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +80,8 @@ def step(event_id: str, event: Progress) -> Step:
     match event:
         case UserFrozen():
             until = f"{event.grace_ends_at:%d %B %Y, %H:%M} UTC"
-            state, at, text = "frozen", event.frozen_at, f"The seat was frozen. It can be restored until {until}."
+            state, at = "frozen", event.frozen_at
+            text = f"The seat was frozen. It can be restored until {until}: whoever needs it reopens this ticket."
         case UserRestored():
             state, at = "restored", event.restored_at
             text = f"The seat was restored by {event.actor}. {event.reason}"
@@ -67,6 +98,39 @@ def step(event_id: str, event: Progress) -> Step:
         case CaseClosed():
             state, at, text = "closed", event.closed_at, f"The case was closed ({event.outcome}). {event.reason}"
     return Step(event_id, event.case_id, at, text.strip(), state)
+
+
+def acts(event: Progress) -> tuple[Act, Act]:
+    """Return what an event does to the ticket that asked, and to that of a task.
+
+    Once the seat is frozen the question is answered: its ticket is closed, so that reopening it is an appeal.
+    """
+    match event:
+        case UserFrozen():
+            return "close", "comment"
+        case FulfilmentRequested():
+            return "comment", "reopen"
+        case CaseClosed(outcome="reclaimed" | "restored"):
+            return "end_quietly", "end_quietly"  # it has just been told
+        case CaseClosed():
+            return "end", "end"
+        case _:
+            return "comment", "comment"
+
+
+def reopened_too_late(outcome: str | None) -> str:
+    """Return what a ticket is told that was reopened after the end of its case; None: how that was is not known."""
+    if outcome is None:
+        return (
+            "This case has ended, and this ticket changes nothing any more. If the seat was freed and is needed again, "
+            "ask an operator of Reclaim to reactivate it."
+        )
+    if outcome == "reclaimed":
+        return (
+            "The seat was freed before this ticket was reopened. If it is needed again, ask an operator of Reclaim to "
+            "reactivate it: the case's page has a button for it. This ticket changes nothing any more."
+        )
+    return f"This case is closed ({outcome}), and nothing was taken away. This ticket changes nothing any more."
 
 
 def through_the_desk(event: UserFlagged) -> bool:

@@ -44,7 +44,7 @@ async def open_requests(deps: Deps, unit: Unit, events: Sequence[Received[UserFl
         unit.emit(*(domain.nobody_asked(event, unit.now) for event in asked))
 
 
-async def follow(_deps: Deps, unit: Unit, events: Sequence[Received[domain.Progress]]) -> None:
+async def follow(deps: Deps, unit: Unit, events: Sequence[Received[domain.Progress]]) -> None:
     """Keep what the ticket should be told; a task for a person is kept for every case, however its question was asked.
 
     Raises:
@@ -64,7 +64,11 @@ async def follow(_deps: Deps, unit: Unit, events: Sequence[Received[domain.Progr
         unit.db,
         {received.data.case_id: received.data.outcome for received in told if isinstance(received.data, CaseClosed)},
     )
-    await ticketing.tell(unit, told)
+    # Told first: a ticket that is wanted from now on says itself what this event says.
+    await ticketing.tell(unit, events)
+    tasks = [received.data for received in events if isinstance(received.data, FulfilmentRequested)]
+    if tasks:
+        await ticketing.want_tasks(unit, tasks, deps.public_url)
 
 
 SUBSCRIPTIONS: dict[type[Event], Callable[[Deps, Unit, Sequence[Received[Any]]], Awaitable[None]]] = {

@@ -40,6 +40,7 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\
 class Hint:
     """What a webhook says: of which case, on which ticket, by whom. `says` is None where only the ticket can tell.
 
+    `case_id` is what the desk knows the ticket by: see `domain.of_reference`.
     `trial` is True for one that was sent to see whether the way here works.
     """
 

@@ -15,6 +15,7 @@ from reclaim.web.auth import require
 from reclaim.web.pages import Pages, TimelineEntry
 
 PAGE_SIZE: Final = 50
+MOST_TROUBLES: Final = 5
 
 
 def router(deps: Deps) -> Router:
@@ -33,6 +34,7 @@ def router(deps: Deps) -> Router:
             failed = (await delivery_store.counts(db))["failed"]
             desk = await ticket_store.asking(db)
             tickets = await ticket_store.of_cases(db, {one.case_id for one in found})
+            troubles = await ticket_store.troubles(db, MOST_TROUBLES)
         listed = found[:PAGE_SIZE]
         show = "open" if open_only else "all"
         older = f"/itsm-gateway/?show={show}&before={listed[-1].number}" if len(found) > PAGE_SIZE else None
@@ -45,6 +47,7 @@ def router(deps: Deps) -> Router:
             failed=failed,
             desk=desk,
             tickets=tickets,
+            troubles=troubles,
         )
 
     @pages.get("/requests/{case_id}", dependencies=viewer)
@@ -52,7 +55,10 @@ def router(deps: Deps) -> Router:
         found, steps = await request_and_timeline(deps, case_id)
         async with deps.database.reading() as db:
             ticket = (await ticket_store.of_cases(db, {case_id})).get(case_id)
+            its_task = (await ticket_store.of_cases(db, {case_id}, "task")).get(case_id)
         entries = [TimelineEntry(at=at, title=text) for at, text in steps]
-        return templates.render(request, "ticket-request.html", one=found, timeline=entries, ticket=ticket)
+        return templates.render(
+            request, "ticket-request.html", one=found, timeline=entries, ticket=ticket, its_task=its_task
+        )
 
     return pages

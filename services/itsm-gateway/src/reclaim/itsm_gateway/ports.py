@@ -17,7 +17,8 @@ class TicketState:
     """What a ticket says, read back from its desk.
 
     `open`: nobody has answered yet. `undecided`: it was closed without an answer, or with two that disagree. `done`: a
-    task for a person was carried out. `test` marks the ticket of a dry run.
+    task for a person was carried out. `test` marks the ticket of a dry run. `closed` is about the ticket, whatever it
+    says.
     """
 
     ticket: str
@@ -25,13 +26,16 @@ class TicketState:
     reason: str = ""
     actor: str | None = None
     test: bool = False
+    closed: bool = False
 
 
 class TicketReader(Protocol):
     """One connection to a service desk, opened to read."""
 
-    async def read(self, case_id: str, *, since: datetime) -> TicketState | None:
-        """Find the ticket of a case, which is no older than `since`, and return what it says; None if there is none.
+    async def read(self, reference: str, *, since: datetime) -> TicketState | None:
+        """Find the ticket that the desk knows by a reference (`domain.reference`), and return what it says.
+
+        It is no older than `since`. None if there is none.
 
         Raises:
             Transient: the desk cannot just now.

@@ -9,13 +9,24 @@ from reclaim.common.inbox import bind
 from reclaim.common.routing import Router
 from reclaim.common.service import Job, Runtime, Service
 from reclaim.connectors.itsm.profile import Tuning
-from reclaim.itsm_gateway import api, deliveries, delivery_api, delivery_pages, desk_api, jobs, pages, store
+from reclaim.itsm_gateway import (
+    api,
+    deliveries,
+    delivery_api,
+    delivery_pages,
+    desk_api,
+    jobs,
+    pages,
+    setup_pages,
+    store,
+)
 from reclaim.itsm_gateway.desks import Desks as Connected
 from reclaim.itsm_gateway.handlers import SUBSCRIPTIONS, Deps
 from reclaim.itsm_gateway.intake import HANDLE, PATH, Intake
 from reclaim.itsm_gateway.keyring import Keyring
 from reclaim.itsm_gateway.ports import Desks
 from reclaim.itsm_gateway.settings import ItsmGatewaySettings
+from reclaim.itsm_gateway.setup import Setups
 from reclaim.itsm_gateway.ticketing import OPEN, TELL, Ticketing
 
 
@@ -41,6 +52,8 @@ def build(
     router.include_router(delivery_api.router(database, keyring))
     router.include_router(delivery_pages.router(database, keyring))
     router.include_router(desk_api.router(database, runtime.sealer, connected))
+    setups = Setups(database, runtime.sealer, connected)
+    router.include_router(setup_pages.router(database, setups, keyring, runtime.settings.public_url))
     router.include_router(pages.router(deps))
 
     async def close() -> None:

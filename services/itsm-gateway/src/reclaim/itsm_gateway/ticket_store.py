@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.db import BigKey, UtcDateTime, listed
+from reclaim.itsm_gateway.domain import Act, Kind
 from reclaim.itsm_gateway.store import TICKET_REQUEST, metadata
 
 TicketState = Literal["wanted", "open", "closed", "failed"]
@@ -42,7 +43,9 @@ DESK = sa.Table(
 TICKET = sa.Table(
     "ticket",
     metadata,
-    sa.Column("case_id", sa.Text, primary_key=True),
+    sa.Column("reference", sa.Text, primary_key=True),
+    sa.Column("case_id", sa.Text, nullable=False, server_default=""),
+    sa.Column("kind", sa.Text, nullable=False, server_default="question"),
     sa.Column("desk_id", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("values", sa.Text, nullable=False),
@@ -53,29 +56,35 @@ TICKET = sa.Table(
     sa.Column("number", sa.Text),
     sa.Column("url", sa.Text),
     sa.Column("says", sa.Text),
+    sa.Column("closed_since", sa.BigInteger),
     sa.Column("failure", sa.Text),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("due", sa.BigInteger, nullable=False),
     sa.Index("ix_ticket_state", "state", "due"),
+    sa.Index("ix_ticket_case_id", "case_id"),
 )
-"""One ticket a case. `values` fill its templates; `says` is what it said when it was last read."""
+"""One ticket a case that asks, and perhaps one for the task of freeing its seat. `values` fill its templates.
+
+`says` is what was last heard from it, and `closed_since` when it was closed, by us or as we heard: an open ticket that
+was closed before has been reopened.
+"""
 
 TICKET_WORD = sa.Table(
     "ticket_word",
     metadata,
     sa.Column("number", BigKey, primary_key=True, autoincrement=True),
     sa.Column("event_id", sa.Text, nullable=False, unique=True),
-    sa.Column("case_id", sa.Text, nullable=False),
-    sa.Column("closes", sa.Boolean, nullable=False),
+    sa.Column("reference", sa.Text, nullable=False),
+    sa.Column("act", sa.Text, nullable=False, server_default="comment"),
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("failure", sa.Text),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("due", sa.BigInteger, nullable=False),
     sa.Index("ix_ticket_word_state", "state", "due"),
-    sa.Index("ix_ticket_word_case_id", "case_id"),
+    sa.Index("ix_ticket_word_reference", "reference"),
 )
-"""What tickets are to be told: `waiting`, `told` or `failed`. The last word of a case closes its ticket."""
+"""What tickets are to be told: `waiting`, `told` or `failed`. `act` is what is done along with it (`domain.Act`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +107,11 @@ class Desk:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A case's ticket as it stands; `key`, `number` and `url` are None until it is open."""
+    """A ticket as it stands; `key`, `number` and `url` are None until it is open. Its desk knows its `reference`."""
 
+    reference: str
     case_id: str
+    kind: Kind
     desk_id: str
     state: TicketState
     values: str
@@ -111,6 +122,7 @@ class Ticket:
     number: str | None
     url: str | None
     says: str | None
+    closed_since: int | None
     failure: str | None
     attempts: int
     due: int
@@ -122,8 +134,8 @@ class Word:
 
     number: int
     event_id: str
-    case_id: str
-    closes: bool
+    reference: str
+    act: Act
     text: str
     attempts: int
 
@@ -172,38 +184,52 @@ async def remove_desk(db: AsyncConnection, desk_id: str) -> bool:
 
 
 async def want(db: AsyncConnection, tickets: Sequence[Mapping[str, Any]], now: int) -> None:
-    """Ask for tickets: `case_id, desk_id, values, requester_email, dry_run, flagged_at` of each."""
+    """Ask for tickets: `reference, case_id, kind, desk_id, values, requester_email, dry_run, flagged_at` of each."""
     if tickets:
         fixed = {"state": "wanted", "attempts": 0, "due": now}
         await db.execute(sa.insert(TICKET), [{**one, **fixed} for one in tickets])
 
 
-async def of_cases(db: AsyncConnection, case_ids: set[str]) -> dict[str, Ticket]:
-    """Return the tickets of those of these cases that have, or are to get, one."""
-    if not case_ids:
-        return {}
+async def of_cases(db: AsyncConnection, case_ids: set[str], kind: Kind = "question") -> dict[str, Ticket]:
+    """Return the tickets of a kind of those of these cases that have, or are to get, one."""
+    found = await _listed(db, TICKET.c.case_id, case_ids, TICKET.c.kind == kind)
+    return {ticket.case_id: ticket for ticket in found}
+
+
+async def referred(db: AsyncConnection, references: set[str], *, lock: bool = False) -> dict[str, Ticket]:
+    """Return tickets by what their desks know them by; with `lock`, nobody else changes them meanwhile."""
+    found = await _listed(db, TICKET.c.reference, references, sa.true(), lock=lock)
+    return {ticket.reference: ticket for ticket in found}
+
+
+async def _listed(
+    db: AsyncConnection, column: sa.Column[Any], values: set[str], also: sa.ColumnElement[bool], *, lock: bool = False
+) -> list[Ticket]:
+    if not values:
+        return []
+    given = sa.text(f"SELECT value FROM {listed(db, 'given')}")  # noqa: S608 - a constant
+    query = sa.select(*_TICKET).where(column.in_(given), also).order_by(TICKET.c.reference)
     found = await db.execute(
-        sa.select(*_TICKET).where(TICKET.c.case_id.in_(sa.text(f"SELECT value FROM {listed(db, 'cases')}"))),  # noqa: S608 - a constant
-        {"cases": msgspec.json.encode(sorted(case_ids)).decode()},
+        query.with_for_update() if lock else query, {"given": msgspec.json.encode(sorted(values)).decode()}
     )
-    return {row[0]: Ticket(*row) for row in found.tuples()}
+    return [Ticket(*row) for row in found.tuples()]
 
 
 async def claim(db: AsyncConnection, state: TicketState, *, now: int, until: int, most: int) -> list[Ticket]:
     """Claim tickets of a state that are due, until the end of a lease."""
     due = (
-        sa.select(TICKET.c.case_id)
+        sa.select(TICKET.c.reference)
         .where(TICKET.c.state == state, TICKET.c.due <= now)
-        .order_by(TICKET.c.due, TICKET.c.case_id)
+        .order_by(TICKET.c.due, TICKET.c.reference)
         .limit(most)
         .with_for_update(skip_locked=True)
     )
-    case_ids = list((await db.execute(due)).scalars())
-    if not case_ids:
+    references = list((await db.execute(due)).scalars())
+    if not references:
         return []
-    mine = TICKET.c.case_id.in_(case_ids)
+    mine = TICKET.c.reference.in_(references)
     await db.execute(sa.update(TICKET).where(mine).values(due=until, attempts=TICKET.c.attempts + 1))
-    found = await db.execute(sa.select(*_TICKET).where(mine).order_by(TICKET.c.case_id))
+    found = await db.execute(sa.select(*_TICKET).where(mine).order_by(TICKET.c.reference))
     return [Ticket(*row) for row in found.tuples()]
 
 
@@ -212,7 +238,7 @@ async def settle(db: AsyncConnection, claimed: Ticket, **values: Any) -> bool:
     done = await db.execute(
         sa.update(TICKET)
         .where(
-            TICKET.c.case_id == claimed.case_id,
+            TICKET.c.reference == claimed.reference,
             TICKET.c.state == claimed.state,
             TICKET.c.attempts == claimed.attempts,
         )
@@ -221,9 +247,26 @@ async def settle(db: AsyncConnection, claimed: Ticket, **values: Any) -> bool:
     return bool(done.rowcount)
 
 
-async def close(db: AsyncConnection, case_id: str) -> None:
-    """Record that a ticket was closed here: nobody reads it any more."""
-    await db.execute(sa.update(TICKET).where(TICKET.c.case_id == case_id).values(state="closed"))
+async def acted(db: AsyncConnection, reference: str, act: Act, now: int) -> None:
+    """Record what was done to a ticket from here: at `now`, in milliseconds of the wall clock."""
+    mine = sa.update(TICKET).where(TICKET.c.reference == reference)
+    match act:
+        case "close":
+            await db.execute(mine.values(closed_since=sa.func.coalesce(TICKET.c.closed_since, now)))
+        case "end" | "end_quietly":
+            closed_since = sa.func.coalesce(TICKET.c.closed_since, now)
+            await db.execute(mine.values(state="closed", closed_since=closed_since))
+        case "reopen":
+            await db.execute(mine.values(state="open", closed_since=None, says="open"))
+        case "comment":
+            pass
+
+
+async def heard(db: AsyncConnection, reference: str, says: str, closed_since: int | None) -> None:
+    """Record what a ticket said, and since when it is closed."""
+    await db.execute(
+        sa.update(TICKET).where(TICKET.c.reference == reference).values(says=says, closed_since=closed_since)
+    )
 
 
 async def set_failure(db: AsyncConnection, case_id: str, failure: str | None) -> None:
@@ -231,38 +274,109 @@ async def set_failure(db: AsyncConnection, case_id: str, failure: str | None) ->
     await db.execute(sa.update(TICKET_REQUEST).where(TICKET_REQUEST.c.case_id == case_id).values(failure=failure))
 
 
-async def retry(db: AsyncConnection, case_id: str, now: int) -> bool:
-    """Let a ticket that failed be opened after all; False if there is none."""
+async def retry(db: AsyncConnection, case_id: str, now: int, kinds: Sequence[Kind] = ("question", "task")) -> bool:
+    """Let tickets of a case that failed be opened after all; False if there are none."""
     done = await db.execute(
         sa.update(TICKET)
-        .where(TICKET.c.case_id == case_id, TICKET.c.state == "failed")
+        .where(TICKET.c.case_id == case_id, TICKET.c.kind.in_(kinds), TICKET.c.state == "failed")
         .values(state="wanted", failure=None, due=now)
     )
     return bool(done.rowcount)
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that a desk answers and that keeps tickets from being opened, read or told."""
+
+    desk_id: str
+    what: str
+    failure: str
+    tickets: int
+
+
+async def troubles(db: AsyncConnection, limit: int) -> list[Trouble]:
+    """Return what is wrong with desks now, the worst first."""
+    of_tickets = (
+        sa.select(TICKET.c.desk_id, TICKET.c.state, TICKET.c.failure, sa.func.count())
+        .where(TICKET.c.failure.is_not(None), TICKET.c.state != "closed")
+        .group_by(TICKET.c.desk_id, TICKET.c.state, TICKET.c.failure)
+    )
+    of_words = (
+        sa.select(TICKET.c.desk_id, sa.func.count(sa.distinct(TICKET.c.reference)), TICKET_WORD.c.failure)
+        .join(TICKET, TICKET.c.reference == TICKET_WORD.c.reference)
+        .where(TICKET_WORD.c.failure.is_not(None))
+        .group_by(TICKET.c.desk_id, TICKET_WORD.c.failure)
+    )
+    what = {"wanted": "opened yet", "failed": "opened", "open": "read"}
+    found = [
+        Trouble(desk_id, what.get(state, "read"), str(failure), count)
+        for desk_id, state, failure, count in (await db.execute(of_tickets)).tuples()
+    ]
+    found += [
+        Trouble(desk_id, "told", str(failure), count)
+        for desk_id, count, failure in (await db.execute(of_words)).tuples()
+    ]
+    return sorted(found, key=lambda one: (-one.tickets, one.desk_id, one.what, one.failure))[:limit]
+
+
+async def revive(db: AsyncConnection, desk_id: str, now: int) -> None:
+    """Let what failed on a desk, or is put off, be tried again now: somebody has mended its connection."""
+    of_no_use = sa.exists().where(
+        TICKET_WORD.c.reference == TICKET.c.reference, TICKET_WORD.c.act.in_(("end", "end_quietly"))
+    )
+    await db.execute(
+        sa.update(TICKET)
+        .where(TICKET.c.desk_id == desk_id, TICKET.c.state == "failed", ~of_no_use)
+        .values(state="wanted", due=now)
+    )
+    late = TICKET.c.failure.is_not(None) & TICKET.c.state.in_(("wanted", "open"))
+    await db.execute(sa.update(TICKET).where(TICKET.c.desk_id == desk_id, late).values(due=now))
+    here = sa.select(TICKET.c.reference).where(TICKET.c.desk_id == desk_id)
+    await db.execute(
+        sa.update(TICKET_WORD)
+        .where(TICKET_WORD.c.reference.in_(here), TICKET_WORD.c.failure.is_not(None))
+        .values(state="waiting", due=now)
+    )
+
+
 # ------------------------------------------------------------------------------------------------ words
 
 
-async def add_words(db: AsyncConnection, words: Sequence[tuple[str, str, bool, str]], now: int) -> None:
-    """Store what tickets are to be told, in order: (event id, case id, closes, text)."""
+async def add_words(db: AsyncConnection, words: Sequence[tuple[str, str, Act, str]], now: int) -> None:
+    """Store what tickets are to be told, in order: (id of what has it told, reference, act, text)."""
     if words:
         fixed = {"state": "waiting", "attempts": 0, "due": now}
-        names = ("event_id", "case_id", "closes", "text")
+        names = ("event_id", "reference", "act", "text")
         await db.execute(sa.insert(TICKET_WORD), [{**dict(zip(names, one, strict=True)), **fixed} for one in words])
+
+
+async def ending(db: AsyncConnection, references: set[str]) -> set[str]:
+    """Return which of these tickets are told, or were, that their case has ended."""
+    if not references:
+        return set()
+    found = await db.execute(
+        sa.select(TICKET_WORD.c.reference).where(
+            TICKET_WORD.c.reference.in_(sa.text(f"SELECT value FROM {listed(db, 'given')}")),  # noqa: S608 - a constant
+            TICKET_WORD.c.act.in_(("end", "end_quietly")),
+        ),
+        {"given": msgspec.json.encode(sorted(references)).decode()},
+    )
+    return set(found.scalars())
 
 
 _FIRST: Final = sa.alias(TICKET_WORD, "earlier")
 
 
 async def claim_words(db: AsyncConnection, *, now: int, until: int, most: int) -> list[tuple[Word, Ticket]]:
-    """Claim the next word of each case whose ticket is there, until the end of a lease."""
+    """Claim the next word of each ticket that is there, until the end of a lease."""
     earlier = sa.exists().where(
-        _FIRST.c.case_id == TICKET_WORD.c.case_id, _FIRST.c.state == "waiting", _FIRST.c.number < TICKET_WORD.c.number
+        _FIRST.c.reference == TICKET_WORD.c.reference,
+        _FIRST.c.state == "waiting",
+        _FIRST.c.number < TICKET_WORD.c.number,
     )
     due = (
         sa.select(TICKET_WORD.c.number)
-        .join(TICKET, TICKET.c.case_id == TICKET_WORD.c.case_id)
+        .join(TICKET, TICKET.c.reference == TICKET_WORD.c.reference)
         .where(TICKET_WORD.c.state == "waiting", TICKET_WORD.c.due <= now, TICKET.c.key.is_not(None), ~earlier)
         .order_by(TICKET_WORD.c.due, TICKET_WORD.c.number)
         .limit(most)
@@ -275,8 +389,8 @@ async def claim_words(db: AsyncConnection, *, now: int, until: int, most: int) -
     await db.execute(sa.update(TICKET_WORD).where(mine).values(due=until, attempts=TICKET_WORD.c.attempts + 1))
     found = await db.execute(sa.select(*_WORD).where(mine).order_by(TICKET_WORD.c.number))
     words = [Word(*row) for row in found.tuples()]
-    tickets = await of_cases(db, {word.case_id for word in words})
-    return [(word, tickets[word.case_id]) for word in words]
+    tickets = await referred(db, {word.reference for word in words})
+    return [(word, tickets[word.reference]) for word in words]
 
 
 async def settle_word(db: AsyncConnection, claimed: Word, **values: Any) -> bool:

@@ -15,12 +15,28 @@ from typing import Final, TypeVar, cast
 
 import msgspec
 
-from reclaim.common.contracts import CaseClosed, NoticeDelivered, NoticeFailed, UserFlagged
+from reclaim.common.contracts import (
+    CheckFinding,
+    FulfilmentReported,
+    FulfilmentRequested,
+    NoticeDelivered,
+    NoticeFailed,
+    Seat,
+    UserFlagged,
+)
 from reclaim.common.db import Database, Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import Permanent, Transient
 from reclaim.common.timing import backoff, wall_milliseconds
-from reclaim.connectors.itsm.ports import NotThere, Passing, ReadDecision, TicketRef, UnknownOutcome
+from reclaim.connectors.itsm.ports import (
+    NotThere,
+    Passing,
+    ReadDecision,
+    ServiceDesk,
+    SignInRefused,
+    TicketRef,
+    UnknownOutcome,
+)
 from reclaim.itsm_gateway import delivery_store, domain, ticket_store
 from reclaim.itsm_gateway.delivery_store import Arrival
 from reclaim.itsm_gateway.desks import Desks, draft, ref_of
@@ -44,11 +60,6 @@ POLL_EVERY: Final = 300_000
 """Milliseconds between two readings of an open ticket whose webhook may have been lost."""
 DECIDED: Final = frozenset({"keep", "revoke", "downgrade", "done", "undecided"})
 
-ANSWERS: Final = (
-    "To answer, set one tag (label) on this ticket: lr_keep, lr_revoke or lr_downgrade; or choose the decision in the "
-    "field that your service desk has for it. Then close the ticket. Closed without an answer, nothing is taken away."
-)
-
 T = TypeVar("T", Ticket, tuple[Word, Ticket])
 
 
@@ -59,7 +70,9 @@ async def want(unit: Unit, flagged: Sequence[UserFlagged], public_url: str) -> b
         return False
     rows = [
         {
+            "reference": domain.reference(event.case_id, "question"),
             "case_id": event.case_id,
+            "kind": "question",
             "desk_id": desk_id,
             "values": msgspec.json.encode(values_of(event, public_url)).decode(),
             "requester_email": event.approver.email if event.approver else None,
@@ -77,35 +90,81 @@ async def want(unit: Unit, flagged: Sequence[UserFlagged], public_url: str) -> b
 
 def values_of(event: UserFlagged, public_url: str) -> dict[str, str]:
     """Return what a case puts in for the placeholders of a template."""
-    seat, policy = event.seat, event.policy
-    price = f"{seat.price.amount * 12} {seat.price.currency}" if seat.price else ""
+    policy = event.policy
     days = policy.decision_days
+    return _of_seat(event.seat, event.case_id, policy.rule_name, public_url) | {
+        "reason": policy.unused_for if policy.usage else f"not used for {policy.inactive_days} days",
+        "last_used": f"{event.last_used_at.astimezone(UTC):%d %B %Y}" if event.last_used_at else "never",
+        "flagged_on": f"{event.flagged_at.astimezone(UTC):%d %B %Y}",
+        "decide_by": f"{days} day{'' if days == 1 else 's'} after this ticket was opened",
+        "warnings": "\n".join(f"- {each}" for each in warnings(event.findings)),
+    }
+
+
+def warnings(findings: Sequence[CheckFinding]) -> list[str]:
+    """Return what the safety checks found that whoever answers should know."""
+    return [
+        f"{finding.check.replace('_', ' ').capitalize()}: {finding.evidence}"
+        for finding in findings
+        if finding.outcome in {"warn", "unknown"}
+    ]
+
+
+def _of_seat(seat: Seat, case_id: str, rule_name: str, public_url: str) -> dict[str, str]:
     return {
-        "case_id": event.case_id,
+        "case_id": case_id,
         "holder_name": seat.holder.name,
         "holder_email": seat.holder.email or "",
         "department": seat.department or "",
         "product_name": seat.product_name,
-        "rule_name": policy.rule_name,
-        "reason": policy.unused_for if policy.usage else f"not used for {policy.inactive_days} days",
-        "last_used": f"{event.last_used_at.astimezone(UTC):%d %B %Y}" if event.last_used_at else "never",
-        "annual_cost": price,
-        "flagged_on": f"{event.flagged_at.astimezone(UTC):%d %B %Y}",
-        "decide_by": f"{days} day{'' if days == 1 else 's'} after this ticket was opened",
-        "case_url": f"{public_url.rstrip('/')}/lifecycle/cases/{event.case_id}",
-        "answers": ANSWERS,
+        "rule_name": rule_name,
+        "annual_cost": f"{seat.price.amount * 12} {seat.price.currency}" if seat.price else "",
+        "case_url": f"{public_url.rstrip('/')}/lifecycle/cases/{case_id}",
     }
 
 
+async def want_tasks(unit: Unit, asked: Sequence[FulfilmentRequested], public_url: str) -> None:
+    """Ask for the tickets of tasks. One that is there is told anew (`tell`); one that failed is tried again."""
+    desk_id = await ticket_store.asking(unit.db)
+    known = await ticket_store.of_cases(unit.db, {event.case_id for event in asked}, "task")
+    for ticket in known.values():
+        if ticket.state == "failed":
+            await ticket_store.retry(unit.db, ticket.case_id, wall_milliseconds(), ("task",))
+    if desk_id is not None:
+        rows = [
+            {
+                "reference": domain.reference(event.case_id, "task"),
+                "case_id": event.case_id,
+                "kind": "task",
+                "desk_id": desk_id,
+                "values": msgspec.json.encode(
+                    _of_seat(event.seat, event.case_id, event.rule_name, public_url) | {"task": event.instructions}
+                ).decode(),
+                "requester_email": None,
+                "dry_run": False,
+                "flagged_at": event.requested_at,
+            }
+            for event in asked
+            # A dry run asks nobody to do anything.
+            if event.case_id not in known and not event.dry_run
+        ]
+        await ticket_store.want(unit.db, rows, wall_milliseconds())
+    unit.wake(OPEN)
+
+
 async def tell(unit: Unit, told: Sequence[Received[domain.Progress]]) -> None:
-    """Have tickets told of a later stage of their cases; the end of a case closes its ticket."""
-    tickets = await ticket_store.of_cases(unit.db, {received.data.case_id for received in told})
-    words = [
-        (received.id, received.data.case_id, isinstance(received.data, CaseClosed), step.text)
-        for received in told
-        if received.data.case_id in tickets
-        for step in [domain.step(received.id, received.data)]
-    ]
+    """Have tickets told of a later stage of their cases; the end of a case closes its tickets."""
+    cases = {received.data.case_id for received in told}
+    words: list[tuple[str, str, domain.Act, str]] = []
+    for place, (kind, mark) in enumerate((("question", ""), ("task", ":task"))):
+        tickets = await ticket_store.of_cases(unit.db, cases, cast("domain.Kind", kind))
+        words += [
+            (f"{received.id}{mark}", tickets[event.case_id].reference, domain.acts(event)[place], text)
+            for received in told
+            for event in [received.data]
+            if event.case_id in tickets
+            for text in [domain.step(received.id, event).text]
+        ]
     if words:
         await ticket_store.add_words(unit.db, words, wall_milliseconds())
         unit.wake(TELL)
@@ -193,13 +252,15 @@ class Ticketing:
             )
             if not kept:
                 return
+            unit.wake(TELL)
+            if ticket.kind != "question":
+                return
             await ticket_store.set_failure(unit.db, ticket.case_id, None)
             unit.emit(
                 NoticeDelivered(
                     case_id=ticket.case_id, channel="itsm", recipient=f"ticket {ref.number}", delivered_at=unit.now
                 )
             )
-            unit.wake(TELL)
 
     async def _put_off(self, ticket: Ticket, error: Exception) -> None:
         async with self._database.unit() as unit:
@@ -208,6 +269,19 @@ class Ticketing:
     async def _give_up(self, ticket: Ticket, reason: str) -> None:
         async with self._database.unit() as unit:
             if not await ticket_store.settle(unit.db, ticket, state="failed", failure=reason):
+                return
+            if ticket.kind == "task":
+                # Nobody was given the task: the case is one for a person, until it is asked for anew.
+                unit.emit(
+                    FulfilmentReported(
+                        case_id=ticket.case_id,
+                        done=False,
+                        channel="itsm",
+                        actor="the service desk",
+                        note=f"no ticket could be opened: {reason}",
+                        reported_at=unit.now,
+                    )
+                )
                 return
             await ticket_store.set_failure(unit.db, ticket.case_id, reason)
             unit.emit(
@@ -232,9 +306,9 @@ class Ticketing:
         failure: str | None = None
         try:
             async with asyncio.timeout(PATIENCE):
-                desk = await self._desks.connected(ticket.desk_id)
-                await (desk.close(ref, word.text) if word.closes else desk.comment(ref, word.text))
-        except (Transient, TimeoutError) as error:
+                await _say(await self._desks.connected(ticket.desk_id), ref, word)
+        except (Transient, TimeoutError, SignInRefused) as error:
+            # Whoever mends the credentials would not know what was left unsaid.
             async with self._database.unit() as unit:
                 due = _later(word.attempts, error)
                 await ticket_store.settle_word(unit.db, word, failure=_reason(error), due=due)
@@ -247,8 +321,8 @@ class Ticketing:
         async with self._database.unit() as unit:
             state = "told" if failure is None else "failed"
             if await ticket_store.settle_word(unit.db, word, state=state, failure=failure):
-                if word.closes:
-                    await ticket_store.close(unit.db, ticket.case_id)
+                if failure is None or word.act in {"end", "end_quietly"}:
+                    await ticket_store.acted(unit.db, word.reference, word.act, wall_milliseconds())
                 unit.wake(TELL)
 
     # Reading ------------------------------------------------------------------------------------------------------
@@ -260,7 +334,8 @@ class Ticketing:
             async with asyncio.timeout(PATIENCE):
                 said = await (await self._desks.connected(ticket.desk_id)).read_decision(ref)
         except NotThere as error:
-            said = ReadDecision("undecided", closed=True, reason=str(error))
+            await self._gone(ticket, str(error))
+            return
         except (Transient, TimeoutError) as error:
             await self._put_off(ticket, error)
             return
@@ -271,26 +346,28 @@ class Ticketing:
             return
         async with self._database.unit() as unit:
             kept = await ticket_store.settle(
-                unit.db,
-                ticket,
-                says=said.reading,
-                failure=None,
-                attempts=0,
-                due=wall_milliseconds() + POLL_EVERY,
+                unit.db, ticket, failure=None, attempts=0, due=wall_milliseconds() + POLL_EVERY
             )
-            if kept and said.reading != ticket.says and said.reading in DECIDED:
+            news = said.reading in DECIDED and said.reading != ticket.says
+            if kept and (news or said.closed is not (ticket.closed_since is not None)):
                 await self._hand_in(unit, ticket, said)
+
+    async def _gone(self, ticket: Ticket, reason: str) -> None:
+        """Have a person look, once, at a ticket that its desk no longer has."""
+        async with self._database.unit() as unit:
+            due = wall_milliseconds() + int(LAST_RETRY * 1000)
+            kept = await ticket_store.settle(unit.db, ticket, says="undecided", failure=reason, attempts=0, due=due)
+            if kept and ticket.says != "undecided":
+                await self._hand_in(unit, ticket, ReadDecision("undecided", closed=True, reason=reason))
 
     async def _hand_in(self, unit: Unit, ticket: Ticket, said: ReadDecision) -> None:
         """Enter what was read among the webhooks: one judge for both, and it reads the ticket itself."""
         stored = await ticket_store.desk(unit.db, ticket.desk_id)
-        if stored is None:
+        if stored is None or await delivery_store.waits(unit.db, ticket.case_id, ticket.kind):
             return
         says = said.reading if said.reading in {"keep", "revoke", "downgrade"} else None
-        found = f"{ticket.case_id}:{said.reading}:{wall_milliseconds()}"
-        hint = Hint(ticket.case_id, ticket.number, says, said.actor or "", said.reason or "Read from the ticket.")
-        # A generic sender is taken at its word, so what decides nothing must not look as if it did.
-        wordless = stored.platform == "generic" and says is None
+        found = f"{ticket.reference}:{said.reading}:{wall_milliseconds()}"
+        hint = Hint(ticket.reference, ticket.number, says, said.actor or "", said.reason or "Read from the ticket.")
         arrival = Arrival(
             connection_id=ticket.desk_id,
             platform=cast("Platform", stored.platform),
@@ -299,10 +376,24 @@ class Ticketing:
             once=(),
             body_hash=hashlib.sha256(found.encode()).hexdigest(),
             hint=hint,
-            problem=f"Ticket {ticket.number} decides nothing. {said.reason}".strip() if wordless else None,
         )
         await delivery_store.add_deliveries(unit.db, [arrival], unit.now)
         unit.wake(HANDLE)
+
+
+async def _say(desk: ServiceDesk, ref: TicketRef, word: Word) -> None:
+    """Tell a ticket a word; one whose answer was lost before is looked for first."""
+    mark = f"lr-note-{hashlib.sha256(word.event_id.encode()).hexdigest()[:10]}"
+    tried = word.attempts > 1
+    if word.act == "reopen":
+        await desk.reopen(ref, word.text, mark=mark, tried=tried)
+    elif word.act == "comment":
+        await desk.comment(ref, word.text, mark=mark, tried=tried)
+    elif not (await desk.read_decision(ref)).closed:
+        await desk.close(ref, word.text, mark=mark, tried=tried)
+    elif word.act != "end_quietly" or tried:
+        # One that its people closed is told as well; and one that was closed here, and perhaps not told.
+        await desk.comment(ref, word.text, mark=mark, tried=tried)
 
 
 def _later(attempts: int, error: Exception) -> int:

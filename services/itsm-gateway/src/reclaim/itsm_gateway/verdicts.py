@@ -7,6 +7,7 @@ from typing import Final, Literal, cast, get_args
 
 from reclaim.common.contracts import Decision
 from reclaim.common.errors import Permanent, ReclaimError
+from reclaim.itsm_gateway import domain
 from reclaim.itsm_gateway.delivery_store import Delivery
 from reclaim.itsm_gateway.ports import TicketState
 from reclaim.itsm_gateway.store import TicketRequest
@@ -34,11 +35,22 @@ class NoTicket(Permanent):
         )
 
 
+class NoTask(Permanent):
+    """No ticket was opened for the task of freeing the case's seat."""
+
+    def __init__(self, case_id: str) -> None:
+        super().__init__(
+            f"Reclaim has opened no ticket for a task in case {case_id}. Look at the case's page; if the seat was "
+            "freed by hand, say so there."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known when a delivery is judged. `ticket` is None for a generic sender, or where `problem` says why.
 
-    `before` is what the last webhook said that decided this case.
+    `before` is what was last heard from this ticket, `decided` what the last webhook said that decided its case.
+    `reopened`: it is open, and was closed when it was last heard. `ended`: its case is over, and we close it ourselves.
     """
 
     delivery: Delivery
@@ -46,17 +58,25 @@ class Facts:
     ticket: TicketState | None
     problem: ReclaimError | None
     before: str | None
+    decided: str | None = None
+    reopened: bool = False
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a delivery, and for one that was taken, what was decided by whom."""
+    """What becomes of a delivery, and for one that was taken, what was decided by whom.
+
+    `done` is what was said of a task, None where nothing was. `word` is what the ticket is told because of it.
+    """
 
     state: Literal["taken", "ignored", "failed"]
     outcome: str
     says: Decision | None = None
     actor: str = ""
     reason: str = ""
+    done: bool | None = None
+    word: str | None = None
 
 
 def judge(facts: Facts) -> Verdict:
@@ -66,7 +86,7 @@ def judge(facts: Facts) -> Verdict:
         return Verdict(
             "failed", "It names no case, or more than one. Its ticket needs one label lr-case-… and no other."
         )
-    if request is None:
+    if delivery.kind == "question" and request is None:
         return Verdict(
             "failed",
             f"No case {delivery.case_id} is asked through a service desk. Check the id, and the route of its rule; "
@@ -76,12 +96,20 @@ def judge(facts: Facts) -> Verdict:
         return Verdict("failed", str(facts.problem))
     if facts.ticket is None:
         return _taken(facts, cast("Decision", delivery.says), delivery.actor, delivery.reason)
+    if delivery.kind == "trial":
+        said = "has no answer yet" if facts.ticket.says == "open" else f"says {facts.ticket.says}"
+        return Verdict("ignored", f"Test ticket {facts.ticket.ticket} {said}: the way here and back works.")
+    if delivery.kind == "task":
+        return _by_task(facts, facts.ticket)
+    assert request is not None
     return _by_ticket(facts, request, facts.ticket)
 
 
 def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verdict:
     if ticket.test and not request.dry_run:
         return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and decides nothing.")
+    if facts.reopened:
+        return _reopened(facts, request, ticket)
     if ticket.says == "open":
         return Verdict("ignored", f"Ticket {ticket.ticket} has no answer yet.")
     if ticket.says == "undecided":
@@ -95,10 +123,59 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
         )
     if ticket.says == "done":
         return Verdict(
-            "failed", f"Ticket {ticket.ticket} says that the task was carried out. Say so on the case's own page."
+            "failed",
+            f"Ticket {ticket.ticket} asks for a decision, and says that a task was carried out. Say so on the task's "
+            "own ticket, or on the case's own page.",
         )
-    reason = facts.delivery.reason or ticket.reason or f"Ticket {ticket.ticket}"
-    return _taken(facts, ticket.says, ticket.actor or facts.delivery.actor or "service desk", reason)
+    return _taken(facts, ticket.says, _who(facts, ticket), _why(facts, ticket))
+
+
+def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verdict:
+    """Take a ticket that its people opened again for an appeal, unless there is nothing to appeal against."""
+    freed = request.standing == "reclaimed"
+    word = domain.reopened_too_late(request.outcome) if request.outcome is not None else None
+    if request.outcome is not None and not freed:
+        return Verdict("ignored", f"Ticket {ticket.ticket} was reopened after the end of its case.", word=word)
+    if request.state == "waiting" and facts.decided not in {"revoke", "downgrade"}:
+        if ticket.says in DECISIONS and ticket.says != facts.before:
+            return _taken(facts, cast("Decision", ticket.says), _who(facts, ticket), _why(facts, ticket))
+        return Verdict("ignored", f"Ticket {ticket.ticket} was reopened and has no answer yet.")
+    # Whether one that comes after the end was made in time, the case itself says.
+    outcome = "Reopened, which is an appeal" + (": it counts only if it was made in time." if freed else ".")
+    reason = f"Ticket {ticket.ticket} was reopened."
+    return Verdict("taken", outcome, "keep", _who(facts, ticket), reason, word=word)
+
+
+def _by_task(facts: Facts, ticket: TicketState) -> Verdict:
+    if ticket.test:
+        return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and says nothing.")
+    if facts.reopened and (facts.ended or facts.before == "done"):
+        outcome = facts.request.outcome if facts.request else None
+        told = domain.reopened_too_late(outcome or ("reclaimed" if facts.before == "done" else None))
+        return Verdict("ignored", f"Ticket {ticket.ticket} was reopened after its task was done.", word=told)
+    if facts.ended:
+        return Verdict("ignored", f"The case has ended, and with it the task of ticket {ticket.ticket}.")
+    if ticket.says == "keep":
+        return _taken(facts, "keep", _who(facts, ticket), _why(facts, ticket))
+    if not ticket.closed:
+        return Verdict("ignored", f"Ticket {ticket.ticket} is open: its task is not done yet.")
+    if facts.before == ticket.says and not facts.reopened:
+        return Verdict("ignored", f"Ticket {ticket.ticket} is closed, as it was before.")
+    who = _who(facts, ticket)
+    if ticket.says == "done":
+        return Verdict(
+            "taken", "The task is done.", None, who, facts.delivery.reason or f"Ticket {ticket.ticket}", done=True
+        )
+    reason = f"ticket {ticket.ticket} was closed without saying that the seat is free"
+    return Verdict("taken", "The task was given up: a person is called.", None, who, reason, done=False)
+
+
+def _who(facts: Facts, ticket: TicketState) -> str:
+    return ticket.actor or facts.delivery.actor or "service desk"
+
+
+def _why(facts: Facts, ticket: TicketState) -> str:
+    return facts.delivery.reason or ticket.reason or f"Ticket {ticket.ticket}"
 
 
 def _taken(facts: Facts, says: Decision, actor: str, reason: str) -> Verdict:

@@ -855,6 +855,14 @@ def _fulfilled(case: Case, command: Fulfilled, now: datetime) -> Verdict:
     return _freed(done, f"{command.actor} freed the seat by hand: {command.note}", now)
 
 
+def _fulfilled_in_attention(case: Case, command: Fulfilled, now: datetime) -> Verdict:
+    """Believe who freed the seat after all, whatever stood in the way before."""
+    assert case.attention is not None
+    if case.attention.resume is not State.AWAITING_FULFILMENT:
+        return Rejected("nobody was asked to free the seat")
+    return _fulfilled(case, command, now)
+
+
 def _not_fulfilled(case: Case, command: NotFulfilled, now: datetime) -> Verdict:
     remedy = "Mend what stands in the way and retry, which asks for it anew; or keep the seat."
     return _call_a_person(
@@ -1119,6 +1127,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.ATTENTION, NoticeArrived): _notified,
     (State.ATTENTION, Decide): _decided_in_attention,
     (State.ATTENTION, Retry): _retried,
+    (State.ATTENTION, Fulfilled): _fulfilled_in_attention,
     (State.ATTENTION, Reactivate): _reactivate_in_attention,
     (State.ATTENTION, SeatChecked): _vanished,
     (State.ATTENTION, Withdraw): _withdrawn,

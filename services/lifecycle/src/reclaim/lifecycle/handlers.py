@@ -11,6 +11,7 @@ from reclaim.common.contracts import (
     CaseWithdrawn,
     ConnectionChanged,
     DecisionReceived,
+    FulfilmentReported,
     NoticeDelivered,
     NoticeFailed,
     UsageJudged,
@@ -25,6 +26,8 @@ from reclaim.lifecycle.domain import (
     ASKED,
     Case,
     Decide,
+    Fulfilled,
+    NotFulfilled,
     NoticeArrived,
     NoticeUndeliverable,
     SeatTaken,
@@ -136,6 +139,23 @@ async def take_decisions(_deps: None, unit: Unit, events: Sequence[Received[Deci
     )
 
 
+async def take_fulfilments(_deps: None, unit: Unit, events: Sequence[Received[FulfilmentReported]]) -> None:
+    """Give what became of tasks for people to their cases; one that waits for nothing of the kind records a refusal."""
+    await submit(
+        unit,
+        [
+            Submission(
+                case_id=told.case_id,
+                command=(Fulfilled if told.done else NotFulfilled)(told.actor, told.note),
+                actor=told.actor,
+                channel=told.channel,
+                evidence=told.note,
+            )
+            for told in (received.data for received in events)
+        ],
+    )
+
+
 async def withdraw_cases(_deps: None, unit: Unit, events: Sequence[Received[CaseWithdrawn]]) -> None:
     """Close the cases that the scanner takes back, restoring what was frozen."""
     await submit(
@@ -185,4 +205,5 @@ SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     NoticeDelivered: note_delivery,
     NoticeFailed: note_failure,
     DecisionReceived: take_decisions,
+    FulfilmentReported: take_fulfilments,
 }

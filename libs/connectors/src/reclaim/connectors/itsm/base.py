@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Protocol, TypeVar
@@ -379,17 +380,36 @@ class Adapter(ABC):
     async def discover_fields(self) -> Sequence[FieldSpec]:
         """See `ServiceDesk.discover_fields`."""
 
-    @abstractmethod
-    async def comment(self, ref: TicketRef, text: str) -> None:
+    async def comment(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk.comment`."""
+        if not (tried and await self._says(ref, mark)):
+            await self._comment(ref, _marked(text, mark), mark)
 
-    @abstractmethod
-    async def close(self, ref: TicketRef, text: str) -> None:
+    async def close(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk.close`."""
+        if not (tried and await self._says(ref, mark)):
+            await self._close(ref, _marked(text, mark), mark)
+
+    async def reopen(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
+        """See `ServiceDesk.reopen`."""
+        if not (tried and await self._says(ref, mark)):
+            await self._reopen(ref, _marked(text, mark), mark)
+
+    async def _says(self, ref: TicketRef, mark: str) -> bool:  # noqa: ARG002  for those that can be asked
+        """Tell whether a comment carries a mark; False too where the platform lets nobody read comments."""
+        return False
 
     @abstractmethod
-    async def reopen(self, ref: TicketRef, text: str) -> None:
-        """See `ServiceDesk.reopen`."""
+    async def _comment(self, ref: TicketRef, text: str, mark: str) -> None:
+        """Add a comment; `text` has the mark already."""
+
+    @abstractmethod
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:
+        """Close a ticket unless it is closed; `text` has the mark already."""
+
+    @abstractmethod
+    async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:
+        """Open a ticket unless it is open; `text` has the mark already."""
 
     @abstractmethod
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
@@ -407,6 +427,16 @@ async def tried(what: str, attempt: Callable[[], Awaitable[str]]) -> PermissionR
     except ReclaimError as error:
         # What forbids an address says itself what to do.
         return PermissionResult(what, False, str(error), "Mend it, then test the connection again.")
+
+
+def _marked(text: str, mark: str) -> str:
+    return f"{text}\n\n({mark})" if mark else text
+
+
+def marked(texts: Iterable[str], mark: str) -> bool:
+    """Tell whether one of the texts carries a mark, as itself and not as the beginning of another."""
+    found = re.compile(rf"(?<![\w-]){re.escape(mark)}(?![\w-])")
+    return bool(mark) and any(found.search(text) for text in texts)
 
 
 def only(found: Sequence[TicketRef], case_id: str) -> TicketRef | None:

@@ -40,6 +40,7 @@ class FakeTicket:
     opened_at: datetime
     closed: bool = False
     comments: list[str] = field(default_factory=list)
+    marks: set[str] = field(default_factory=set)
     changed_by: str = "reclaim"
     changed_at: datetime | None = None
 
@@ -90,20 +91,24 @@ class FakeDesk:
         self._lose(trouble)
         return _ref(self.tickets[str(len(self.tickets))])
 
-    async def comment(self, ref: TicketRef, text: str) -> None:
+    async def comment(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk`."""
-        ticket, trouble = self._ticket(ref), self.trouble("comment")
+        ticket = self._ticket(ref)
+        if tried and mark in ticket.marks:
+            return
+        trouble = self.trouble("comment")
         if trouble != "before":
             ticket.comments.append(text)
+            ticket.marks.add(mark)
         self._lose(trouble)
 
-    async def close(self, ref: TicketRef, text: str) -> None:
+    async def close(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk`."""
-        self._move(ref, text, closed=True)
+        self._move(ref, text, mark, tried=tried, closed=True)
 
-    async def reopen(self, ref: TicketRef, text: str) -> None:
+    async def reopen(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk`."""
-        self._move(ref, text, closed=False)
+        self._move(ref, text, mark, tried=tried, closed=False)
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         """See `ServiceDesk`."""
@@ -118,14 +123,15 @@ class FakeDesk:
             at=ticket.changed_at,
         )
 
-    def _move(self, ref: TicketRef, text: str, *, closed: bool) -> None:
+    def _move(self, ref: TicketRef, text: str, mark: str, *, tried: bool, closed: bool) -> None:
         ticket = self._ticket(ref)
-        if ticket.closed is closed:
+        if ticket.closed is closed or (tried and mark in ticket.marks):
             return
         trouble = self.trouble("close" if closed else "reopen")
         if trouble != "before":
             ticket.closed = closed
             ticket.comments.append(text)
+            ticket.marks.add(mark)
         self._lose(trouble)
 
     def _ticket(self, ref: TicketRef) -> FakeTicket:

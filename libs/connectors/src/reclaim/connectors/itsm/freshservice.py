@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from reclaim.common.errors import Invalid
-from reclaim.connectors.itsm.base import Adapter, Basic, Line, moment, only, tried
+from reclaim.connectors.itsm.base import Adapter, Basic, Line, marked, moment, only, tried
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
@@ -109,6 +109,15 @@ class _Note(msgspec.Struct):
     conversation: dict[str, Any]
 
 
+class _Conversation(msgspec.Struct):
+    body: str | None = None
+    body_text: str | None = None
+
+
+class _Conversations(msgspec.Struct):
+    conversations: list[_Conversation]
+
+
 def _explain(body: Any) -> str:
     if "errors" in body:
         parts = "; ".join(f"{each.get('field', '')}: {each['message']}".lstrip(": ") for each in body["errors"])
@@ -171,7 +180,7 @@ class Freshservice(Adapter):
     async def find_by_case(self, case_id: str, *, since: datetime) -> TicketRef | None:  # noqa: ARG002  tags are indexed
         return only(await self._of_case(await self._tagged(case_marker(case_id)), case_marker(case_id)), case_id)
 
-    async def comment(self, ref: TicketRef, text: str) -> None:
+    async def _comment(self, ref: TicketRef, text: str, mark: str = "") -> None:  # noqa: ARG002  it is in the text
         await self.line.call(
             "POST",
             f"/api/v2/tickets/{ref.key}/notes",
@@ -179,15 +188,26 @@ class Freshservice(Adapter):
             body={"body": _html(text), "private": self.private_notes},
         )
 
-    async def close(self, ref: TicketRef, text: str) -> None:
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         if not _is_closed(await self._read(ref)):
             await self._update(ref, {"status": CLOSED})
-            await self.comment(ref, text)
+            await self._comment(ref, text)
 
-    async def reopen(self, ref: TicketRef, text: str) -> None:
+    async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         if _is_closed(await self._read(ref)):
             await self._update(ref, {"status": OPEN})
-            await self.comment(ref, text)
+            await self._comment(ref, text)
+
+    async def _says(self, ref: TicketRef, mark: str) -> bool:
+        path = f"/api/v2/tickets/{ref.key}/conversations"
+        for page in range(1, MOST_PAGES + 1):
+            params = {"per_page": PAGE, "page": page}
+            found = (await self.line.call("GET", path, into=_Conversations, params=params)).conversations
+            if marked((text for each in found for text in (each.body_text, each.body) if text), mark):
+                return True
+            if len(found) < PAGE:
+                break
+        return False
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         ticket = await self._read(ref)

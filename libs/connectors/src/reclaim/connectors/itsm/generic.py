@@ -130,16 +130,16 @@ class Generic(Adapter):
         found = (await self._ask("ticket.find", data, _Maybe)).ticket
         return None if found is None else _ref(found)
 
-    async def comment(self, ref: TicketRef, text: str) -> None:
-        await self._change("ticket.comment", ref, text)
+    async def _comment(self, ref: TicketRef, text: str, mark: str) -> None:
+        await self._change("ticket.comment", ref, text, mark)
 
-    async def close(self, ref: TicketRef, text: str) -> None:
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:
         if not (await self._read(ref)).closed:
-            await self._change("ticket.close", ref, text)
+            await self._change("ticket.close", ref, text, mark)
 
-    async def reopen(self, ref: TicketRef, text: str) -> None:
+    async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:
         if (await self._read(ref)).closed:
-            await self._change("ticket.reopen", ref, text)
+            await self._change("ticket.reopen", ref, text, mark)
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         ticket = await self._read(ref)
@@ -167,8 +167,10 @@ class Generic(Adapter):
         made = await self._ask("ticket.create", data, _Answer, question=f"create-{draft.marker}", reads=False)
         return _ref(made.ticket)
 
-    async def _change(self, kind: str, ref: TicketRef, text: str) -> None:
-        await self._ask(kind, {"key": ref.key, "text": text}, object, reads=False)
+    async def _change(self, kind: str, ref: TicketRef, text: str, mark: str) -> None:
+        # The same id at every attempt, as for a ticket: whoever knows it has done it.
+        question = f"{kind.removeprefix('ticket.')}-{mark}" if mark else ""
+        await self._ask(kind, {"key": ref.key, "text": text}, object, question=question, reads=False)
 
     async def _read(self, ref: TicketRef) -> _Ticket:
         return (await self._ask("ticket.read", {"key": ref.key}, _Answer)).ticket

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from reclaim.common.errors import Invalid
-from reclaim.connectors.itsm.base import Adapter, Basic, Line, moment, only, tried
+from reclaim.connectors.itsm.base import Adapter, Basic, Line, marked, moment, only, tried
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
@@ -117,6 +117,15 @@ class _Transitions(msgspec.Struct, rename="camel"):
     transitions: list[dict[str, Any]]
 
 
+class _CommentOn(msgspec.Struct):
+    body: str = ""
+
+
+class _Comments(msgspec.Struct, rename="camel"):
+    values: list[_CommentOn]
+    is_last_page: bool = True
+
+
 class _User(msgspec.Struct, rename="camel"):
     account_id: str
     email_address: str = ""
@@ -199,7 +208,7 @@ class Jira(Adapter):
         carriers = [issue for issue in await self._search(marker) if _carries(issue, marker)]
         return only([self._ref(issue.id, issue.key) for issue in carriers], case_id)
 
-    async def comment(self, ref: TicketRef, text: str) -> None:
+    async def _comment(self, ref: TicketRef, text: str, mark: str = "") -> None:  # noqa: ARG002  it is in the text
         await self.line.call(
             "POST",
             f"/rest/servicedeskapi/request/{ref.key}/comment",
@@ -207,11 +216,21 @@ class Jira(Adapter):
             body={"body": _plain(text), "public": self.public_comments},
         )
 
-    async def close(self, ref: TicketRef, text: str) -> None:
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._move(ref, text, closed=True, name=self.close_transition)
 
-    async def reopen(self, ref: TicketRef, text: str) -> None:
+    async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._move(ref, text, closed=False, name=self.reopen_transition)
+
+    async def _says(self, ref: TicketRef, mark: str) -> bool:
+        path, start = f"/rest/servicedeskapi/request/{ref.key}/comment", 0
+        while True:
+            page = await self.line.call("GET", path, into=_Comments, params={"start": start, "limit": PAGE})
+            if marked((comment.body for comment in page.values), mark):
+                return True
+            if page.is_last_page or not page.values:
+                return False
+            start += len(page.values)
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         field = self.decisions.decision_field
@@ -311,7 +330,7 @@ class Jira(Adapter):
                 "Add one to the workflow, or allow it to the account that Reclaim works as.",
             )
         await self.line.call("POST", path, into=object, body={"transition": {"id": str(fitting[0]["id"])}})
-        await self.comment(ref, text)
+        await self._comment(ref, text)
 
     async def _read(self, ref: TicketRef, names: Sequence[str], *, history: bool = False) -> _Issue:
         params = {"fields": ",".join(names)}

@@ -257,15 +257,23 @@ class ServiceDesk(Protocol):
         """
         ...
 
-    async def comment(self, ref: TicketRef, text: str) -> None:
-        """Add a comment for the people who work on tickets."""
+    async def comment(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
+        """Add a comment for the people who work on tickets.
+
+        `mark` is put below it, by which it is found again: of letters, digits and hyphens, another for each word, and
+        never used again. `tried` says that an earlier call with this mark may have said it without saying so: then,
+        where the platform lets comments be read, they are looked through first. The same holds for the next two.
+        """
         ...
 
-    async def close(self, ref: TicketRef, text: str) -> None:
-        """Close a ticket, with a word on why; one that is closed already stays as it is."""
+    async def close(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
+        """Close a ticket, with a word on why; one that is closed already stays as it is.
+
+        One that was closed with this mark before stays as it is too: who has opened it since meant to.
+        """
         ...
 
-    async def reopen(self, ref: TicketRef, text: str) -> None:
+    async def reopen(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """Open a closed ticket again, with a word on why; one that is open stays as it is."""
         ...
 

@@ -51,7 +51,11 @@ class Tuning:
     unknown_for: float = 60.0
 
 
-ADDRESS: Final = Entry("base_url", "Address", "The address of the site, such as https://example.service-now.com.")
+ADDRESS: Final = Entry(
+    "base_url",
+    "Address",
+    "The address of your site, such as https://example.service-now.com or https://example.atlassian.net.",
+)
 ALLOW_HTTP: Final = Entry(
     "allow_http", "Allow http", "true for a simulated desk in a private network.", required=False, default="false"
 )

@@ -14,7 +14,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from reclaim.connectors.itsm.base import Adapter, ClientCredentials, Line, moment, only, tried
+from reclaim.connectors.itsm.base import Adapter, ClientCredentials, Line, marked, moment, only, tried
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     TEST_TAG,
@@ -67,6 +67,11 @@ class _One(msgspec.Struct, rename="camel"):
 
 class _Many(msgspec.Struct, rename="camel"):
     data: list[_Ticket] = []
+    next_page_token: str | None = None
+
+
+class _Messages(msgspec.Struct, rename="camel"):
+    data: list[dict[str, Any]] = []
     next_page_token: str | None = None
 
 
@@ -178,7 +183,7 @@ class Serval(Adapter):
         found.sort(key=lambda ticket: (moment(ticket.created_at) or since, ticket.id))
         return only([self._ref(ticket) for ticket in found], case_id)
 
-    async def comment(self, ref: TicketRef, text: str) -> None:
+    async def _comment(self, ref: TicketRef, text: str, mark: str = "") -> None:  # noqa: ARG002  it is in the text
         await self.line.call(
             "POST",
             f"/v2/tickets/{ref.key}/messages",
@@ -186,11 +191,22 @@ class Serval(Adapter):
             body={"message": text, "authorUserId": self.user_id, "triggerHelpAgent": False},
         )
 
-    async def close(self, ref: TicketRef, text: str) -> None:
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._move(ref, text, closed=True)
 
-    async def reopen(self, ref: TicketRef, text: str) -> None:
+    async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._move(ref, text, closed=False)
+
+    async def _says(self, ref: TicketRef, mark: str) -> bool:
+        params: dict[str, str | int] = {}
+        while True:
+            page = await self.line.call("GET", f"/v2/tickets/{ref.key}/messages", into=_Messages, params=params)
+            # Where in a message its words stand is not known, so the whole of it is looked through.
+            if marked((msgspec.json.encode(each).decode() for each in page.data), mark):
+                return True
+            if not page.next_page_token:
+                return False
+            params["pageToken"] = page.next_page_token
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         ticket = await self._read(ref)
@@ -245,7 +261,7 @@ class Serval(Adapter):
         if not fitting:
             raise Refused(f"The team has no status of the groups {', '.join(wanted)}.", "Add one to the team.")
         await self._update(ref, {"statusId": fitting[0].id})
-        await self.comment(ref, text)
+        await self._comment(ref, text)
 
     async def _read(self, ref: TicketRef) -> _Ticket:
         return (await self.line.call("GET", f"/v2/tickets/{ref.key}", into=_One)).data

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from reclaim.common.errors import Invalid
-from reclaim.connectors.itsm.base import Adapter, Basic, ClientCredentials, Line, moment, only, tried
+from reclaim.connectors.itsm.base import Adapter, Basic, ClientCredentials, Line, marked, moment, only, tried
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     TEST_TAG,
@@ -221,10 +221,10 @@ class ServiceNow(Adapter):
         self._heeded(rows, correlation_id=marker)
         return only([self._ref(row) for row in rows], case_id)
 
-    async def comment(self, ref: TicketRef, text: str) -> None:
+    async def _comment(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._update(ref, {self.comment_field: _plain(text)})
 
-    async def close(self, ref: TicketRef, text: str) -> None:
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         if (await self._read(ref))["state"] in self.closed_states:
             return
         change = {"state": self.close_state, "close_notes": _plain(text), self.comment_field: _plain(text)}
@@ -232,9 +232,19 @@ class ServiceNow(Adapter):
             change["close_code"] = self.close_code
         await self._update(ref, change)
 
-    async def reopen(self, ref: TicketRef, text: str) -> None:
+    async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         if (await self._read(ref))["state"] in self.closed_states:
             await self._update(ref, {"state": self.open_state, self.comment_field: _plain(text)})
+
+    async def _says(self, ref: TicketRef, mark: str) -> bool:
+        # A journal is write-only but in its display value, which has all its entries.
+        answer = await self.line.call(
+            "GET",
+            f"/api/now/table/{self.table}/{ref.key}",
+            into=_One,
+            params={"sysparm_fields": self.comment_field, "sysparm_display_value": "true"},
+        )
+        return marked(_record(answer.result).values(), mark)
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         record = await self._read(ref)

@@ -6,12 +6,14 @@ What is put in for a placeholder is not looked at again, so that a holder whose 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import Template
 from types import MappingProxyType
 from typing import Final
 
 from reclaim.common.errors import Invalid
+from reclaim.connectors.itsm.decisions import DecisionRules
+from reclaim.connectors.itsm.ports import Json
 
 PLACEHOLDERS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -26,6 +28,7 @@ PLACEHOLDERS: Final[Mapping[str, str]] = MappingProxyType(
         "annual_cost": "what the seat costs a year, with its currency",
         "flagged_on": "the day on which it was flagged",
         "decide_by": "until when an answer is asked for",
+        "warnings": "what the safety checks warn of",
         "case_url": "the case's page in the console",
         "answers": "how to answer on this ticket",
     }
@@ -38,6 +41,7 @@ ${holder_name} (${holder_email}, ${department}) has a seat of ${product_name}.
 
 Why this is asked: ${reason}
 Last used: ${last_used}
+Please note: ${warnings}
 Cost a year: ${annual_cost}
 Rule: ${rule_name}, flagged on ${flagged_on}
 
@@ -46,9 +50,25 @@ ${answers}
 
 The case: ${case_url}"""
 
+NOTHING_TO_NOTE: Final = "no safety check warns"
+_TASK_TITLE: Final = "Free the seat: ${product_name} for ${holder_name}"
+_TASK: Final = """\
+${task}
+
+Holder: ${holder_name} (${holder_email}, ${department})
+Product: ${product_name}
+Cost a year: ${annual_cost}
+Rule: ${rule_name}
+
+${answers}
+
+The case: ${case_url}"""
+_OF_A_TASK: Final[Mapping[str, str]] = MappingProxyType({**PLACEHOLDERS, "task": "what is to be done"})
+
 LONGEST_TEMPLATE: Final = 20_000
 LONGEST_TITLE: Final = 240
 LONGEST_TEXT: Final = 30_000
+LONGEST_WARNINGS: Final = 5_000
 _CUT: Final = "…"
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -65,12 +85,13 @@ class _Strict(Template):
         )"""  # type: ignore[assignment]  # the class compiles it
 
 
-def check(name: str, template: str) -> None:
+def check(name: str, template: str, known: Mapping[str, str] = PLACEHOLDERS) -> None:
     """Check a template when it is entered.
 
     Args:
         name: what the template is for; the error names it.
         template: the text.
+        known: the placeholders that it may name.
 
     Raises:
         Invalid: it is empty, too long, has a placeholder that is not known, or a `${` that is no placeholder.
@@ -86,22 +107,28 @@ def check(name: str, template: str) -> None:
                 f"Line {line} has a ${{ that is no placeholder. Write ${{name}}, or $${{ for these characters.",
                 field=name,
             )
-        if match["braced"] is not None and match["braced"] not in PLACEHOLDERS:
+        if match["braced"] is not None and match["braced"] not in known:
             raise Invalid(
-                f"${{{match['braced']}}} is not known. Use {', '.join(f'${{{each}}}' for each in PLACEHOLDERS)}.",
+                f"${{{match['braced']}}} is not known. Use {', '.join(f'${{{each}}}' for each in known)}.",
                 field=name,
             )
 
 
-def render(name: str, template: str, values: Mapping[str, str]) -> str:
+def render(name: str, template: str, values: Mapping[str, str], placeholders: Mapping[str, str] = PLACEHOLDERS) -> str:
     """Return a template with its placeholders filled in; what is not known of a case reads *not known*.
 
     Raises:
         Invalid: the template is not one; see `check`.
     """
-    check(name, template)
-    known = {each: _plain(values.get(each, "")) or "not known" for each in PLACEHOLDERS}
+    check(name, template, placeholders)
+    known = {each: _plain(values.get(each, "")) or "not known" for each in placeholders}
+    known["warnings"] = _noted(values) or NOTHING_TO_NOTE
     return _Strict(template).substitute(known)
+
+
+def _noted(values: Mapping[str, str]) -> str:
+    warnings = _plain(values.get("warnings", ""))
+    return f"\n{_short(warnings, LONGEST_WARNINGS)}" if warnings else ""
 
 
 def title(template: str, values: Mapping[str, str]) -> str:
@@ -110,8 +137,53 @@ def title(template: str, values: Mapping[str, str]) -> str:
 
 
 def description(template: str, values: Mapping[str, str]) -> str:
-    """Return a ticket's description: plain text, no longer than every platform takes."""
-    return _short(render("description", template, values).strip(), LONGEST_TEXT)
+    """Return a ticket's description: plain text, no longer than every platform takes.
+
+    What the safety checks warn of stands in it, also where the template does not name it.
+    """
+    text = render("description", template, values).strip()
+    warnings = "" if "${warnings}" in template else _noted(values)
+    return _short(text, LONGEST_TEXT - len(warnings) - 100) + (f"\n\nPlease note:{warnings}" if warnings else "")
+
+
+def task(values: Mapping[str, str]) -> tuple[str, str]:
+    """Return title and description of a task's ticket; its placeholders are the usual ones and `task`."""
+    heading = " ".join(render("title", _TASK_TITLE, values, _OF_A_TASK).split())
+    return _short(heading, LONGEST_TITLE), _short(render("description", _TASK, values, _OF_A_TASK), LONGEST_TEXT)
+
+
+def field(value: Json, values: Mapping[str, str]) -> Json:
+    """Return what a field is filled with: a text with its placeholders filled in, on one line; another value as it is.
+
+    Raises:
+        Invalid: the text is not a template; see `check`.
+    """
+    if not isinstance(value, str) or "$" not in value:
+        return value
+    return _short(" ".join(render("fields", value, values).split()), LONGEST_TITLE)
+
+
+def answers(rules: DecisionRules, *, task: bool = False) -> str:
+    """Return how to answer on a ticket, by the tags and the field that its desk reads."""
+    ways = [name for name, answer in rules.tags.items() if (answer == "done") is task]
+    chosen = [value for value, answer in rules.values.items() if (answer == "done") is task]
+    said = []
+    if ways:
+        said.append(f"set one tag (label) on this ticket: {_either(ways)}")
+    if chosen:
+        said.append(f"choose {_either(chosen)} in the field {rules.decision_field}")
+    how = ", or ".join(said)
+    if task:
+        return (
+            f"When it is done, {how}; then close the ticket. If it cannot be done, say why in a comment and close the "
+            "ticket without that: a person is called."
+        )
+    then = "An answer counts once the ticket is closed." if rules.needs_close else "Then close the ticket."
+    return f"To answer, {how}. {then} Closed without an answer, nothing is taken away."
+
+
+def _either(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _plain(value: str) -> str:

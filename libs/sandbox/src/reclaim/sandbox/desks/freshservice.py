@@ -102,6 +102,7 @@ class FreshserviceDesk(Desk):
         self.route("GET", r"/api/v2/tickets/(\d+)", self._get)
         self.route("PUT", r"/api/v2/tickets/(\d+)", self._update)
         self.route("POST", r"/api/v2/tickets/(\d+)/notes", self._note_on)
+        self.route("GET", r"/api/v2/tickets/(\d+)/conversations", self._conversations)
         self.route("GET", r"/api/v2/ticket_form_fields", self._form)
 
     def admit(self, call: Call) -> None:
@@ -203,6 +204,16 @@ class FreshserviceDesk(Desk):
             "private": not comment.public,
         }
         return Reply(201, {"conversation": shown})
+
+    def _conversations(self, call: Call) -> Reply:
+        call.only("per_page", "page")
+        size, page = call.number("per_page", 30, 100), call.number("page", 1, 10_000)
+        said = self._found(call.parts[0]).comments[(page - 1) * size : page * size]
+        shown = [
+            {"id": each.id, "body": each.text, "body_text": _text(each.text), "private": not each.public}
+            for each in said
+        ]
+        return Reply(200, {"conversations": shown})
 
     def _form(self, call: Call) -> Reply:
         call.only("workspace_id", "page", "per_page")

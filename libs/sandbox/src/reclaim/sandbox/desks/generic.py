@@ -69,6 +69,7 @@ class GenericDesk(Desk):
 
     def register(self) -> None:
         self._created: dict[str, int] = {}
+        self._done: set[str] = set()
         self.route("POST", r"/?", self._ask)
 
     def admit(self, call: Call) -> None:
@@ -120,7 +121,7 @@ class GenericDesk(Desk):
             case "ticket.read":
                 return Reply(200, {"ticket": self._shown(self.find(inner.json(_Read).key))})
             case "ticket.comment" | "ticket.close" | "ticket.reopen":
-                return self._change(question.type, inner.json(_Say))
+                return self._change(call.headers["webhook-id"], question.type, inner.json(_Say))
         raise DeskError(400, f"{question.type} is no question that is known")
 
     def _create(self, call: Call) -> Reply:
@@ -139,8 +140,11 @@ class GenericDesk(Desk):
         self._created[call.headers["webhook-id"]] = ticket.id
         return Reply(201, {"ticket": self._shown(ticket)})
 
-    def _change(self, kind: str, body: _Say) -> Reply:
+    def _change(self, message_id: str, kind: str, body: _Say) -> Reply:
         ticket = self.find(body.key)
+        if message_id in self._done:
+            return Reply(200, {})
+        self._done.add(message_id)
         if kind != "ticket.comment":
             self.change(ticket, by=PRODUCT, status="closed" if kind == "ticket.close" else "open")
         self.say(ticket, body.text, public=False, by=PRODUCT)

@@ -130,6 +130,7 @@ class JiraDesk(Desk):
         self.route("GET", r"/rest/servicedeskapi/servicedesk/(\d+)/requesttype/(\d+)/field", self._form)
         self.route("POST", request, self._create)
         self.route("POST", rf"{request}/([\w-]+)/comment", self._comment)
+        self.route("GET", rf"{request}/([\w-]+)/comment", self._said_on)
         self.route("GET", rf"{issue}/([\w-]+)", self._issue)
         self.route("PUT", rf"{issue}/([\w-]+)", self._edit)
         self.route("GET", rf"{issue}/([\w-]+)/transitions", self._transitions)
@@ -245,6 +246,17 @@ class JiraDesk(Desk):
         body = call.json(_Comment)
         comment = self.say(self.find(call.parts[0]), body.body, public=body.public is not False, by=PRODUCT)
         return Reply(201, {"id": str(comment.id), "body": comment.text, "public": comment.public, "_links": {}})
+
+    def _said_on(self, call: Call) -> Reply:
+        call.only("public", "internal", "expand", "start", "limit")
+        size, start = call.number("limit", 100, 100), int(call.params.get("start", "0"))
+        said = self.find(call.parts[0]).comments
+        values = [
+            {"id": str(each.id), "body": each.text, "public": each.public, "author": self._person(each.by)}
+            for each in said[start : start + size]
+        ]
+        page = {"size": len(values), "start": start, "limit": size, "isLastPage": start + size >= len(said)}
+        return Reply(200, {**page, "values": values, "_links": {}})
 
     def _issue(self, call: Call) -> Reply:
         call.only("fields", "expand", "fieldsByKeys", "properties", "updateHistory", "failFast")

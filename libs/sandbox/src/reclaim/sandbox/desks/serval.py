@@ -91,6 +91,7 @@ class ServalDesk(Desk):
         self.route("GET", r"/v2/tickets/([\w-]+)", self._get)
         self.route("PUT", r"/v2/tickets/([\w-]+)", self._update)
         self.route("POST", r"/v2/tickets/([\w-]+)/messages", self._message)
+        self.route("GET", r"/v2/tickets/([\w-]+)/messages", self._messages)
         self.route("GET", r"/v2/labels", self._labels)
         self.route("GET", r"/v2/statuses", self._statuses)
         self.route("GET", r"/v2/priorities", self._priorities)
@@ -184,6 +185,13 @@ class ServalDesk(Desk):
         body = call.json(_Message)
         comment = self.say(self._found(call.parts[0]), body.message, public=True, by=PRODUCT)
         return Reply(200, {"data": {"messageId": f"message-{comment.id}"}})
+
+    def _messages(self, call: Call) -> Reply:
+        call.only("pageSize", "pageToken")
+        said = self._found(call.parts[0]).comments
+        size, start = call.number("pageSize", 2000, 5000), int(call.params.get("pageToken") or 0)
+        shown = [{"id": f"message-{each.id}", "content": each.text} for each in said[start : start + size]]
+        return Reply(200, {"data": shown, "nextPageToken": str(start + size) if len(said) > start + size else None})
 
     def _labels(self, call: Call) -> Reply:
         call.only("teamId", "pageSize", "pageToken")

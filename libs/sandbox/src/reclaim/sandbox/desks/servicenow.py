@@ -170,6 +170,8 @@ class ServiceNowDesk(Desk):
         table, sys_id = call.parts
         for row in self._rows(table):
             if row["sys_id"] == sys_id:
+                if table == "incident" and call.params.get("sysparm_display_value") == "true":
+                    row = {**row, **self._journals(self._ticket(sys_id))}
                 return Reply(200, {"result": self._shown(row, call)})
         raise DeskError(404, "No Record found", field="Record doesn't exist or ACL restricts the record retrieval")
 
@@ -241,6 +243,14 @@ class ServiceNowDesk(Desk):
     def _journal(self, ticket: Ticket, notes: Row) -> None:
         for name, text in notes.items():
             self.say(ticket, text, public=name == "comments", by=PRODUCT)
+
+    def _journals(self, ticket: Ticket) -> Row:
+        """Return the journals as their display value has them: every entry, the newest first."""
+        found = dict.fromkeys(_JOURNALS, "")
+        for each in ticket.comments:
+            name, label = ("comments", "Additional comments") if each.public else ("work_notes", "Work notes")
+            found[name] = f"{each.at:%Y-%m-%d %H:%M:%S} - {each.by} ({label})\n{each.text}\n\n{found[name]}"
+        return found
 
     def _ticket(self, sys_id: str) -> Ticket:
         for ticket in self.tickets.values():

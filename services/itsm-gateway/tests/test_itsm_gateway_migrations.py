@@ -1,0 +1,70 @@
+"""What was stored before tickets had a kind is still there afterwards, and means the same."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reclaim.common import migrate
+from reclaim.common.clock import FixedClock
+from reclaim.common.db import Database
+from reclaim.itsm_gateway import delivery_store, ticket_store
+from tests.support.itsm_gateway import NOW
+
+VERSIONS = Path(ticket_store.__file__).parent / "migrations"
+BEFORE = ("0001_first.py", "0002_webhooks.py", "0003_tickets.py")
+TICKET = (
+    'INSERT INTO ticket (case_id, desk_id, state, "values", dry_run, flagged_at, key, number, says, attempts, due) '
+    "VALUES (:case, 'it', :state, '{}', false, :at, :case, :case, 'revoke', 0, 0)"
+)
+WORD = (
+    "INSERT INTO ticket_word (event_id, case_id, closes, text, state, attempts, due) "
+    "VALUES (:event, 'open', :closes, 'Words.', 'waiting', 0, 0)"
+)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    made: str = (
+        f"sqlite+aiosqlite:///{tmp_path}/gateway.db"
+        if request.param == "sqlite"
+        else request.getfixturevalue("fresh_database")
+    )
+    return made
+
+
+async def test_tickets_and_words_from_before_are_carried_over(url: str, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in BEFORE:
+        shutil.copy(VERSIONS / name, old)
+    database = Database(url, FixedClock(NOW))
+    try:
+        await migrate.upgrade(database.engine, old)
+        async with database.engine.begin() as db:
+            # SQLite keeps instants without their zone.
+            at = NOW.replace(tzinfo=None) if db.dialect.name == "sqlite" else NOW
+            for state in ("open", "closed"):
+                await db.execute(sa.text(TICKET), {"case": state, "state": state, "at": at})
+            for event, closes in (("e1", False), ("e2", True)):
+                await db.execute(sa.text(WORD), {"event": event, "closes": closes})
+        await migrate.upgrade(database.engine, VERSIONS)
+        async with database.unit() as unit:
+            tickets = await ticket_store.of_cases(unit.db, {"open", "closed"})
+            (first,) = await ticket_store.claim_words(unit.db, now=1, until=2, most=5)
+            await ticket_store.settle_word(unit.db, first[0], state="told")
+            (second,) = await ticket_store.claim_words(unit.db, now=1, until=2, most=5)
+            assert await delivery_store.deliveries(unit.db, limit=5) == []
+    finally:
+        await database.close()
+    assert {case: (one.reference, one.kind, one.says, one.closed_since) for case, one in tickets.items()} == {
+        "open": ("open", "question", "revoke", None),
+        "closed": ("closed", "question", "revoke", 0),
+    }
+    assert [(word.event_id, word.act, word.reference) for word, _ in (first, second)] == [
+        ("e1", "comment", "open"),
+        ("e2", "end", "open"),
+    ]

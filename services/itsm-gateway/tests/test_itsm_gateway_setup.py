@@ -1,0 +1,271 @@
+"""Connecting a service desk on the console, as a browser without scripts does it, against simulated desks."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from reclaim.itsm_gateway import setup_store, ticket_store
+from reclaim.itsm_gateway.setup import rules_from
+from tests.support.itsm_desks import PLATFORMS, World, gateway
+from tests.support.itsm_gateway import flagged, signed
+
+SETUP = "/itsm-gateway/setup"
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with gateway(tmp_path) as made:
+        yield made
+
+
+async def get(world: World, path: str) -> str:
+    answer = await world.site.call("GET", path, role="admin")
+    assert answer.status_code == 200, answer.text
+    return html.unescape(answer.text)
+
+
+async def send(world: World, path: str, **form: Any) -> httpx.Response:
+    return await world.site.call("POST", path, role="admin", data=form)
+
+
+async def goes_on(world: World, path: str, to: str, **form: Any) -> None:
+    answer = await send(world, path, **form)
+    assert (answer.status_code, answer.headers.get("location")) == (303, to), answer.text
+
+
+def sign_in(world: World) -> dict[str, str]:
+    settings, credentials = PLATFORMS[world.platform]
+    return {"base_url": f"{world.sandbox.url}/desks/{world.platform}", **settings, **credentials}
+
+
+async def begun(world: World) -> str:
+    """Begin a set-up and sign in; return where its steps are."""
+    await goes_on(world, SETUP, f"{SETUP}/it/sign-in", desk_id="it", platform=world.platform)
+    here = f"{SETUP}/it"
+    await goes_on(world, f"{here}/sign-in", f"{here}/ticket", **sign_in(world))
+    return here
+
+
+ANSWERS = {"tag_keep": "lr_keep", "tag_revoke": "lr_revoke", "tag_done": "lr_done"}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_a_desk_is_connected_step_by_step_to_the_first_answer(world: World, platform: str) -> None:
+    world.platform = platform
+    here = await begun(world)
+    page = await get(world, f"{here}/ticket")
+    assert "Keep or revoke: Sales Cloud for Zoë Müller" in page
+    texts = {"title": "Look: ${product_name}", "description": "Of ${holder_name}. ${answers}"}
+    await goes_on(world, f"{here}/ticket", f"{here}/ticket", **texts, then="show")
+    page = await get(world, f"{here}/ticket")
+    assert "Look: Sales Cloud" in page
+    assert "Please note:" in page, "warnings stand in the example too"
+    await goes_on(world, f"{here}/ticket", f"{here}/answers", **texts, then="go-on")
+    await goes_on(world, f"{here}/answers", f"{here}/test", **ANSWERS, needs_close="yes")
+    await goes_on(world, f"{here}/test", f"{here}/test")
+    assert "Everything that was tried works." in await get(world, f"{here}/test")
+    await goes_on(world, f"{here}/trial", f"{here}/trial")
+    (ticket,) = world.tickets()
+    assert ticket.subject == "[DRY-RUN] Look: Sales Cloud"
+    assert ticket.key in await get(world, f"{here}/trial")
+    await goes_on(world, f"{here}/trial", f"{here}/trial")
+    assert len(world.tickets()) == len(ticket.comments) == 1, "trying again opens and says nothing twice"
+
+    page = await get(world, f"{here}/webhook")
+    assert "There is no secret yet" in page
+    made = await send(world, f"{here}/secret")
+    secret = re.findall(r"<code>([^<]{20,})</code>", made.text)[0]
+    waiting = await get(world, f"{here}/webhook")
+    assert 'http-equiv="refresh"' in waiting
+    assert "Waiting for a webhook" in waiting
+    assert secret not in waiting
+    await a_webhook(world, html.unescape(secret))
+    arrived = await get(world, f"{here}/webhook")
+    assert "It has arrived" in arrived
+    assert "the way here and back works" in arrived
+    assert 'http-equiv="refresh"' not in arrived
+    # With scripts this region takes the place of the one that waits.
+    assert waiting.count('id="waiting"') == arrived.count('id="waiting"') == 1
+    assert "hx-get" in waiting
+    assert "hx-get" not in arrived
+    await goes_on(world, f"{here}/webhook", f"{here}/finish", then="go-on")
+    await goes_on(world, f"{here}/finish", SETUP, asks="yes")
+    assert world.desk.is_closed(ticket)
+    assert "asks new cases" in await get(world, SETUP)
+
+    await world.site.tell(flagged("c"))
+    await world.run("open_tickets")
+    assert world.tickets()[1].subject == "Look: Sales Cloud"
+    world.act("tag", "lr_keep", ticket=1)
+    await world.run("poll_tickets")
+    assert await world.decisions() == [], "only a closed ticket answers here"
+    world.act("close", ticket=1)
+    await world.run("poll_tickets")
+    assert await world.decisions() == [("c", "keep", "itsm")]
+
+
+async def a_webhook(world: World, secret: str) -> None:
+    """Let the desk send a webhook about the test ticket, through the simulated desk's own signing."""
+    hooks: list[httpx.Request] = []
+
+    def caught(request: httpx.Request) -> httpx.Response:
+        hooks.append(request)
+        return httpx.Response(202)
+
+    desk = world.desk
+    desk.hooks.url, desk.hooks.secret = "http://gateway.example/itsm-gateway/webhooks/it", secret
+    (ticket, *_) = world.tickets()
+    desk.change(ticket, by="Ann Agent", tags=[*ticket.tags, "lr_keep"])
+    for hook in desk._waiting:
+        answer = await world.site.post("it", hook.body, hook.headers)
+        assert answer.status_code == 202, answer.text
+    desk._waiting.clear()
+    desk.hooks.url = ""
+    await world.site.handle()
+
+
+async def test_a_set_up_can_be_left_and_gone_on_with(world: World) -> None:
+    here = await begun(world)
+    assert "at: Ticket" in await get(world, SETUP)
+    answer = await world.site.call("GET", here, role="admin")
+    assert answer.headers["location"] == f"{here}/ticket"
+    assert "What a ticket says" in await get(world, f"{here}/finish"), "a step that was not reached is not shown"
+    again = await send(world, SETUP, desk_id="it", platform="jira")
+    assert (again.status_code, "already" in again.text) == (422, True)
+
+
+async def test_what_is_wrong_is_said_where_it_was_entered(world: World) -> None:
+    await goes_on(world, SETUP, f"{SETUP}/it/sign-in", desk_id="it", platform="freshservice")
+    here = f"{SETUP}/it"
+    wrong = await send(world, f"{here}/sign-in", **{**sign_in(world), "priority": "9"})
+    assert wrong.status_code == 422
+    assert "Enter a whole number from 1 to 4." in wrong.text
+    assert PLATFORMS["freshservice"][1]["api_key"] not in wrong.text
+    inside = await send(world, f"{here}/sign-in", **{**sign_in(world), "base_url": "https://169.254.169.254"})
+    assert (inside.status_code, "169.254" in inside.text) == (422, True)
+    await goes_on(world, f"{here}/sign-in", f"{here}/ticket", **sign_in(world))
+    texts = {"title": "T", "description": "D"}
+    typed = await send(world, f"{here}/ticket", **{**texts, "title": "${nobody}"})
+    assert (typed.status_code, "${nobody} is not known" in html.unescape(typed.text)) == (422, True)
+    cost = await send(world, f"{here}/ticket", **texts, field_0="custom_fields.cost", value_0="${department}")
+    assert (cost.status_code, "only texts take placeholders" in cost.text) == (422, True)
+    choice = await send(world, f"{here}/ticket", **texts, field_0="custom_fields.decision", value_0="Perhaps")
+    assert (choice.status_code, "takes one of Keep, Revoke" in html.unescape(choice.text)) == (422, True)
+
+
+async def test_fields_are_filled_as_the_platform_wants_them(world: World) -> None:
+    here = await begun(world)
+    texts = {"title": "T", "description": "D", "then": "go-on"}
+    form = {"field_0": "custom_fields.cost", "value_0": "12.5", "field_29": "priority", "value_29": "High"}
+    await goes_on(world, f"{here}/ticket", f"{here}/answers", **texts, **form)
+    async with world.site.running.database.reading() as db:
+        (stored,) = await ticket_store.desks(db)
+    assert msgspec.json.decode(stored.fields) == {"custom_fields.cost": 12.5, "priority": 3}
+    page = await get(world, f"{here}/ticket")
+    assert 'value="12.5"' in page
+    await goes_on(world, f"{here}/ticket", f"{here}/answers", **texts, field_0="custom_fields.cost", value_0=" ")
+    async with world.site.running.database.reading() as db:
+        (stored,) = await ticket_store.desks(db)
+    assert stored.fields == "{}"
+
+
+async def test_a_field_decides_by_what_people_see(world: World) -> None:
+    here = await begun(world)
+    await goes_on(world, f"{here}/ticket", f"{here}/answers", title="T", description="D", then="go-on")
+    both = {"tag_keep": "same", "tag_revoke": "Same"}
+    assert "Two answers have the tag Same" in (await send(world, f"{here}/answers", **both)).text
+    none = await send(world, f"{here}/answers", tag_keep="lr_keep")
+    assert "Revoke it" in html.unescape(none.text)
+    assert none.status_code == 422
+    form = {"decision_field": "custom_fields.decision", "value_keep": "keep", "value_revoke": "Revoke"}
+    await goes_on(world, f"{here}/answers", f"{here}/test", **form, tag_done="lr_done")
+    async with world.site.running.database.reading() as db:
+        (stored,) = await ticket_store.desks(db)
+    rules = msgspec.json.decode(stored.decisions)
+    assert rules["values"] == {"Keep": "keep", "Revoke": "revoke"}
+    assert rules["tags"] == {"lr_done": "done"}
+
+
+async def test_each_thing_that_fails_is_explained_and_mended(world: World) -> None:
+    here = await begun(world)
+    await goes_on(world, f"{here}/ticket", f"{here}/answers", title="T", description="D", then="go-on")
+    await goes_on(world, f"{here}/answers", f"{here}/test", **ANSWERS)
+    world.sandbox.world.faults.add("session_expired", path_regex="^/desks/freshservice", times=None)
+    await goes_on(world, f"{here}/test", f"{here}/test")
+    page = await get(world, f"{here}/test")
+    assert "3 of 3 failed" in page
+    assert "Enter the credentials again." in page
+    assert "Send a test ticket" not in await get(world, f"{here}/trial")
+    world.sandbox.world.faults.clear()
+    await goes_on(world, f"{here}/test", f"{here}/test")
+    world.fault("request_limit", "POST", "freshservice/api/v2/tickets/[0-9]+/notes", times=None)
+    await goes_on(world, f"{here}/trial", f"{here}/trial")
+    page = await get(world, f"{here}/trial")
+    assert "You have no permission for this" in page
+    assert "/webhook" not in page, "there is no way on before it works"
+    world.sandbox.world.faults.clear()
+    await goes_on(world, f"{here}/trial", f"{here}/trial")
+    assert len(world.tickets()) == 1
+    assert "/webhook" in await get(world, f"{here}/trial")
+
+
+async def test_credentials_are_kept_replaced_and_never_sent_elsewhere(world: World) -> None:
+    here = await begun(world)
+    settings = {name: value for name, value in sign_in(world).items() if name != "api_key"}
+    await goes_on(world, f"{here}/sign-in", f"{here}/ticket", **settings, api_key="")
+    moved = {**settings, "base_url": f"{world.sandbox.url}/desks/generic"}
+    elsewhere = await send(world, f"{here}/sign-in", **moved, api_key="")
+    assert (elsewhere.status_code, "API key" in elsewhere.text) == (422, True)
+    await goes_on(world, f"{here}/sign-in", f"{here}/ticket", **settings, api_key="another-key")
+    async with world.site.running.database.reading() as db:
+        (stored,) = await ticket_store.desks(db)
+        fields = (await setup_store.setups(db))[0].fields
+    assert "another-key" not in repr(stored)
+    assert fields is None, "the new key is wrong, so nothing could be read"
+    assert "could not be read" in await get(world, f"{here}/ticket")
+
+
+async def test_a_desk_of_the_api_can_be_gone_through_and_disconnected(world: World) -> None:
+    await world.connect()
+    assert "asks new cases" in await get(world, SETUP)
+    await goes_on(world, f"{SETUP}/it/test", f"{SETUP}/it/test")
+    assert "Everything that was tried works." in await get(world, f"{SETUP}/it/test")
+    await goes_on(world, f"{SETUP}/it/finish", SETUP, asks="no")
+    async with world.site.running.database.reading() as db:
+        assert await ticket_store.asking(db) is None
+    await goes_on(world, f"{SETUP}/it/disconnect", SETUP)
+    async with world.site.running.database.reading() as db:
+        assert (await ticket_store.desks(db), await setup_store.setups(db)) == ([], [])
+
+
+async def test_a_test_webhook_without_a_ticket_counts_too(world: World) -> None:
+    world.platform = "generic"
+    await world.connect()
+    made = await send(world, f"{SETUP}/it/secret")
+    secret = html.unescape(re.findall(r"<code>([^<]{20,})</code>", made.text)[0])
+    body = b'{"test": "from the desk"}'
+    assert (await world.site.post("it", body, signed(secret, body))).status_code == 202
+    assert "It has arrived" in await get(world, f"{SETUP}/it/webhook")
+    await goes_on(world, f"{SETUP}/it/webhook", f"{SETUP}/it/webhook", then="listen")
+    forged = await world.site.post("it", body, signed("whsec_" + "B" * 43 + "=", body, "m2"))
+    assert forged.status_code == 401
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator"])
+async def test_only_an_administrator_sets_up(world: World, role: Any) -> None:
+    await world.connect()
+    for method, path in [("GET", SETUP), ("GET", f"{SETUP}/it/sign-in"), ("POST", SETUP), ("POST", f"{SETUP}/it/test")]:
+        assert (await world.site.call(method, path, role=role)).status_code == 403
+
+
+def test_an_answer_may_read_by_tag_or_field_alone() -> None:
+    rules = rules_from({"keep": "k"}, "close_code", {"revoke": "Gone"}, needs_close=False, known=[])
+    assert (rules.tags, rules.values, rules.decision_field) == ({"k": "keep"}, {"Gone": "revoke"}, "close_code")

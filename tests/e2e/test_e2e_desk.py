@@ -1,0 +1,139 @@
+"""Asked through a service desk, from the ticket to the account and back; the judge is the org's own write log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from reclaim.cli.desk import DeskAct
+from reclaim.cli.story import Story
+from tests.e2e.world import Embedded
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    with Embedded(tmp_path_factory.mktemp("world"), users=300, seed=3) as started:
+        yield started
+
+
+def test_a_reopened_ticket_lets_the_holder_in_again_and_nothing_is_reclaimed(world: Embedded) -> None:
+    with world.story() as story:
+        desk = DeskAct(story, world.sandbox_url, note=print)
+        try:
+            story.connect()
+            figures = desk.play()
+            assert figures["kept"] == figures["frozen"] == 1
+            (case,) = story.cases("frozen")
+            ticket = next(one for one in desk.all() if case["id"] in one["fields"]["correlation_id"])
+            deadline = time.monotonic() + 30
+            while not any("The seat was frozen" in said["text"] for said in desk.ticket(ticket["key"])["comments"]):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            desk.act(ticket, "reopen")
+            desk.wait_until([ticket], "restored")
+            story.wait_for("the ticket to be told and closed", lambda: bool(desk.ticket(ticket["key"])["closed"]))
+            said = [comment["text"] for comment in desk.ticket(ticket["key"])["comments"]]
+            assert "The seat was restored by" in said[-2]
+            assert "was reopened" in said[-2]
+            history = story.client.get(f"/lifecycle/api/cases/{case['id']}")["history"]
+            appeal = next(entry for entry in history if entry["command"] == "decide_keep")
+            assert (appeal["channel"], appeal["accepted"]) == ("itsm", True)
+            assert not story.outcome().differences
+            assert [row for row in story.writes() if row["field"] == "IsActive"] == []
+        finally:
+            desk.close()
+
+
+def answered_by_mail(story: Story, case: dict[str, Any]) -> bool:
+    """Let the manager send the form behind the mail's link; False if its page says that it is decided already."""
+    try:
+        story.decide([case], "revoke", "Left the team.")
+    except ValueError as no_form:
+        if "has no form" not in str(no_form):
+            raise
+        return False
+    return True
+
+
+def test_mail_and_ticket_answer_at_once_and_one_of_them_decides(world: Embedded) -> None:
+    with world.story(stubborn=5) as story:
+        desk = DeskAct(story, world.sandbox_url, note=print)
+        try:
+            connection = story.client.get("/scanner/api/connections")[0]["id"]
+            rule = story.client.post(
+                "/scanner/api/rules",
+                {
+                    "name": "Asked both ways",
+                    "connection_id": connection,
+                    "products": ["SFDC"],
+                    "inactive_days": 90,
+                    "route": "both",
+                    "filter": "user/department in ('Finance', 'Sales')",
+                    "decision_days": 14,
+                    "on_timeout": "escalate",
+                    "grace_days": 14,
+                    "dry_run": False,
+                    "most_flagged_share": 100,
+                },
+            )
+            story.client.post(f"/scanner/api/rules/{rule['id']}/activate")
+            flagged = story.finish_scan(story.ask_for_scan(rule["id"]))["flagged"]
+            cases = [case for case in story.cases("awaiting_decision") if case["policy"]["rule_id"] == rule["id"]]
+
+            def ticket_of(case: dict[str, Any]) -> dict[str, Any] | None:
+                return next((one for one in desk.all() if case["id"] in one["fields"]["correlation_id"]), None)
+
+            def asked() -> bool:
+                cases[:] = [
+                    case for case in story.cases("awaiting_decision") if case["policy"]["rule_id"] == rule["id"]
+                ]
+                mails = [story.client.get(f"/approvals/api/requests/{case['id']}")["mails"] for case in cases]
+                sent = all(any(mail["status"] == "sent" for mail in each) for each in mails)
+                return len(cases) == flagged and sent and all(ticket_of(case) for case in cases)
+
+            story.wait_for("everybody to be asked both ways", asked)
+            assert cases
+            tickets = [ticket for case in cases if (ticket := ticket_of(case)) is not None]
+            # In opposite orders, so that each comes first for some.
+            on_tickets = threading.Thread(target=desk.answer, args=(tickets[::-1], "lr_keep"))
+            on_tickets.start()
+            too_late = [case["id"] for case in cases if not answered_by_mail(story, case)]
+            on_tickets.join()
+
+            def ended() -> bool:
+                return {story.client.get(f"/lifecycle/api/cases/{case['id']}")["case"]["state"] for case in cases} <= {
+                    "kept",
+                    "restored",
+                }
+
+            # A keep that comes second is an appeal: whoever was first, nobody loses the seat.
+            story.wait_for("every case to end", ended)
+            for case in cases:
+                history = story.client.get(f"/lifecycle/api/cases/{case['id']}")["history"]
+                said = [entry for entry in history if entry["command"].startswith("decide_")]
+                first = [entry for entry in said if entry["accepted"] and entry["before"] == "awaiting_decision"]
+                assert len(first) == 1
+                assert "itsm" in {entry["channel"] for entry in said}
+                # Whose link was followed too late was told so by its page.
+                assert (case["id"] in too_late) or "email" in {entry["channel"] for entry in said}
+            story.wait_for(
+                "the tickets to be told",
+                lambda: (
+                    all(
+                        "The case was closed" in desk.ticket(ticket["key"])["comments"][-1]["text"]
+                        or "The seat was restored" in desk.ticket(ticket["key"])["comments"][-1]["text"]
+                        for ticket in tickets
+                        if desk.ticket(ticket["key"])["comments"]
+                    )
+                    and all(desk.ticket(ticket["key"])["comments"] for ticket in tickets)
+                ),
+            )
+            assert not story.outcome().differences
+        finally:
+            desk.close()
