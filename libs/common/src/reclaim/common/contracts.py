@@ -99,7 +99,8 @@ class Policy(Value, frozen=True):
     Something is taken away only from `act_from` until `act_until` on working days, in `time_zone`; None: at any time.
     `fallback_approver` is asked when there is no manager who could be. A question that was delivered `remind_days` ago
     and is not answered is put again. With `ask_first` the holder is asked by mail for `holder_days` before the approver
-    is; the decision deadline starts with the approver's question.
+    is; the decision deadline starts with the approver's question. `desk` is the service desk that opens the ticket, by
+    the id it is connected as; None: the one where new cases get theirs.
     """
 
     rule_id: str
@@ -127,6 +128,7 @@ class Policy(Value, frozen=True):
     remind_days: tuple[int, ...] = ()
     ask_first: AskFirst = "manager"
     holder_days: int = 3
+    desk: str | None = None
 
 
 class CheckFinding(Value, frozen=True):

@@ -296,7 +296,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     asked when there is no manager who could be. `hand_over_to` is the id of the user who takes open records over;
     empty: the manager. Accounts are acted on from `act_from` until `act_until` on working days; None: at any time.
 
-    `filter` chooses among the seats of the products, see `filters`; empty: all of them.
+    `filter` chooses among the seats of the products, see `filters`; empty: all of them. `product_filters` are those of
+    single products, as the rows of the rule's products had them when this version was written.
+    `desk` is the service desk that opens the tickets, by the id it is connected as; empty: the one that asks.
     A question that is not answered `remind_days` after its delivery is put again.
     A scan that would flag more than `most_flagged` seats, or more per cent of those it read than `most_flagged_share`,
     opens nothing.
@@ -335,6 +337,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     ask_first: AskFirst = "manager"
     holder_days: int = 3
     filter: str = ""
+    product_filters: dict[str, str] = msgspec.field(default_factory=dict)
+    desk: str = ""
 
     @property
     def fallback(self) -> Person | None:
@@ -377,6 +381,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             remind_days=self.remind_days,
             ask_first=self.ask_first,
             holder_days=self.holder_days,
+            desk=self.desk or None,
         )
 
 
@@ -390,6 +395,7 @@ _WAYS: Final[tuple[ReclaimBy, ...]] = get_args(ReclaimBy)
 MOST_DAYS_OFF: Final = 400
 MOST_REMINDERS: Final = 5
 _ADDRESS: Final = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\".]+(\.[^@\s<>()\[\],;:\\\".]+)+")
+_DESK: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
 class _Input:
@@ -503,6 +509,22 @@ class _Input:
             self.problems[name] = " ".join(problem.of(text) for problem in problems)
         return text
 
+    def filters(self, name: str, products: Collection[str]) -> dict[str, str]:
+        """Return the filters of those of these products that have one."""
+        given = self._raw.get(name)
+        found = given if isinstance(given, Mapping) else {}
+        return {product: text for product in sorted(products) if (text := str(found.get(product) or "").strip())}
+
+    def desk(self, name: str) -> str:
+        """Return the id of a service desk; empty for none."""
+        text = str(self._raw.get(name) or "").strip()
+        if text and not _DESK.fullmatch(text):
+            self.problems[name] = (
+                "The service desk must be the id that it is connected as, such as servicenow: at most 80 letters, "
+                f"digits, - and _, not {text[:40]!r}."
+            )
+        return text
+
     def address(self, name: str, *, of: str) -> str:
         text = str(self._raw.get(name) or "").strip()
         if text and not (len(text) <= 254 and _ADDRESS.fullmatch(text)):
@@ -600,7 +622,13 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         ask_first=given.choice("ask_first", _FIRST, of="Who is asked first", default="manager"),
         filter=given.filter("filter"),
         holder_days=given.whole("holder_days", 1, 30, of="Time for the holder to answer", default=3),
+        product_filters=given.filters("product_filters", products),
+        desk=given.desk("desk"),
     )
+    if terms.desk and terms.route == "email":
+        given.problems.setdefault(
+            "desk", "The rule asks by mail only, so no service desk opens a ticket: name none, or ask by it as well."
+        )
     if terms.ask_first == "holder" and terms.route != "email":
         given.problems["ask_first"] = "The holder can be asked first by mail only: a service desk would ask at once."
     if terms.remind_days and terms.remind_days[-1] >= terms.decision_days:
@@ -729,15 +757,29 @@ class Exclusion:
         return f"excluded{until} by {self.author}: {self.reason}"
 
 
-class Exclusions:
-    """The exclusions that are in force on one connection, for looking up many seats."""
+Kin = Mapping[str, Collection[str]]
 
-    def __init__(self, exclusions: Iterable[Exclusion], connection_id: str, now: datetime) -> None:
+
+class Exclusions:
+    """The exclusions that are in force on one connection, for looking up many seats.
+
+    `kin` has, for the key and the name of a product, the keys of the suites and components that go with it: whoever is
+    to be left alone with a component would lose it with its suite, and the other way round.
+    """
+
+    def __init__(
+        self, exclusions: Iterable[Exclusion], connection_id: str, now: datetime, kin: Kin | None = None
+    ) -> None:
         self._by_key: dict[tuple[str, str], str] = {}
+        related: dict[tuple[str, str], str] = {}
         for exclusion in exclusions:
             if exclusion.holds(now) and exclusion.connection_id in (None, connection_id):
-                key = (exclusion.kind, _folded(exclusion.value))
-                self._by_key.setdefault(key, exclusion.evidence)
+                value = folded(exclusion.value)
+                self._by_key.setdefault((exclusion.kind, value), exclusion.evidence)
+                for product in (kin or {}).get(value, ()) if exclusion.kind == "product" else ():
+                    evidence = f"{exclusion.value}, which goes with it, is {exclusion.evidence}"
+                    related.setdefault(("product", folded(product)), evidence)
+        self._by_key = {**related, **self._by_key}
 
     def evidence(self, seat: SeatRecord | Seat) -> str | None:
         """Return why a seat is left alone; None if no exclusion covers it."""
@@ -745,16 +787,17 @@ class Exclusions:
             return None
         keys = (
             ("connection", ""),
-            ("product", _folded(seat.product)),
-            ("product", _folded(seat.product_name)),
-            ("group", _folded(seat.department or "")),
-            ("person", _folded(seat.holder.id)),
-            ("person", _folded(seat.holder.email or "")),
+            ("product", folded(seat.product)),
+            ("product", folded(seat.product_name)),
+            ("group", folded(seat.department or "")),
+            ("person", folded(seat.holder.id)),
+            ("person", folded(seat.holder.email or "")),
         )
         return next((self._by_key[key] for key in keys if key in self._by_key), None)
 
 
-def _folded(value: str) -> str:
+def folded(value: str) -> str:
+    """Return the form in which what exclusions name is compared: without regard to case and to spaces around."""
     return " ".join(value.split()).casefold()
 
 

@@ -72,8 +72,8 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
             held = await store.held(
                 db, connection_id, {seat.holder.id}, cooldown_days=rule.terms.cooldown_days, now=now
             )
-            chooses = await chooser(db, rule.terms, connection_id, {holder}, prices=prices, now=now)
             covered = await catalog_store.covered(db, rule.terms.products, rule.id)
+            chooses = await chooser(db, rule.terms, connection_id, {holder}, prices=prices, now=now, covered=covered)
             held = spread(held, await catalog_store.relations(db, covered.products))
             (whole,) = fold([seat], covered.suites)
             verdicts.append(
@@ -81,7 +81,7 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
                     rule,
                     whole,
                     survey,
-                    excluded=exclusions.evidence(seat),
+                    excluded=exclusions.evidence(whole),
                     held=held.back.get((whole.holder.id, whole.product)),
                     chooses=chooses,
                     now=now,

@@ -55,7 +55,9 @@ LABELS: Final = {
     "products": "Licences",
     "filter": "Filter",
     "inactive_days": "Unused for (days)",
+    "product_filters": "Filters of products",
     "route": "How the approver is asked",
+    "desk": "Service desk",
     "decision_days": "Time to decide (days)",
     "ask_first": "Who is asked first",
     "holder_days": "Time for the holder to answer (days)",
@@ -626,6 +628,7 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "ask_first",
         "holder_days",
         "filter",
+        "desk",
     )
     return {
         **{name: _text(form, name) for name in names},

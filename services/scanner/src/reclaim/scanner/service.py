@@ -10,7 +10,6 @@ from reclaim.common.service import Runtime, Service
 from reclaim.connectors.ports import Connectors
 from reclaim.connectors.registry import Registry
 from reclaim.scanner import api, catalog_api, catalog_pages, filters_api, filters_pages, pages, usage_api
-from reclaim.scanner.catalog import no_filters
 from reclaim.scanner.handlers import SUBSCRIPTIONS
 from reclaim.scanner.jobs import jobs
 from reclaim.scanner.ports import Deps
@@ -35,8 +34,8 @@ def build(
     router.include_router(filters_api.routes(deps))
     router.include_router(filters_pages.routes(deps))
     router.include_router(usage_api.routes(deps))
-    router.include_router(catalog_api.routes(deps, check_filter=no_filters))
-    router.include_router(catalog_pages.routes(deps, check_filter=no_filters))
+    router.include_router(catalog_api.routes(deps))
+    router.include_router(catalog_pages.routes(deps))
     return Service(
         name="scanner",
         metadata=metadata,
