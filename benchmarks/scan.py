@@ -87,8 +87,8 @@ class Org:
     client_secret: str
     http: httpx.AsyncClient
 
-    async def control(self, path: str, **params: Any) -> Any:
-        answer = await self.http.get(f"{self.url}/sandbox/api/{path}", params=params)
+    async def control(self, call: str, **params: Any) -> Any:
+        answer = await self.http.get(f"{self.url}/sandbox/api/{call}", params=params)
         answer.raise_for_status()
         return msgspec.json.decode(answer.content)
 
