@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -210,7 +211,9 @@ async def test_a_ticket_is_opened_on_the_desk_that_its_rule_names(world: World) 
 
 def _case_of(ticket: Ticket) -> str:
     """Return the case that a ticket's description leads to."""
-    return ticket.description.partition("/lifecycle/cases/")[2].split()[0].rstrip(".,)")
+    found = re.search(r"/lifecycle/cases/(\w+)", ticket.description)
+    assert found
+    return found[1]
 
 
 async def test_the_approver_is_the_requester(small: World) -> None:

@@ -392,6 +392,11 @@ async def test_a_scan_that_is_shut_down_is_handed_back_at_once(
     work = asyncio.create_task(scanner.job("scan"))
     await started_reading.wait()
     under_way = await found(scanner, run.id)
+    for _ in range(500):
+        if under_way.seen:
+            break
+        await asyncio.sleep(0.01)
+        under_way = await found(scanner, run.id)
     assert (under_way.status, under_way.seen, under_way.pages, under_way.percent) == ("running", 1, 1, 16)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
