@@ -268,6 +268,10 @@ def rule_add(
         int | None, typer.Option(help="a scan that would flag more seats opens nothing; without: only the share counts")
     ] = None,
     most_flagged_share: Annotated[int, typer.Option(help="nor does one that would flag more of a hundred seats")] = 50,
+    most_a_day: Annotated[
+        int | None, typer.Option(help="at most so many of its seats are frozen, and freed, in 24 hours")
+    ] = None,
+    most_a_month: Annotated[int | None, typer.Option(help="and in 30 days")] = None,
     cooldown_days: Annotated[int, typer.Option(help="days that a kept seat is left in peace")] = 90,
     young_days: Annotated[int, typer.Option(help="days that a new account is left alone")] = 30,
     hand_over_to: Annotated[
@@ -316,6 +320,8 @@ def rule_add(
             "fallback_name": fallback_name,
             "most_flagged": most_flagged,
             "most_flagged_share": most_flagged_share,
+            "most_a_day": most_a_day,
+            "most_a_month": most_a_month,
             "cooldown_days": cooldown_days,
             "young_days": young_days,
             "hand_over_to": hand_over_to,

@@ -100,7 +100,9 @@ class Policy(Value, frozen=True):
     `fallback_approver` is asked when there is no manager who could be. A question that was delivered `remind_days` ago
     and is not answered is put again. With `ask_first` the holder is asked by mail for `holder_days` before the approver
     is; the decision deadline starts with the approver's question. `desk` is the service desk that opens the ticket, by
-    the id it is connected as; None: the one where new cases get theirs.
+    the id it is connected as; None: the one where new cases get theirs. Of the rule's seats at most `most_a_day` are
+    frozen, and apart from them as many freed, in 24 hours, and `most_a_month` in 30 days, within what its connection
+    allows; None: as many as that.
     """
 
     rule_id: str
@@ -129,6 +131,8 @@ class Policy(Value, frozen=True):
     ask_first: AskFirst = "manager"
     holder_days: int = 3
     desk: str | None = None
+    most_a_day: int | None = None
+    most_a_month: int | None = None
 
 
 class CheckFinding(Value, frozen=True):

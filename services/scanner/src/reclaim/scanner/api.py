@@ -108,6 +108,8 @@ class TermsIn(_In):
     filter: str | None = Field(None, description="Chooses among the seats, such as user/department eq 'Sales'")
     ask_first: str | None = Field(None, description="manager or holder; the holder by mail only")
     desk: str | None = Field(None, description="Id of the service desk that opens tickets; empty: the one that asks")
+    most_a_day: int | None = Field(None, description="At most so many of its seats are frozen, and freed, in 24 hours")
+    most_a_month: int | None = Field(None, description="And in 30 days; both within the connection's limits")
     holder_days: int | None = Field(None, description="Days the holder has before the manager is asked; 1 to 30")
     remind_days: list[int] | None = Field(None, description="Days after its delivery that a question is put again")
     most_flagged: int | None = Field(None, description="A scan that would flag more seats opens nothing")
@@ -215,6 +217,8 @@ class RuleOut(_Out):
     filter: str
     product_filters: dict[str, str] = Field(description="Of single products; set where the rule's products are")
     desk: str
+    most_a_day: int | None
+    most_a_month: int | None
 
 
 class VersionOut(_Out):

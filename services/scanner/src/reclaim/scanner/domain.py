@@ -299,6 +299,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     `filter` chooses among the seats of the products, see `filters`; empty: all of them. `product_filters` are those of
     single products, as the rows of the rule's products had them when this version was written.
     `desk` is the service desk that opens the tickets, by the id it is connected as; empty: the one that asks.
+    At most `most_a_day` and `most_a_month` of the rule's seats are frozen in 24 hours and in 30 days, and apart from
+    them as many freed; None: as many as the connection's limits allow.
     A question that is not answered `remind_days` after its delivery is put again.
     A scan that would flag more than `most_flagged` seats, or more per cent of those it read than `most_flagged_share`,
     opens nothing.
@@ -339,6 +341,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     filter: str = ""
     product_filters: dict[str, str] = msgspec.field(default_factory=dict)
     desk: str = ""
+    most_a_day: int | None = None
+    most_a_month: int | None = None
 
     @property
     def fallback(self) -> Person | None:
@@ -382,6 +386,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             ask_first=self.ask_first,
             holder_days=self.holder_days,
             desk=self.desk or None,
+            most_a_day=self.most_a_day,
+            most_a_month=self.most_a_month,
         )
 
 
@@ -624,6 +630,8 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         holder_days=given.whole("holder_days", 1, 30, of="Time for the holder to answer", default=3),
         product_filters=given.filters("product_filters", products),
         desk=given.desk("desk"),
+        most_a_day=given.number("most_a_day", of="The most seats in 24 hours"),
+        most_a_month=given.number("most_a_month", of="The most seats in 30 days"),
     )
     if terms.desk and terms.route == "email":
         given.problems.setdefault(
@@ -635,6 +643,8 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         given.problems["remind_days"] = (
             f"A reminder must come before the time to decide is over, which is {terms.decision_days} days."
         )
+    if terms.most_a_day is not None and terms.most_a_month is not None and terms.most_a_day > terms.most_a_month:
+        given.problems["most_a_month"] = "The most seats in 30 days cannot be fewer than those in 24 hours."
     if (terms.act_from is None) != (terms.act_until is None):
         given.problems["act_from"] = "Enter both when acting begins and when it ends, or neither."
     elif terms.act_from is not None and terms.act_until is not None and terms.act_from >= terms.act_until:

@@ -86,6 +86,8 @@ LABELS: Final = {
     "act_until": "Act until",
     "most_flagged": "Most seats that one scan flags",
     "most_flagged_share": "And at most (per cent)",
+    "most_a_day": "Most seats frozen or freed in a day",
+    "most_a_month": "Most seats frozen or freed in 30 days",
 }
 """What the parts of a rule are called where two versions are compared."""
 
@@ -629,6 +631,8 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "holder_days",
         "filter",
         "desk",
+        "most_a_day",
+        "most_a_month",
     )
     return {
         **{name: _text(form, name) for name in names},
