@@ -67,7 +67,7 @@ async def found(scanner: Scanner, run_id: str) -> Run:
 
 
 async def when_read(scanner: Scanner, run_id: str) -> Run:
-    """Return a run when its first page was counted; the page behind it is being read by then."""
+    """Return a run when its first page was counted."""
     for _ in range(1_000):
         if (run := await found(scanner, run_id)).seen:
             return run

@@ -12,7 +12,6 @@ from typing import Final
 from reclaim.common.contracts import Money
 from reclaim.common.db import Database
 from reclaim.common.errors import Transient
-from reclaim.common.tasks import read_ahead
 from reclaim.connectors.ports import Incomplete, SeatReader, Survey
 from reclaim.scanner import catalog_store, exclusion_store, store
 from reclaim.scanner.catalog import Coverage
@@ -82,9 +81,8 @@ class Scan:
             Stopped: what was read cannot be everybody.
             Transient, Permanent: as `begin`.
         """
-        listed = read_ahead(reader.seats(self.products))
         try:
-            async for page in folded(listed, self.covered.suites):
+            async for page in folded(reader.seats(self.products), self.covered.suites):
                 async with database.reading() as db:
                     held = await store.held(
                         db,
@@ -123,8 +121,6 @@ class Scan:
                 f"The list of seats ended early: {error}",
                 "Nothing was opened. Start the scan again; if it stays, look at the org's own status and limits.",
             ) from error
-        finally:
-            await listed.aclose()
         check_population(self.terms, self.baseline, expected=self.tally.expected, seen=self.tally.seen)
         check_share(self.terms, flagged=self.tally.flagged, seen=self.tally.seen)
 
