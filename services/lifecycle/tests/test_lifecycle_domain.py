@@ -59,6 +59,7 @@ from reclaim.lifecycle.domain import (
     SeatDowngraded,
     SeatFrozen,
     SeatGivenBack,
+    SeatTaken,
     SeatUnfrozen,
     State,
     Withdraw,
@@ -181,6 +182,7 @@ COMMANDS: list[Command] = [
     keep(),
     revoke(),
     Decide("downgrade", "max@example.com", "itsm", "", NOW),
+    SeatTaken("case-0"),
     *(Withdraw(kind, "maria.ops", "parental leave", NOW) for kind in get_args(Withdrawal)),
     DeadlinePassed(),
     GraceOver(),
@@ -734,10 +736,11 @@ def withdraw(kind: Withdrawal = "exempted") -> Withdraw:
 @pytest.mark.parametrize("state", [State.FLAGGED, State.AWAITING_DECISION, State.ATTENTION])
 def test_a_case_that_is_withdrawn_before_a_decision_closes_untouched(state: State, kind: Withdrawal) -> None:
     verdict = accept(at(state), withdraw(kind))
-    assert (verdict.case.state, verdict.effect) == (State.SKIPPED, None)
+    ended = State.CANCELLED if kind == "used" else State.SKIPPED
+    assert (verdict.case.state, verdict.effect) == (ended, None)
     (closed,) = verdict.events
     assert isinstance(closed, CaseClosed)
-    assert (closed.outcome, closed.frozen) == ("skipped", None)
+    assert (closed.outcome, closed.frozen) == (ended.value, None)
     assert "parental leave" in closed.reason
     assert "maria.ops" in closed.reason
 

@@ -236,12 +236,28 @@ async def test_a_decision_that_comes_before_its_case_waits_for_it(tmp_path: Path
         assert await it.running.inbox.parked() == []
 
 
-async def test_a_second_case_for_the_same_seat_is_closed_at_once(tmp_path: Path) -> None:
-    async with world(None, tmp_path) as it:
+async def test_a_second_case_for_the_same_seat_is_closed_at_once(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path) as it:
         await it.tell(flagged("case-1"), flagged("case-2"), source="scanner")
         await it.tell(flagged("case-3"), source="scanner")
         assert await it.said() == ["CaseClosed", "CaseClosed"]
         assert (await it.case("case-1")).open
+        # Others learn later that it is closed; what they say until then is refused on the record, and kept nowhere.
+        await it.tell(decision("revoke", "case-2"))
+        await it.tell(withdrawn(case_id="case-3"), source="scanner")
+        assert await it.running.inbox.parked() == []
+        async with it.running.database.reading() as db:
+            told = [moment.link.entry for moment in await store.history(db, "case-2")]
+        assert [(each.command, each.accepted) for each in told] == [
+            ("open_case", True),
+            ("seat_taken", True),
+            ("decide_revoke", False),
+        ]
+        assert told[1].note == "case case-1 is already open for this seat"
+        await it.tell(decision("keep"))
+        await it.tell(flagged("case-4"), source="scanner")
+        assert (await it.case("case-4")).open, "the twins hold no seat"
+        assert await it.verified()
 
 
 def withdrawn(**changes: Any) -> CaseWithdrawn:

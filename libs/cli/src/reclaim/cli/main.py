@@ -123,7 +123,7 @@ def demo(
 
 @connection_app.command("add")
 def connection_add(
-    kind: Annotated[str, typer.Argument(help="salesforce, scim or okta")],
+    kind: Annotated[str, typer.Argument(help="salesforce, scim, okta, or installed (what feeds report)")],
     name: Annotated[str, typer.Option()],
     instance_url: Annotated[str | None, typer.Option(help="https://yourcompany.my.salesforce.com")] = None,
     base_url: Annotated[str | None, typer.Option(help="scim: what /Users comes after")] = None,
@@ -237,9 +237,22 @@ def rule_add(
     name: Annotated[str, typer.Option()],
     connection: Annotated[str, typer.Option(help="name or id of the connection")],
     product: Annotated[list[str], typer.Option(help="licence key; repeat for several")],
-    inactive_days: Annotated[int, typer.Option(help="flag seats last used before this many days ago")],
     on_timeout: Annotated[str, typer.Option(help="what no answer means: freeze, keep or escalate")],
     grace_days: Annotated[int, typer.Option(help="days between the freeze and the reclaim")],
+    inactive_days: Annotated[
+        int | None, typer.Option(help="flag seats last used before this many days ago; or give --minimum-hours")
+    ] = None,
+    minimum_hours: Annotated[
+        str | None, typer.Option(help="flag seats used for fewer hours in the window; sources have to measure time")
+    ] = None,
+    window_days: Annotated[int | None, typer.Option(help="the window of --minimum-hours: so many days")] = None,
+    window_months: Annotated[int | None, typer.Option(help="or so many complete months, in --time-zone")] = None,
+    channel: Annotated[
+        list[str] | None, typer.Option(help="ui, mobile, api or sso: only such use counts; repeat for several")
+    ] = None,
+    include_no_activity: Annotated[
+        bool, typer.Option("--include-no-activity", help="no record counts as no use, where sources prove coverage")
+    ] = False,
     decision_days: Annotated[int, typer.Option(help="days the manager has to answer")] = 14,
     route: Annotated[str, typer.Option(help="email, itsm or both")] = "email",
     desk: Annotated[
@@ -253,7 +266,9 @@ def rule_add(
         "calendar"
     ),
     day_off: Annotated[list[str] | None, typer.Option(help="a holiday, such as 2026-12-25; repeat for several")] = None,
-    reclaim_by: Annotated[str, typer.Option(help="deactivate, downgrade, or task (a person does it)")] = "deactivate",
+    reclaim_by: Annotated[
+        str, typer.Option(help="deactivate, downgrade, or task (a person does it), as for installed software")
+    ] = "",
     downgrade_product: Annotated[str, typer.Option(help="key of the cheaper licence to downgrade to")] = "",
     downgrade_name: Annotated[str, typer.Option(help="what people call it")] = "",
     downgrade_profile: Annotated[str, typer.Option(help="its profile, if it has several")] = "",
@@ -293,6 +308,8 @@ def rule_add(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Add a rule as a draft; preview it and activate it afterwards."""
+    if minimum_hours is not None and (window_days is None) == (window_months is None):
+        _fail("give either --window-days or --window-months with --minimum-hours", 2)
     with _client(url) as client:
         found = _named(client.get("/scanner/api/connections"), connection, "connection")
         document = {
@@ -300,6 +317,12 @@ def rule_add(
             "connection_id": found["id"],
             "products": product,
             "inactive_days": inactive_days,
+            "condition": "last_used" if minimum_hours is None else "hours",
+            "minimum_hours": minimum_hours,
+            "window_unit": "days" if window_months is None else "months",
+            "window_count": window_days if window_months is None else window_months,
+            "channels": channel or [],
+            "include_no_activity": include_no_activity,
             "route": route,
             "desk": desk,
             "decision_days": decision_days,

@@ -38,7 +38,8 @@ class Person(Value, frozen=True):
 class Seat(Value, frozen=True):
     """One holder's right to one product on one connection, with its price a month (None: not in the price book).
 
-    A suite is one seat: `components` are the products that go with it, whichever of them the holder has.
+    A suite is one seat: `components` are the products that go with it, whichever of them the holder has. Installed
+    software is one seat a holder: `devices` are those that it is to be taken from; a subscription has none.
     """
 
     connection_id: str
@@ -48,6 +49,7 @@ class Seat(Value, frozen=True):
     department: str | None = None
     price: Money | None = None
     components: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
 
     def covers(self, product: str) -> bool:
         """Tell whether holding this product is holding the seat."""
@@ -67,9 +69,12 @@ ReclaimBy = Literal["deactivate", "downgrade", "task"]
 
 Outcome = Literal["kept", "cancelled", "skipped", "restored", "reclaimed"]
 
-Withdrawal = Literal["exempted", "merged", "rule_withdrawn", "profile_removed", "vanished"]
+Withdrawal = Literal["exempted", "merged", "rule_withdrawn", "profile_removed", "vanished", "used"]
 """Why the scanner takes a case of its own back: its seat was exempted, another case took it over, its rule was
-withdrawn, the connection it rested on was removed, or the seat is no longer there."""
+withdrawn, the connection it rested on was removed, the seat is no longer there, or a source tells that it is used."""
+
+Use = Literal["used", "unused", "unknown", "gone"]
+"""What sources say about a seat: `unknown` neither flags nor acts, and of a `gone` one nothing is left to take."""
 
 
 class CheaperLicence(Value, frozen=True):
@@ -82,6 +87,15 @@ class CheaperLicence(Value, frozen=True):
     product_name: str
     price: Money | None = None
     profile: str = ""
+
+
+class UsageTerms(Value, frozen=True):
+    """A condition that sources of use have to prove; only the scanner can judge it, see `UsageQuestioned`.
+
+    `words` say it after "It has", for people: "not been used for 90 days, by what its sources report".
+    """
+
+    words: str
 
 
 class Policy(Value, frozen=True):
@@ -103,6 +117,8 @@ class Policy(Value, frozen=True):
     the id it is connected as; None: the one where new cases get theirs. Of the rule's seats at most `most_a_day` are
     frozen, and apart from them as many freed, in 24 hours, and `most_a_month` in 30 days, within what its connection
     allows; None: as many as that.
+
+    With `usage` the condition is that one, and `inactive_days` how far back use over other channels counts.
     """
 
     rule_id: str
@@ -133,6 +149,18 @@ class Policy(Value, frozen=True):
     desk: str | None = None
     most_a_day: int | None = None
     most_a_month: int | None = None
+    usage: UsageTerms | None = None
+
+    @property
+    def unused_for(self) -> str:
+        """How long the seat has not been used, after "It has", for people."""
+        if self.usage is not None:
+            return self.usage.words
+        return f"not been used for more than {self.inactive_days} days"
+
+
+USE: Final = "usage"
+"""The name of the finding that is no check: what sources of use say, in a case whose rule rests on them."""
 
 
 class CheckFinding(Value, frozen=True):
@@ -186,6 +214,30 @@ class CaseWithdrawn(CaseEvent, frozen=True):
     reason: str
     actor: str
     withdrawn_at: datetime
+
+
+class UsageQuestioned(CaseEvent, frozen=True):
+    """A step is about to be taken, and the case's rule rests on what sources report: is the seat still unused?
+
+    `last_used_at` is what the connected system said at `asked_at` (None: never), if `read`; else it keeps no last use.
+    """
+
+    wire = "reclaim.UsageQuestioned.v1"
+
+    asked_at: datetime
+    last_used_at: datetime | None = None
+    read: bool = False
+
+
+class UsageJudged(CaseEvent, frozen=True):
+    """The scanner judged a seat by the condition that its case was opened under; `asked_at` is the question's."""
+
+    wire = "reclaim.UsageJudged.v1"
+
+    use: Use
+    reason: str
+    asked_at: datetime
+    judged_at: datetime
 
 
 class NoticeDelivered(CaseEvent, frozen=True):
@@ -357,6 +409,8 @@ CONSUMERS: Final[dict[type[Event], tuple[str, ...]]] = {
     ConnectionChanged: ("lifecycle",),
     UserFlagged: ("approvals", "itsm-gateway", "lifecycle"),
     CaseWithdrawn: ("lifecycle",),
+    UsageQuestioned: ("scanner",),
+    UsageJudged: ("lifecycle",),
     NoticeDelivered: ("lifecycle",),
     NoticeFailed: ("lifecycle",),
     DecisionReceived: ("lifecycle",),

@@ -88,6 +88,7 @@ def evaluate(
     excluded: str | None = None,
     successor: str | None = None,
     fresh_for: timedelta = FRESH_FOR,
+    proven_unused: str | None = None,
 ) -> tuple[CheckFinding, ...]:
     """Run the ten checks on one seat; the result has one finding a check, in their order.
 
@@ -105,6 +106,8 @@ def evaluate(
         excluded: Why our own records exempt this seat, as evidence to show; None if they do not.
         successor: Who takes open business over in the manager's place, if the rule names somebody.
         fresh_for: How old the survey may be.
+        proven_unused: What sources of use prove, over every channel that counts, as evidence to show. It answers
+            `active_elsewhere` where the system itself cannot; what the system did see goes before it.
     """
     holder = seat.holder.id
     age = now - survey.taken_at
@@ -113,7 +116,7 @@ def evaluate(
         survey = Survey(survey.taken_at, stale, stale, stale, stale, stale, stale, stale, stale, stale, stale)
     return (
         _new_account(seat, survey, now - timedelta(days=young_days), frozen_by_us),
-        _active_elsewhere(holder, survey, now - timedelta(days=inactive_days)),
+        _active_elsewhere(holder, survey, now - timedelta(days=inactive_days), proven_unused),
         _integration_user(seat, survey),
         _named("administrator", holder, survey.administrators),
         _named("exempt", holder, survey.exempt) if excluded is None else _skip("exempt", excluded),
@@ -157,7 +160,9 @@ def _new_account(seat: SeatRecord, survey: Survey, cutoff: datetime, frozen_by_u
     return _skip("new_account", f"an administrator changed it, its freeze or its lock {_stamp(thawed)}")
 
 
-def _active_elsewhere(holder: str, survey: Survey, cutoff: datetime) -> CheckFinding:
+def _active_elsewhere(holder: str, survey: Survey, cutoff: datetime, proven_unused: str | None) -> CheckFinding:
+    if isinstance(survey.last_seen_elsewhere, Unknown) and proven_unused is not None:
+        return CheckFinding(check="active_elsewhere", outcome="pass", evidence=proven_unused)
     if isinstance(survey.last_seen_elsewhere, Unknown):
         return _unknown("active_elsewhere", survey.last_seen_elsewhere)
     seen = survey.last_seen_elsewhere.value.get(holder)

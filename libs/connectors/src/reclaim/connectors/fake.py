@@ -75,6 +75,7 @@ class FakeUser:
     scheduled: str | None = None
     approvals: str | None = None
     queue: str | None = None
+    assigned_at: datetime | None = None
     blocked: Refused | None = None
 
 
@@ -339,6 +340,7 @@ class FakeReader:
             last_used_at=user.last_used_at,
             manager=None if above is None else Manager(_person(above), able=above.active and not above.frozen),
             one_switch=self._org.one_switch,
+            assigned_at=user.assigned_at,
         )
 
 

@@ -58,6 +58,9 @@ class SeatRecord:
     the system does not tell, and then the survey's `last_seen_elsewhere` is Unknown), `usage_type` the kind of account
     (`Standard` in Salesforce; other kinds are never candidates). `one_switch` is True where freezing an account and
     freeing its seat are one and the same switch, so that an inactive account may be one that was frozen.
+
+    `assigned_at` is when the holder got the licence, if the system keeps that. An installation has its `device`, and
+    the `version` if it is known; no account goes with it.
     """
 
     holder: Person
@@ -70,6 +73,9 @@ class SeatRecord:
     last_used_at: datetime | None
     manager: Manager | None
     one_switch: bool = False
+    assigned_at: datetime | None = None
+    device: str = ""
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from reclaim.common.clock import Clock
 from reclaim.common.contracts import ReclaimBy
 from reclaim.common.errors import Invalid
 from reclaim.common.outgoing import Outgoing
-from reclaim.connectors import okta, salesforce, scim
+from reclaim.connectors import installed, okta, salesforce, scim
 from reclaim.connectors.addresses import is_true
 from reclaim.connectors.errors import NotOffered
 from reclaim.connectors.ports import Capability, ConnectionProfile, SeatActor, SeatReader, UsageReader
@@ -59,6 +59,13 @@ KINDS: Final[Mapping[str, Kind]] = {
         check=scim.read_profile,
         reader=scim.open_reader,
         actor=scim.open_actor,
+    ),
+    # Its seats are listed by whoever keeps the feeds' records; nothing is sent anywhere.
+    "installed": Kind(
+        label="Installed software",
+        capabilities=frozenset({"seats"}),
+        check=installed.read_profile,
+        reader=installed.open_reader,
     ),
     "okta": Kind(
         label="Okta sign-in log",

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from reclaim.approvals.domain import Request, clean
+from reclaim.common.contracts import USE
 from reclaim.web.formatting import format_day, format_instant, format_money, words
 
 WHY_YOU: Final = "You get this mail because you are entered as the manager of the account's holder."
@@ -148,10 +149,13 @@ def facts(request: Request, *, price: bool = True) -> list[tuple[str, str]]:
     if request.seat.department:
         rows.append(("Department", clean(request.seat.department)))
     rows.append(("Product", clean(request.seat.product_name)))
+    if request.seat.devices:
+        rows.append(("Installed on", clean(", ".join(request.seat.devices))))
     if price:
         amount = request.price_per_year
         rows.append(("Price", f"{format_money(amount)} a year" if amount else "not in the price book"))
     rows.append(("Last used", last_use(request)))
+    rows.extend(("Use", clean(finding.evidence)) for finding in request.findings if finding.check == USE)
     return rows
 
 
@@ -173,8 +177,7 @@ def ask(request: Request, *, keep: Button, revoke: Button, deadline: datetime, a
         heading=question,
         paragraphs=[
             *([f"We asked you before, and need your answer by {format_instant(deadline)}."] if again else []),
-            f"It has not been used for more than {days(policy.inactive_days)}. {_your_part(request)} you decide "
-            "whether the seat stays.",
+            f"It has {policy.unused_for}. {_your_part(request)} you decide whether the seat stays.",
         ],
         facts=[*facts(request), ("Please answer by", format_instant(deadline))],
         warnings=warnings(request),
@@ -199,7 +202,7 @@ def ask_holder(request: Request, *, keep: Button, revoke: Button, until: datetim
     return Letter(
         subject=question,
         heading=question,
-        paragraphs=[f"It has not been used for more than {days(request.policy.inactive_days)}. You are asked first."],
+        paragraphs=[f"It has {request.policy.unused_for}. You are asked first."],
         facts=[*facts(request, price=False), ("Please answer by", format_instant(until))],
         warnings=warnings(request),
         buttons=[keep, revoke],
@@ -224,7 +227,7 @@ def frozen(request: Request, *, holder: bool, appeal: Button | None) -> Letter:
     elif request.frozen_because == "timeout":
         why = "Nobody answered the question whether it is still needed, and the rule then freezes the account."
     elif holder:
-        why = f"It has not been used for more than {days(request.policy.inactive_days)}, and the seat was given up."
+        why = f"It has {request.policy.unused_for}, and the seat was given up."
     elif request.decision == "revoke":
         why = "This is what you decided."
     else:

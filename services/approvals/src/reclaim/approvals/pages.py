@@ -22,7 +22,7 @@ from reclaim.approvals.links import Links
 from reclaim.approvals.resend import resend
 from reclaim.approvals.settings import ApprovalsSettings
 from reclaim.approvals.store import Filter
-from reclaim.common.contracts import DecisionReceived
+from reclaim.common.contracts import USE, DecisionReceived
 from reclaim.common.errors import Forbidden, NotFound, Permanent
 from reclaim.common.routing import Router
 from reclaim.common.security import Forged
@@ -215,7 +215,7 @@ class LinkPages:
             deadline=asked.deadline or found.link.expires_at,
             facts=letters.facts(asked, price=not found.for_holder),
             warnings=letters.warnings(asked),
-            passed=[finding for finding in asked.findings if finding.outcome == "pass"],
+            passed=[finding for finding in asked.findings if finding.outcome == "pass" and finding.check != USE],
             after_keep=letters.after_keep(asked),
             after_revoke=letters.after_holder_revokes(asked) if found.for_holder else letters.after_revoke(asked),
             after_silence=letters.after_holders_silence(asked) if found.for_holder else letters.after_silence(asked),

@@ -93,7 +93,7 @@ def values_of(event: UserFlagged, public_url: str) -> dict[str, str]:
         "department": seat.department or "",
         "product_name": seat.product_name,
         "rule_name": policy.rule_name,
-        "reason": f"not used for {policy.inactive_days} days",
+        "reason": policy.unused_for if policy.usage else f"not used for {policy.inactive_days} days",
         "last_used": f"{event.last_used_at.astimezone(UTC):%d %B %Y}" if event.last_used_at else "never",
         "annual_cost": price,
         "flagged_on": f"{event.flagged_at.astimezone(UTC):%d %B %Y}",

@@ -17,12 +17,13 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
 from reclaim.common.clock import Clock
+from reclaim.common.contracts import UsageQuestioned
 from reclaim.common.db import Database, is_outage
 from reclaim.common.errors import Permanent, Transient
 from reclaim.common.security import Sealer
@@ -48,6 +49,7 @@ from reclaim.connectors.ports import (
 from reclaim.lifecycle import brake_gate, brake_store, calendar, store
 from reclaim.lifecycle.brakes import STEP_OF, Limits, stopping
 from reclaim.lifecycle.domain import (
+    ASKED,
     ActionFailed,
     Case,
     Command,
@@ -77,6 +79,9 @@ ATTEMPTS: Final = 40
 
 LONGEST_WAIT: Final = 600.0
 """Seconds between the later attempts."""
+
+ASK_AGAIN: Final = 5.0
+"""Seconds after which the scanner is asked anew whether a seat is used, if it did not answer; doubling."""
 
 CHECK_HOLDS: Final = timedelta(minutes=15)
 """How long after its check a step may still be taken without another one."""
@@ -111,13 +116,20 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Whether the seat is used has to be judged by the scanner first; the effect is tried again with its answer."""
+
+    question: UsageQuestioned
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """The kill switch was engaged before anything was written; the effect waits, and no attempt is counted."""
 
     reason: str
 
 
-Outcome = Answer | Later | Held
+Outcome = Answer | Later | Asked | Held
 
 SUCCESS: Final[Mapping[Effect, Command]] = {
     Effect.FREEZE: SeatFrozen(),
@@ -200,6 +212,12 @@ class Actions:
                     if isinstance(outcome, Later)
                 ],
             )
+            asked = [(e, outcome.question) for e, outcome in final if isinstance(outcome, Asked)]
+            unit.emit(*(question for _effect, question in asked))
+            await store.put_off_effects(
+                unit.db,
+                [(e, int(1000 * backoff(e.attempts, first=ASK_AGAIN, most=LONGEST_WAIT)), ASKED) for e, _ in asked],
+            )
             await brake_store.hold_effects(
                 unit.db, [(e, outcome.reason) for e, outcome in final if isinstance(outcome, Held)]
             )
@@ -207,6 +225,10 @@ class Actions:
     def _final(self, effect: Claimed, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Answer | Held):
             return outcome
+        if isinstance(outcome, Asked):
+            if effect.attempts < ATTEMPTS:
+                return outcome
+            outcome = Later("the scanner does not say whether the seat is used")
         log.warning("case %s: %s is tried again: %s", effect.case.id, effect.kind.value, outcome.reason)
         if effect.attempts < ATTEMPTS:
             return outcome
@@ -364,6 +386,11 @@ class Actions:
     # Checking again.
 
     async def _check(self, claimed: Sequence[Claimed], reader: SeatReader) -> dict[str, Outcome]:
+        installed = [effect for effect in claimed if effect.case.seat.devices]
+        claimed = [effect for effect in claimed if not effect.case.seat.devices]
+        outcomes = {effect.id: self._checked_on_devices(effect.case) for effect in installed}
+        if not claimed:
+            return outcomes
         holders = [effect.case.seat.holder.id for effect in claimed]
         longest = max(effect.case.policy.inactive_days for effect in claimed)
         began = self._clock.now()
@@ -371,8 +398,9 @@ class Actions:
         survey = await reader.survey(holders, since=began - timedelta(days=longest))
         if abs(self._clock.now() - began) > CHECK_HOLDS:
             # This process was stopped, or the answer hung: what was read first may be days old.
-            return dict.fromkeys((effect.id for effect in claimed), Later("the check took too long to be believed"))
-        outcomes = {e.id: self._checked(e, records.get(e.case.seat.holder.id), survey) for e in claimed}
+            late = Later("the check took too long to be believed")
+            return outcomes | dict.fromkeys((effect.id for effect in claimed), late)
+        outcomes |= {e.id: self._checked(e, records.get(e.case.seat.holder.id), survey) for e in claimed}
         return await self._with_images(claimed, outcomes, reader)
 
     async def _with_images(
@@ -444,7 +472,13 @@ class Actions:
                 return Later(f"whether the account is frozen could not be read: {survey.frozen.reason}")
             if record.holder.id not in survey.frozen.value:
                 return _found("changed", "the account is not frozen any more, and it was not us who unfroze it")
-        if not checks.is_unused(record, inactive_days=case.policy.inactive_days, now=now):
+        proven = None
+        if case.policy.usage is not None:
+            said = self._told(case, record.last_used_at, read=isinstance(survey.last_seen_elsewhere, Known))
+            if not isinstance(said, str):
+                return said
+            proven = said
+        elif not checks.is_unused(record, inactive_days=case.policy.inactive_days, now=now):
             last = record.last_used_at.isoformat() if record.last_used_at else "never"
             return _found("active", f"used since it was flagged: last sign-in {last}")
         findings = checks.evaluate(
@@ -456,6 +490,7 @@ class Actions:
             young_days=case.policy.young_days,
             frozen_by_us=(record.holder.id,) if after_freeze or tried else (),
             successor=case.policy.hand_over_to,
+            proven_unused=proven,
         )
         for finding in findings:
             if finding.outcome == "unknown":
@@ -464,8 +499,39 @@ class Actions:
             if finding.outcome == "skip":
                 found = "active" if finding.check == "active_elsewhere" else "exempt"
                 return _found(found, f"{finding.check}: {finding.evidence}")
-        evidence = msgspec.json.encode({"checked_at": survey.taken_at, "findings": findings}).decode()
+        evidence = msgspec.json.encode({"checked_at": survey.taken_at, "findings": findings, "use": proven}).decode()
         return Answer(SeatChecked("clear", "checked again: still unused, every safety check passes"), evidence)
+
+    def _checked_on_devices(self, case: Case) -> Outcome:
+        """Check installed software: there is no account, only whether it is still there, and unused."""
+        said = self._told(case, None, read=False)
+        return _found("clear", f"checked again: still unused. {said}") if isinstance(said, str) else said
+
+    def _told(self, case: Case, last_used_at: datetime | None, *, read: bool) -> Outcome | str:
+        """Return what proves that a seat is unused, by its rule's sources of use; else what becomes of the step.
+
+        `read`: the connected system was just asked for the last use, and keeps it.
+        """
+        now = self._clock.now()
+        told = case.told
+        later = told is not None and last_used_at is not None and last_used_at > told.asked_at
+        if told is None or later or abs(now - told.asked_at) > CHECK_HOLDS:
+            return Asked(UsageQuestioned(case_id=case.id, asked_at=now, last_used_at=last_used_at, read=read))
+        match told.use:
+            case "unused":
+                return told.reason
+            case "used":
+                return _found("active", f"used since it was flagged: {told.reason}")
+            case "gone":
+                return _found("gone", f"the seat is not there any more: {told.reason}")
+            case "unknown":
+                return Answer(
+                    ActionFailed(
+                        f"Whether the seat is still unused is not known: {told.reason}",
+                        "Mend the source of use (the scanner lists them), then retry; or keep the seat.",
+                    ),
+                    told.reason,
+                )
 
     # Handing over.
 

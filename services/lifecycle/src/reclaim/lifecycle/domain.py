@@ -46,6 +46,7 @@ from reclaim.common.contracts import (
     Seat,
     SeatReactivated,
     SeatReclaimed,
+    Use,
     UserFrozen,
     UserRestored,
     Withdrawal,
@@ -96,6 +97,14 @@ class Attention(msgspec.Struct, frozen=True):
     foreign: bool = False
 
 
+class UseTold(msgspec.Struct, frozen=True):
+    """What sources of use said of a seat, when they were asked at `asked_at`. Also the command that says so."""
+
+    use: Use
+    reason: str
+    asked_at: datetime
+
+
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One flagged seat on its way. `version` counts what was accepted; `frozen_at` is set only while *we* froze it.
 
@@ -103,6 +112,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     downgrade, was given up without an answer, and may have happened, a downgrade in part. `before` is what the holder
     had before a downgrade, as the connector gave it, for putting it back. `run_id` is the scan that flagged the seat.
     `withdrawn`: what stands as an appeal is the scanner's withdrawal, so that the case ends as skipped.
+    `told` is what sources of use said last, of a rule that rests on them.
     """
 
     id: str
@@ -135,6 +145,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     before: dict[str, Any] | None = None
     fulfilled_by: str | None = None
     withdrawn: bool = False
+    told: UseTold | None = None
 
     @property
     def open(self) -> bool:
@@ -176,6 +187,12 @@ class Decide(msgspec.Struct, frozen=True):
     channel: Channel
     reason: str
     at: datetime
+
+
+class SeatTaken(msgspec.Struct, frozen=True):
+    """Another case is open for the same seat already."""
+
+    by: str
 
 
 class Withdraw(msgspec.Struct, frozen=True):
@@ -298,9 +315,11 @@ Command = (
     NoticeArrived
     | NoticeUndeliverable
     | Decide
+    | SeatTaken
     | Withdraw
     | DeadlinePassed
     | GraceOver
+    | UseTold
     | SeatChecked
     | DayOff
     | SeatFrozen
@@ -319,6 +338,10 @@ Command = (
 
 
 # What comes out of a decision.
+
+
+ASKED: Final = "the scanner was asked whether the seat is used, and has not answered yet"
+"""Why an effect rests whose check has to know whether the seat is used."""
 
 
 class Effect(StrEnum):
@@ -626,6 +649,10 @@ def _give_back_to_appellant(case: Case, note: str, *events: Event) -> Accepted:
 # Withdrawing.
 
 
+def _seat_taken(case: Case, command: SeatTaken, now: datetime) -> Verdict:
+    return _end(case, State.SKIPPED, "skipped", f"case {command.by} is already open for this seat", now)
+
+
 def _withdrawn(case: Case, command: Withdraw, now: datetime) -> Verdict:
     """Close a case that waits, or is being checked; what was frozen, or may have been, is restored first."""
     resume = case.attention.resume if case.attention is not None else case.state
@@ -643,6 +670,8 @@ def _withdrawn(case: Case, command: Withdraw, now: datetime) -> Verdict:
     may_be_frozen = case.frozen_at is not None or case.unsure or resume is State.FREEZING
     if may_be_frozen and case.method != "task":
         return _go(withdrawn, State.RESTORING, f"{_why(command)}; the account is restored")
+    if command.kind == "used":
+        return _end(withdrawn, State.CANCELLED, "cancelled", _why(command), now, withdrawn=command.kind)
     return _end(withdrawn, State.SKIPPED, "skipped", _why(command), now, withdrawn=command.kind)
 
 
@@ -669,6 +698,14 @@ def _why(command: Withdraw) -> str:
 
 
 # Checking, right before each step that takes something away.
+
+
+def _use_told(case: Case, command: UseTold, now: datetime) -> Verdict:  # noqa: ARG001
+    """Remember what sources of use say; the check that asked goes on with it."""
+    if case.told is not None and command.asked_at <= case.told.asked_at:
+        return Rejected("a later answer about its use is there already")
+    note = f"asked about its use: {command.use}. {command.reason}"
+    return Accepted(replace(case, told=command, version=case.version + 1), note)
 
 
 def _checked_before_freeze(case: Case, command: SeatChecked, now: datetime) -> Verdict:
@@ -801,6 +838,9 @@ def _ask_for_fulfilment(case: Case, now: datetime) -> Accepted:
 
 def _instructions(case: Case) -> str:
     holder, product, target = case.seat.holder.name, case.seat.product_name, _target(case)
+    if case.seat.devices:
+        what = f"Uninstall {product} from {', '.join(case.seat.devices)}, which {holder} uses"
+        return f"{what}. Then say on the case's page that it is done, or why it cannot be."
     if _to_downgrade(case):
         what = f"Move {holder} from {product} to {target.product_name if target else 'a cheaper licence'}"
     else:
@@ -989,7 +1029,7 @@ def _retried(case: Case, command: Retry, now: datetime) -> Verdict:  # noqa: ARG
     if resume is State.RECLAIMED:
         return _go(case, resume, f"{command.actor} leaves the seat freed")
     # Days may have gone by: what was true before the attention is checked again.
-    return _go(case, _CHECK_BEFORE.get(resume, resume), f"{command.actor} had it tried again")
+    return _go(replace(case, told=None), _CHECK_BEFORE.get(resume, resume), f"{command.actor} had it tried again")
 
 
 _CHECK_BEFORE: Final[Mapping[State, State]] = {
@@ -1009,6 +1049,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.FLAGGED, NoticeUndeliverable): _not_notified,
     (State.FLAGGED, Decide): _decided,
     (State.FLAGGED, SeatChecked): _vanished,
+    (State.FLAGGED, SeatTaken): _seat_taken,
     (State.FLAGGED, Withdraw): _withdrawn,
     (State.AWAITING_DECISION, NoticeArrived): _notified,
     (State.AWAITING_DECISION, NoticeUndeliverable): _not_notified,
@@ -1016,10 +1057,12 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.AWAITING_DECISION, SeatChecked): _vanished,
     (State.AWAITING_DECISION, Withdraw): _withdrawn,
     (State.AWAITING_DECISION, DeadlinePassed): _timed_out,
+    (State.CHECKING_BEFORE_FREEZE, UseTold): _use_told,
     (State.CHECKING_BEFORE_FREEZE, SeatChecked): _checked_before_freeze,
     (State.CHECKING_BEFORE_FREEZE, Decide): _kept_before_acting,
     (State.CHECKING_BEFORE_FREEZE, Withdraw): _withdrawn,
     (State.CHECKING_BEFORE_FREEZE, ActionFailed): _failed,
+    (State.FREEZING, UseTold): _use_told,
     (State.FREEZING, SeatChecked): _not_clear_any_more(_checked_before_freeze),
     (State.FREEZING, SeatFrozen): _frozen,
     (State.FREEZING, Decide): _appealed_while_acting,
@@ -1036,10 +1079,12 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.IN_GRACE, Withdraw): _withdrawn,
     (State.RESTORING, SeatUnfrozen): _unfrozen,
     (State.RESTORING, ActionFailed): _failed,
+    (State.CHECKING_BEFORE_RECLAIM, UseTold): _use_told,
     (State.CHECKING_BEFORE_RECLAIM, SeatChecked): _checked_before_reclaim,
     (State.CHECKING_BEFORE_RECLAIM, Decide): _kept_in_grace,
     (State.CHECKING_BEFORE_RECLAIM, Withdraw): _withdrawn,
     (State.CHECKING_BEFORE_RECLAIM, ActionFailed): _failed,
+    (State.HANDING_OVER, UseTold): _use_told,
     (State.HANDING_OVER, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.HANDING_OVER, DayOff): _day_off,
     (State.HANDING_OVER, RecordsHandedOver): _handed_over,
@@ -1047,6 +1092,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.HANDING_OVER, Withdraw): _withdrawn_while_acting,
     (State.HANDING_OVER, ActionFailed): _failed_before_reclaim,
     (State.HANDING_OVER, BrakeTripped): _braked,
+    (State.RECLAIMING, UseTold): _use_told,
     (State.RECLAIMING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.RECLAIMING, DayOff): _day_off,
     (State.RECLAIMING, SeatDeactivated): _deactivated,
@@ -1054,6 +1100,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.RECLAIMING, Withdraw): _withdrawn_while_acting,
     (State.RECLAIMING, ActionFailed): _failed_before_reclaim,
     (State.RECLAIMING, BrakeTripped): _braked,
+    (State.DOWNGRADING, UseTold): _use_told,
     (State.DOWNGRADING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.DOWNGRADING, DayOff): _day_off,
     (State.DOWNGRADING, SeatDowngraded): _downgraded,

@@ -8,12 +8,12 @@ from typing import Final
 import msgspec
 
 from reclaim.common.contracts import (
-    CaseClosed,
     CaseWithdrawn,
     ConnectionChanged,
     DecisionReceived,
     NoticeDelivered,
     NoticeFailed,
+    UsageJudged,
     UserFlagged,
 )
 from reclaim.common.db import Unit
@@ -21,32 +21,34 @@ from reclaim.common.envelope import Received
 from reclaim.common.inbox import Subscriptions
 from reclaim.lifecycle import brake_store, store
 from reclaim.lifecycle.audit import Entry, Personal, fresh_salts
-from reclaim.lifecycle.domain import Case, Decide, NoticeArrived, NoticeUndeliverable, Withdraw, open_case
+from reclaim.lifecycle.domain import (
+    ASKED,
+    Case,
+    Decide,
+    NoticeArrived,
+    NoticeUndeliverable,
+    SeatTaken,
+    UseTold,
+    Withdraw,
+    open_case,
+)
 from reclaim.lifecycle.submit import Submission, record, submit
 
 
 async def open_cases(_deps: None, unit: Unit, events: Sequence[Received[UserFlagged]]) -> None:
-    """Open a case for each flagged seat; a seat that already has an open one keeps it, and the new one is closed."""
+    """Open a case for each flagged seat; a seat that already has an open one keeps it, and the new one ends at once."""
     taken = await store.open_seats(unit.db, {received.data.seat.holder.id for received in events})
     known = await store.load(unit.db, {received.data.case_id for received in events})
     cases: list[Case] = []
+    twins: list[Submission] = []
     entries: list[tuple[Entry, Personal | None]] = []
     for received in events:
         flagged = received.data
         if flagged.case_id in known:
             continue
         seat = (flagged.seat.connection_id, flagged.seat.holder.id, flagged.seat.product)
-        if seat in taken:
-            unit.emit(
-                CaseClosed(
-                    case_id=flagged.case_id,
-                    outcome="skipped",
-                    reason=f"case {taken[seat]} is already open for this seat",
-                    closed_at=unit.now,
-                )
-            )
-            continue
-        taken[seat] = flagged.case_id
+        if (other := taken.setdefault(seat, flagged.case_id)) != flagged.case_id:
+            twins.append(Submission(flagged.case_id, SeatTaken(other)))
         case = open_case(
             case_id=flagged.case_id,
             seat=flagged.seat,
@@ -59,9 +61,11 @@ async def open_cases(_deps: None, unit: Unit, events: Sequence[Received[UserFlag
         cases.append(case)
         evidence = msgspec.json.encode({"last_used_at": flagged.last_used_at, "findings": flagged.findings}).decode()
         entries.append((_opened(case, evidence, unit), None))
-    await store.insert(unit.db, cases, unit.now)
+    await store.insert(unit.db, cases, unit.now, ending={twin.case_id for twin in twins})
     await brake_store.learn_seats(unit.db, [received.data for received in events])
     record(unit, entries)
+    if twins:
+        await submit(unit, twins)
 
 
 def _opened(case: Case, evidence: str, unit: Unit) -> Entry:
@@ -149,6 +153,25 @@ async def withdraw_cases(_deps: None, unit: Unit, events: Sequence[Received[Case
     )
 
 
+async def learn_use(_deps: None, unit: Unit, events: Sequence[Received[UsageJudged]]) -> None:
+    """Give the scanner's answers about use to the checks that asked for them."""
+    told = [received.data for received in events]
+    await submit(
+        unit,
+        [
+            Submission(
+                case_id=judged.case_id,
+                command=UseTold(judged.use, judged.reason, judged.asked_at),
+                channel="scanner",
+                evidence=judged.reason,
+            )
+            for judged in told
+        ],
+    )
+    await store.hurry_effects(unit.db, {judged.case_id for judged in told}, ASKED)
+    unit.wake("act")
+
+
 async def learn_connections(_deps: None, unit: Unit, events: Sequence[Received[ConnectionChanged]]) -> None:
     """Remember how to reach the connected systems."""
     await store.save_connections(unit.db, [received.data for received in events])
@@ -158,6 +181,7 @@ SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     ConnectionChanged: learn_connections,
     UserFlagged: open_cases,
     CaseWithdrawn: withdraw_cases,
+    UsageJudged: learn_use,
     NoticeDelivered: note_delivery,
     NoticeFailed: note_failure,
     DecisionReceived: take_decisions,

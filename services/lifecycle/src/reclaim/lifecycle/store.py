@@ -203,8 +203,8 @@ async def open_seats(db: AsyncConnection, holders: Collection[str]) -> dict[tupl
     return {(connection, holder, product): case_id for connection, holder, product, case_id in rows.tuples()}
 
 
-async def insert(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> None:
-    """Store new cases."""
+async def insert(db: AsyncConnection, cases: Sequence[Case], now: datetime, *, ending: Collection[str] = ()) -> None:
+    """Store new cases. Those of `ending` end in the same transaction, and take no seat."""
     await insert_many(db, CASE, [_row(case, now) for case in cases])
     await insert_many(
         db,
@@ -217,6 +217,7 @@ async def insert(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> N
                 "product": case.seat.product,
             }
             for case in cases
+            if case.id not in ending
         ],
     )
 
@@ -467,6 +468,12 @@ async def put_off_effects(db: AsyncConnection, later: Sequence[tuple[Claimed, in
                 for effect, wait, reason in later
             ],
         )
+
+
+async def hurry_effects(db: AsyncConnection, case_ids: Collection[str], reason: str) -> None:
+    """Let the effects of some cases be tried at once that rest for this reason."""
+    chosen = sa.text(f"case_id IN (SELECT value FROM {listed(db, 'ids')})").bindparams(ids=_ids(case_ids))
+    await db.execute(sa.update(EFFECT).where(chosen, EFFECT.c.reason == reason).values(due=wall_milliseconds()))
 
 
 async def effects_of(db: AsyncConnection, case_id: str) -> list[Mapping[str, Any]]:

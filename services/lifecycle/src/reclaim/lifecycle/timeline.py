@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from reclaim.common.contracts import USE
 from reclaim.common.timing import wall_milliseconds
 from reclaim.lifecycle.console_store import Step
 from reclaim.lifecycle.domain import TIMED, Case, State
@@ -115,8 +116,10 @@ def readable(evidence: str) -> str:
     parts = []
     for name, value in document.items():
         if name == "findings":
-            noticed = [one for one in value if one["outcome"] != "pass"]
-            parts.append(f"{len(value) - len(noticed)} safety checks passed")
+            checks = [one for one in value if one["check"] != USE]
+            noticed = [one for one in checks if one["outcome"] != "pass"]
+            parts.append(f"{len(checks) - len(noticed)} safety checks passed")
+            parts.extend(f"use: {one['evidence']}" for one in value if one["check"] == USE)
             parts.extend(f"{one['check'].replace('_', ' ')}: {one['evidence']}" for one in noticed)
         elif value not in (None, {}, [], ""):
             parts.append(f"{name.replace('_', ' ')}: {_plain(value)}")

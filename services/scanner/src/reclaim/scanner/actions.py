@@ -21,6 +21,8 @@ from reclaim.connectors.ports import ConnectionProfile, Licence, TestResult
 from reclaim.connectors.registry import must_be_able, must_hold_seats, validate_profile
 from reclaim.scanner import catalog_actions, catalog_store, exclusion_store, store
 from reclaim.scanner.domain import (
+    APPLIES_TO,
+    INSTALLED,
     TERMS,
     Change,
     Exclusion,
@@ -31,6 +33,7 @@ from reclaim.scanner.domain import (
     clean_reason,
     diff,
     kind_of,
+    must_apply,
     next_status,
     read_exclusion,
     read_terms,
@@ -253,11 +256,12 @@ async def add_rule(deps: Deps, connection_id: str, raw: Mapping[str, object], *,
         Rejected: parts that do not fit, each with what to enter instead.
         Conflict: the name is taken.
     """
-    terms = read_terms(raw)
     async with deps.database.unit() as unit:
         await catalog_store.lock(unit.db)
         connection = await store.connection(unit.db, connection_id)
         must_hold_seats(connection.kind, connection.settings)
+        terms = read_terms(applying(raw, connection.kind))
+        must_apply(terms, connection.kind)
         rule = await store.add_rule(unit.db, connection_id=connection.id, terms=terms, author=author, now=unit.now)
         await catalog_actions.follow(unit, rule, author=author)
         return rule
@@ -280,6 +284,8 @@ async def change_rule(
         terms = read_terms(
             {**shown_terms(before.terms), **{name: value for name, value in raw.items() if name in TERMS}}
         )
+        if terms.applies_to != before.terms.applies_to:
+            must_apply(terms, (await store.connection(unit.db, before.connection_id)).kind)
         if terms == before.terms:
             return before
         changed = await store.change_rule(unit.db, before, terms=terms, author=author, now=unit.now)
@@ -452,14 +458,20 @@ async def start_scan(
         return run
 
 
-def terms_to_preview(raw: Mapping[str, object]) -> Terms:
+def applying(raw: Mapping[str, object], kind: str) -> dict[str, object]:
+    """Return what a rule is to say with what it applies to, which goes without saying on a kind of connection."""
+    return {**raw, "applies_to": raw.get("applies_to") or (INSTALLED if kind == INSTALLED else APPLIES_TO)}
+
+
+def terms_to_preview(raw: Mapping[str, object], kind: str) -> Terms:
     """Return terms to preview, though what does not decide who is flagged may not have been entered yet.
 
     Raises:
         Rejected: parts that do not fit, or that decide who is flagged and are missing.
     """
     undecided = {"name": "Preview", "route": "email", "decision_days": 1, "on_timeout": "keep", "grace_days": 1}
-    return read_terms({**raw, **{name: value for name, value in undecided.items() if not raw.get(name)}})
+    given = {**raw, **{name: value for name, value in undecided.items() if not raw.get(name)}}
+    return read_terms(applying(given, kind))
 
 
 def shown_terms(terms: Terms) -> dict[str, Any]:

@@ -105,6 +105,21 @@ class TermsIn(_In):
     )
     act_from: str | None = Field(None, description="Something is taken away only from this time of day, such as 09:00")
     act_until: str | None = Field(None, description="And until this one, on working days in the rule's time zone")
+    applies_to: str | None = Field(None, description="subscription or installed; what the connection has, if left out")
+    condition: str | None = Field(
+        None, description="last_used (before inactive_days) or hours (fewer than minimum_hours in the window)"
+    )
+    minimum_hours: Decimal | str | None = Field(None, description="Hours that keep a seat; less flags it")
+    window_unit: str | None = Field(None, description="days, or months: complete calendar months in the time zone")
+    window_count: int | None = Field(None, description="30 to 3650 days, or 1 to 24 months")
+    include_no_activity: bool | None = Field(
+        None, description="Count the absence of any record as no use, where sources prove that they saw everybody"
+    )
+    channels: list[str] | None = Field(
+        None,
+        description="ui, mobile, api, sso: only use through these counts, and sources have to prove that there was "
+        "none; empty: any use counts, and what the connected system says is proof enough",
+    )
     filter: str | None = Field(None, description="Chooses among the seats, such as user/department eq 'Sales'")
     ask_first: str | None = Field(None, description="manager or holder; the holder by mail only")
     desk: str | None = Field(None, description="Id of the service desk that opens tickets; empty: the one that asks")
@@ -219,6 +234,13 @@ class RuleOut(_Out):
     desk: str
     most_a_day: int | None
     most_a_month: int | None
+    applies_to: str
+    condition: str
+    minimum_hours: Decimal | None
+    window_unit: str
+    window_count: int | None
+    include_no_activity: bool
+    channels: list[str]
 
 
 class VersionOut(_Out):
@@ -305,6 +327,7 @@ class RunOut(_Out):
     flagged: int
     skipped_by_check: dict[str, int] = Field(validation_alias="left_alone")
     missing: dict[str, str] = Field(description="Readings that failed, and why; nobody was flagged without them")
+    stale: list[str] = Field(description="Sources of use that have fallen silent, each with what to do")
     reason: str | None
     remedy: str | None
     acceptable: bool = Field(description="Whether scanning again with accept_population can help")
@@ -324,6 +347,7 @@ class SeatOut(_Out):
     holder: PersonOut
     department: str | None
     price: MoneyOut | None
+    devices: list[str] = Field(description="Of installed software: where it is to be taken from")
 
 
 class FoundOut(_Out):
@@ -346,6 +370,14 @@ class HolderOut(PersonOut):
     products: list[str]
 
 
+class UseOut(_Out):
+    """What sources of use say by a rule's condition, with the figures."""
+
+    state: str = Field(description="USED, UNUSED or UNKNOWN; UNKNOWN flags nobody")
+    reason: str
+    last_used_at: datetime | None
+
+
 class VerdictOut(BaseModel):
     """What one rule says about a seat."""
 
@@ -357,6 +389,8 @@ class VerdictOut(BaseModel):
     summary: str
     approver: PersonOut | None
     findings: list[FindingOut]
+    use: UseOut
+    device: str = Field(description="Where the seat is installed; empty for a subscription")
 
 
 class ExplainedOut(BaseModel):
@@ -386,6 +420,7 @@ class PreviewOut(_Out):
     flagged: int
     skipped_by_check: dict[str, int]
     missing: dict[str, str]
+    stale: list[str]
     yearly: list[MoneyOut] = Field(description="What the flagged seats cost a year, one amount per currency")
     unpriced: int = Field(description="Flagged seats that the price book has no price for")
     seats: list[FoundOut] = Field(description="The first of the flagged seats")
@@ -411,6 +446,7 @@ class CandidateOut(_Out):
     dry_run: bool
     closed_at: datetime | None
     outcome: str | None
+    devices: list[str]
 
 
 class RuleSummary(_Out):
@@ -586,7 +622,9 @@ def _rules(deps: Deps) -> Router:
     @router.post("/preview", dependencies=[Viewer])
     async def preview_terms(body: RuleIn) -> PreviewOut:
         """Preview a rule that is not saved; what does not decide who is flagged may be left out. Nothing is changed."""
-        return await _previewed(deps, body.connection_id, actions.terms_to_preview(_given(body)))
+        async with deps.database.reading() as db:
+            kind = (await store.connection(db, body.connection_id)).kind
+        return await _previewed(deps, body.connection_id, actions.terms_to_preview(_given(body), kind))
 
     @router.get("/explain", dependencies=[Viewer])
     async def explain_seat(connection_id: str, holder: Annotated[str, Query(max_length=200)]) -> ExplainedOut:
@@ -751,6 +789,7 @@ def shown_preview(found: Preview) -> PreviewOut:
         flagged=tally.flagged,
         skipped_by_check=dict(tally.left_alone),
         missing=tally.missing,
+        stale=tally.stale,
         yearly=_amounts(tally.money()),
         unpriced=tally.unpriced,
         seats=[FoundOut.model_validate(seat) for seat in found.found],
@@ -782,6 +821,8 @@ def shown_explanation(found: Explained) -> ExplainedOut:
                 summary=verdict.summary,
                 approver=PersonOut.model_validate(verdict.approver) if verdict.approver else None,
                 findings=[FindingOut.model_validate(finding) for finding in verdict.findings],
+                use=UseOut.model_validate(verdict.use),
+                device=verdict.device,
             )
             for verdict in found.verdicts
         ],

@@ -179,9 +179,10 @@ async def add_to_rule(
         Conflict: the rule has it already.
         Invalid: the key can be none, or the filter does not fit.
     """
-    product, text = read_key(product), choosing.checked(filter)
+    product = read_key(product)
     async with deps.database.unit() as unit:
         rule, rows, known = await _opened(unit, rule_id, product)
+        text = choosing.checked(filter, rule.terms.applies_to)
         return await _change(unit, rule, rows, with_product(rows, product, known, filter=text), known, author=author)
 
 
@@ -205,7 +206,7 @@ async def change_in_rule(
     async with deps.database.unit() as unit:
         rule, rows, known = await _opened(unit, rule_id, by or "")
         present = await _changeable(unit, rule_id, row_id)
-        text = None if filter is None else choosing.checked(filter)
+        text = None if filter is None else choosing.checked(filter, rule.terms.applies_to)
         after = rows
         if by is not None and by != present:
             after = exchanged(after, present, by, known)

@@ -16,12 +16,12 @@ from reclaim.common.db import is_outage
 from reclaim.common.errors import Permanent, Transient
 from reclaim.common.service import Job
 from reclaim.common.timing import backoff
-from reclaim.connectors.checks import is_unused
 from reclaim.connectors.ports import Incomplete, SeatReader
 from reclaim.scanner import catalog_store, store
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.catalog_store import Review
-from reclaim.scanner.domain import Baseline, SeatKey, check_population, expected_seats
+from reclaim.scanner.domain import Baseline, SeatKey, check_population, expected_seats, use_of
+from reclaim.scanner.judging import Judge
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Rule
 from reclaim.scanner.suites import comparable, folded, outlived, pooled, readable
@@ -114,14 +114,19 @@ async def _seen(
     now = deps.clock.now()
     count = 0
     seen: dict[SeatKey, bool] = {}
+    products = readable(covered, licences)
+    judge = Judge(rule.terms, covered, rule.connection_id, now, told=False, listed=products)
     try:
-        async with aclosing(folded(reader.seats(readable(covered, licences)), covered.suites)) as pages:
+        async with aclosing(folded(reader.seats(products), covered.suites)) as pages:
             async for page in pages:
                 count += len(page)
-                for seat in page:
-                    if seat.holder.id in holders:
-                        used = not is_unused(seat, inactive_days=rule.terms.inactive_days, now=now)
-                        seen[seat.holder.id, seat.product] = used
+                theirs = [seat for seat in page if seat.holder.id in holders]
+                async with deps.database.reading() as db:
+                    told = await judge.seats(db, theirs)
+                for seat, said in zip(theirs, told, strict=True):
+                    used = use_of(seat, rule.terms, said, now).state == "USED" or not seat.active
+                    key = (seat.holder.id, seat.product)
+                    seen[key] = seen.get(key, False) or used
     except Incomplete as error:
         raise Transient(f"The list of seats ended early: {error}") from error
     before = comparable(baseline, rule.terms, covered)

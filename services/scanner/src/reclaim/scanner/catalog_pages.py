@@ -16,7 +16,6 @@ from reclaim.scanner import catalog_actions, catalog_store, store
 from reclaim.scanner.catalog import component_refused, filter_on, suites_with
 from reclaim.scanner.catalog_actions import Imported
 from reclaim.scanner.catalog_api import csv_of, found_by
-from reclaim.scanner.domain import APPLIES_TO
 from reclaim.scanner.filters_pages import SAVE, FilterForm, edited, filter_form, template_values, to_keep
 from reclaim.scanner.pages import Refused
 from reclaim.scanner.ports import Deps
@@ -284,7 +283,7 @@ def _rule_product_pages(deps: Deps, pages: Pages) -> Router:
             known = await catalog_store.catalog(db, {row.product})
         if row.is_component:
             raise component_refused(row.product, [row.parent])
-        shown = filter_form(APPLIES_TO, row.filter) if form is None else form
+        shown = filter_form(rule.terms.applies_to, row.filter) if form is None else form
         return pages.render(
             request,
             "product-filter.html",
@@ -294,7 +293,7 @@ def _rule_product_pages(deps: Deps, pages: Pages) -> Router:
             name=known[row.product].name if row.product in known else row.product,
             components=[known[each.row.product].name for each in rows if each.row.parent == row.product],
             filter=shown,
-            **template_values(APPLIES_TO),
+            **template_values(rule.terms.applies_to),
         )
 
     @router.get("/{row_id}/filter")
@@ -307,7 +306,9 @@ def _rule_product_pages(deps: Deps, pages: Pages) -> Router:
         sent = await request.form()
         if _text(sent, "filter_do") != SAVE:
             return await filter_page(request, rule_id, row_id, await edited(deps, sent))
-        form = to_keep(sent, APPLIES_TO)
+        async with deps.database.reading() as db:
+            rule = await store.rule(db, rule_id)
+        form = to_keep(sent, rule.terms.applies_to)
         if form.problems or form.row_problems:
             return await filter_page(request, rule_id, row_id, form, status_code=Invalid.status)
         await catalog_actions.change_in_rule(deps, rule_id, row_id, filter=form.text, author=operator.name)

@@ -356,6 +356,7 @@ async def flagged(db: AsyncConnection, case_ids: Collection[str]) -> list[Flagge
                     holder=Person(id=row.holder_id, name=row.holder_name, email=row.holder_email),
                     department=row.department,
                     price=None if row.price is None else Money(amount=row.price, currency=row.currency),
+                    devices=tuple(row.devices),
                 ),
                 approver=msgspec.convert(row.approver, Person | None),
                 findings=msgspec.convert(row.findings, tuple[CheckFinding, ...]),

@@ -17,8 +17,8 @@ from reclaim.common.contracts import Money
 from reclaim.connectors.ports import SeatRecord
 from reclaim.scanner import known_seats
 from reclaim.scanner.catalog import Coverage
-from reclaim.scanner.domain import APPLIES_TO, Chooses, Terms, price_of
-from reclaim.scanner.filters import combined, compile_memory, parse, show
+from reclaim.scanner.domain import Chooses, Terms, price_of
+from reclaim.scanner.filters import Kind, combined, compile_memory, parse, show
 from reclaim.scanner.filters.fields import FIRST_SEEN
 from reclaim.scanner.filters.tree import names
 
@@ -26,14 +26,14 @@ EVERYTHING: Final = Coverage(())
 """What is covered where no product has a filter of its own."""
 
 
-def checked(text: str) -> str:
+def checked(text: str, applies_to: Kind) -> str:
     """Return a product's filter as it is kept, empty for none.
 
     Raises:
         FilterRefused: it does not fit what the rule applies to, with every problem and its place.
     """
     text = text.strip()
-    return show(parse(text, APPLIES_TO)) if text else ""
+    return show(parse(text, applies_to)) if text else ""
 
 
 async def chooser(
@@ -51,8 +51,8 @@ async def chooser(
     Seats are those of `covered`: of a suite and its components one, the suite's. Groups, reporting lines and when a
     seat was first seen are read only for a filter that asks about them.
     """
-    own = parse(terms.filter, APPLIES_TO) if terms.filter else None
-    trees = {product: combined(own, parse(text, APPLIES_TO)) for product, text in covered.filters.items()}
+    own = parse(terms.filter, terms.applies_to) if terms.filter else None
+    trees = {product: combined(own, parse(text, terms.applies_to)) for product, text in covered.filters.items()}
     asked = [tree for tree in (own, *trees.values()) if tree is not None]
     if not asked:
         return None

@@ -12,13 +12,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
+from itertools import repeat
 from typing import Any, Final, Literal, get_args
 from zoneinfo import ZoneInfo
 
 import msgspec
 from cronsim import CronSim, CronSimError
+from msgspec.structs import replace
 
 from reclaim.common.contracts import (
+    USE,
     AskFirst,
     CheaperLicence,
     CheckFinding,
@@ -30,12 +33,16 @@ from reclaim.common.contracts import (
     Route,
     Seat,
     TimeoutAction,
+    UsageTerms,
 )
 from reclaim.common.errors import Conflict, Invalid, Permanent
 from reclaim.connectors.checks import CHECK_NAMES, WARNABLE, evaluate, is_unused, left_alone_by
 from reclaim.connectors.ports import Known, Licence, Reading, SeatRecord, Survey, Unknown
+from reclaim.scanner.filters.fields import KINDS as SOFTWARE
 from reclaim.scanner.filters.fields import Kind as Software
 from reclaim.scanner.filters.text import read as read_filter
+from reclaim.scanner.usage import CHANNELS, Channel, Span, UsageCondition
+from reclaim.scanner.usage import Verdict as Usage
 
 MONTHS_A_YEAR: Final = 12
 FEW: Final = 10
@@ -45,10 +52,20 @@ POPULATION_TOLERANCE: Final = Decimal("0.10")
 """How far the number of seats may be from the last good scan's before a scan refuses to believe it."""
 
 APPLIES_TO: Final[Software] = "subscription"
-"""What the seats that connections list are: what a rule's filter may speak of."""
+"""What a rule is about that does not say so: the seats that connected systems list."""
+
+INSTALLED: Final = "installed"
+"""The kind of connection whose seats are the installations that feeds report, and what rules there apply to."""
 
 FILTER: Final = "filter"
 """Under this name seats are counted that the rule's filter does not choose; it stands beside the checks'."""
+
+USAGE: Final = USE
+"""Under this name stands what sources of use say of a seat, beside the checks; seats are counted of which they say
+nothing that could be relied on."""
+
+ConditionKind = Literal["last_used", "hours"]
+WindowUnit = Literal["days", "months"]
 
 SeatKey = tuple[str, str]
 """Holder id and product: what tells two seats of one connection apart."""
@@ -200,6 +217,18 @@ KINDS: Final[dict[str, Kind]] = {
         ),
         prices={},
     ),
+    INSTALLED: Kind(
+        label="Installed software",
+        settings=(
+            Field(
+                "sources",
+                "Feeds",
+                "Names of the feeds that list what is installed, apart by commas; all of them, if empty",
+            ),
+        ),
+        credentials=(),
+        prices={},
+    ),
     "okta": Kind(
         label="Okta sign-in log",
         settings=(
@@ -304,6 +333,12 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     A question that is not answered `remind_days` after its delivery is put again.
     A scan that would flag more than `most_flagged` seats, or more per cent of those it read than `most_flagged_share`,
     opens nothing.
+
+    A seat is unused if it was last used more than `inactive_days` ago (`last_used`), or for fewer than `minimum_hours`
+    in the last `window_count` days, or complete months in `time_zone` (`hours`). With `channels` only use through those
+    counts, and sources have to prove that there was none; without them any use that is known counts, and what the
+    connected system itself says is proof enough. `include_no_activity` takes the absence of any record for no use.
+    Of `hours`, `inactive_days` is how far back use over other channels keeps a seat.
     """
 
     name: str
@@ -343,6 +378,42 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     desk: str = ""
     most_a_day: int | None = None
     most_a_month: int | None = None
+    applies_to: Software = APPLIES_TO
+    condition: ConditionKind = "last_used"
+    minimum_hours: Decimal | None = None
+    window_unit: WindowUnit = "days"
+    window_count: int | None = None
+    include_no_activity: bool = False
+    channels: tuple[Channel, ...] = ()
+
+    @property
+    def by_usage(self) -> bool:
+        """Whether sources have to prove that a seat is unused: what its connected system says is not enough."""
+        return self.applies_to == "installed" or self.condition == "hours" or bool(self.channels)
+
+    @property
+    def usage(self) -> UsageCondition:
+        """The rule's condition as seats are judged by it."""
+        span = Span("days", self.inactive_days)
+        if self.condition == "hours" and self.window_count is not None:
+            span = Span(self.window_unit, self.window_count)
+        return UsageCondition(
+            span=span,
+            minimum_hours=self.minimum_hours if self.condition == "hours" else None,
+            include_no_activity=self.include_no_activity,
+            channels=self.channels or CHANNELS,
+            needed=self.channels or ("ui",),
+        )
+
+    @property
+    def words(self) -> str:
+        """The condition, after "It has", for people."""
+        if self.condition == "hours" and self.minimum_hours is not None:
+            window = f"{self.window_count} days"
+            if self.window_unit == "months":
+                window = "complete month" if self.window_count == 1 else f"{self.window_count} complete months"
+            return f"been used for less than {self.minimum_hours.normalize():f} hours in the last {window}"
+        return f"not been used for more than {self.inactive_days} days"
 
     @property
     def fallback(self) -> Person | None:
@@ -388,6 +459,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             desk=self.desk or None,
             most_a_day=self.most_a_day,
             most_a_month=self.most_a_month,
+            usage=UsageTerms(words=self.words) if self.by_usage else None,
         )
 
 
@@ -398,6 +470,10 @@ _TIMEOUTS: Final[tuple[TimeoutAction, ...]] = get_args(TimeoutAction)
 _CALENDARS: Final[tuple[GraceCalendar, ...]] = get_args(GraceCalendar)
 _FIRST: Final[tuple[AskFirst, ...]] = get_args(AskFirst)
 _WAYS: Final[tuple[ReclaimBy, ...]] = get_args(ReclaimBy)
+_CONDITIONS: Final[tuple[ConditionKind, ...]] = get_args(ConditionKind)
+_UNITS: Final[tuple[WindowUnit, ...]] = get_args(WindowUnit)
+_WINDOWS: Final[Mapping[str, tuple[int, int]]] = {"days": (30, 3650), "months": (1, 24)}
+DAYS_A_MONTH: Final = 31
 MOST_DAYS_OFF: Final = 400
 MOST_REMINDERS: Final = 5
 _ADDRESS: Final = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\".]+(\.[^@\s<>()\[\],;:\\\".]+)+")
@@ -508,10 +584,10 @@ class _Input:
             return None
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
-    def filter(self, name: str) -> str:
+    def filter(self, name: str, applies_to: Software) -> str:
         """Return a filter as it was written; one that does not fit is a problem, with its place."""
         text = str(self._raw.get(name) or "").strip()
-        if text and (problems := read_filter(text, APPLIES_TO).problems):
+        if text and (problems := read_filter(text, applies_to).problems):
             self.problems[name] = " ".join(problem.of(text) for problem in problems)
         return text
 
@@ -530,6 +606,20 @@ class _Input:
                 f"digits, - and _, not {text[:40]!r}."
             )
         return text
+
+    def hours(self, name: str, *, of: str) -> Decimal | None:
+        """Return a number of hours, with at most two decimals."""
+        text = str(self._raw.get(name) if self._raw.get(name) is not None else "").strip()
+        try:
+            value = Decimal(text)
+        except InvalidOperation:
+            value = Decimal("NaN")
+        if value.is_finite() and 0 < value <= 100_000 and value == value.quantize(Decimal("0.01")):
+            return Decimal(f"{value.normalize():f}")
+        self.problems[name] = f"{of} must be hours from 0.01 to 100000, with at most two decimals, such as 20" + (
+            f", not {text[:20]}." if text else ": enter them, there is no default."
+        )
+        return None
 
     def address(self, name: str, *, of: str) -> str:
         text = str(self._raw.get(name) or "").strip()
@@ -588,12 +678,24 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
     zone = str(raw.get("time_zone") or "UTC").strip()
     schedule = " ".join(str(raw.get("schedule") or "").split()) or None
     given.problems.update(_schedule_problems(schedule, zone))
+    applies_to = given.choice("applies_to", SOFTWARE, of="What the rule applies to", default=APPLIES_TO)
+    condition = given.choice("condition", _CONDITIONS, of="When a seat is unused", default="last_used")
+    hours, unit, count = _window(given) if condition == "hours" else NO_WINDOW
     terms = Terms(
         name=name,
         products=tuple(sorted(products)),
         inactive_days=given.whole(
             "inactive_days", 30, 3650, of="Unused for", why=" (less than a month may just be a holiday)"
-        ),
+        )
+        if count is None
+        else count * (DAYS_A_MONTH if unit == "months" else 1),
+        applies_to=applies_to,
+        condition=condition,
+        minimum_hours=hours,
+        window_unit=unit,
+        window_count=count,
+        include_no_activity=given.flag("include_no_activity", default=False),
+        channels=_channels(given),
         route=given.choice("route", _ROUTES, of="How the approver is asked"),
         decision_days=given.whole("decision_days", 1, 60, of="Time to decide"),
         on_timeout=given.choice(
@@ -610,7 +712,12 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         grace_calendar=given.choice("grace_calendar", _CALENDARS, of="How grace days are counted", default="calendar"),
         no_reclaim_before_days_off=given.flag("no_reclaim_before_days_off", default=False),
         days_off=given.dates("days_off", of="Days off"),
-        reclaim_by=given.choice("reclaim_by", _WAYS, of="How the seat is freed", default="deactivate"),
+        reclaim_by=given.choice(
+            "reclaim_by",
+            _WAYS,
+            of="How the seat is freed",
+            default="task" if applies_to == "installed" else "deactivate",
+        ),
         downgrade_product=given.text("downgrade_product", 100, of="The cheaper licence"),
         downgrade_name=given.text("downgrade_name", 100, of="The cheaper licence's name"),
         downgrade_profile=given.text("downgrade_profile", 100, of="The cheaper licence's profile"),
@@ -626,7 +733,7 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         ),
         remind_days=given.days("remind_days", of="Reminders"),
         ask_first=given.choice("ask_first", _FIRST, of="Who is asked first", default="manager"),
-        filter=given.filter("filter"),
+        filter=given.filter("filter", "installed" if applies_to == "installed" else APPLIES_TO),
         holder_days=given.whole("holder_days", 1, 30, of="Time for the holder to answer", default=3),
         product_filters=given.filters("product_filters", products),
         desk=given.desk("desk"),
@@ -649,6 +756,10 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         given.problems["act_from"] = "Enter both when acting begins and when it ends, or neither."
     elif terms.act_from is not None and terms.act_until is not None and terms.act_from >= terms.act_until:
         given.problems["act_until"] = "Acting must end later on the same day than it begins."
+    if terms.applies_to == "installed" and terms.reclaim_by != "task":
+        given.problems["reclaim_by"] = (
+            "Installed software is taken off its devices by a person: choose the task. Reclaim changes no device."
+        )
     if terms.reclaim_by == "downgrade" and not terms.downgrade_product:
         given.problems["downgrade_product"] = "Enter the key of the cheaper licence that the holder is moved to."
     if terms.downgrade_product in terms.products:
@@ -656,6 +767,43 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
     if given.problems:
         raise Rejected(given.problems)
     return terms
+
+
+def must_apply(terms: Terms, kind: str) -> None:
+    """Refuse a rule on another kind of software than its connection has; Invalid, saying what to choose."""
+    if (terms.applies_to == "installed") is not (kind == INSTALLED):
+        instead = "installed" if kind == INSTALLED else APPLIES_TO
+        raise Invalid(
+            f"The seats of this connection are {instead} software: choose that, or another connection. What is "
+            "installed has a connection of its own kind.",
+            field="applies_to",
+        )
+
+
+_Window = tuple[Decimal | None, WindowUnit, int | None]
+NO_WINDOW: Final[_Window] = (None, "days", None)
+
+
+def _window(given: _Input) -> _Window:
+    """Return the minimum of hours and the window that it is asked of."""
+    unit = given.choice(
+        "window_unit", _UNITS, of="What the window counts", why=" (months are complete calendar months)"
+    )
+    low, high = _WINDOWS.get(unit, (1, 3650))
+    count = given.whole("window_count", low, high, of="The window", unit=f" of {unit}" if unit in _WINDOWS else "")
+    hours = given.hours("minimum_hours", of="The minimum that keeps a seat")
+    most = count * 24 * (DAYS_A_MONTH if unit == "months" else 1)
+    if hours is not None and hours > most:
+        given.problems["minimum_hours"] = f"The window has no more than {most} hours: nobody could keep a seat."
+    return hours, unit, count
+
+
+def _channels(given: _Input) -> tuple[Channel, ...]:
+    """Return the channels that count, in their own order."""
+    chosen = given.texts("channels")
+    if odd := [channel for channel in chosen if channel not in CHANNELS]:
+        given.problems["channels"] = f"{', '.join(odd)[:60]} is no channel: choose among {', '.join(CHANNELS)}."
+    return tuple(channel for channel in CHANNELS if channel in chosen)
 
 
 def _schedule_problems(schedule: str | None, zone: str) -> dict[str, str]:
@@ -893,13 +1041,17 @@ class Spared:
 
 @dataclass(frozen=True, slots=True)
 class Assessed:
-    """What became of the seats of one page: `seen = used + flagged_before + len(found) + len(spared)`."""
+    """What became of the seats of one page: `seen = used + flagged_before + len(found) + joined + len(spared)`.
+
+    `joined` are installations that are part of a case of their holder's which is among `found`.
+    """
 
     seen: int
     used: int
     flagged_before: int
     found: tuple[Found, ...]
     spared: tuple[Spared, ...]
+    joined: int = 0
 
     @property
     def left_alone(self) -> Mapping[str, int]:
@@ -907,11 +1059,40 @@ class Assessed:
         return Counter(spared.finding.check for spared in self.spared)
 
 
+def use_of(seat: SeatRecord, terms: Terms, told: Usage | None, now: datetime) -> Usage:
+    """Say whether a seat is used, by a rule's condition; `told` is what the sources of use say, None if none was asked.
+
+    Where what the connected system says is proof enough, sources can only keep a seat from being called unused.
+    """
+    if terms.by_usage:
+        return told or Usage("UNKNOWN", "No source of use was asked.")
+    if not is_unused(seat, inactive_days=terms.inactive_days, now=now):
+        return Usage("USED", "Its system says so.")
+    return told or Usage("UNUSED", "Its system says so.")
+
+
+def finding_of(use: Usage) -> CheckFinding:
+    """Return what sources of use say of a seat as it stands beside the checks."""
+    outcome: Literal["pass", "unknown"] = "unknown" if use.state == "UNKNOWN" else "pass"
+    return CheckFinding(check=USAGE, outcome=outcome, evidence=use.reason)
+
+
 def findings_of(
-    seat: SeatRecord, terms: Terms, survey: Survey, *, excluded: str | None, held: str | None, now: datetime
+    seat: SeatRecord,
+    terms: Terms,
+    survey: Survey,
+    *,
+    excluded: str | None,
+    held: str | None,
+    now: datetime,
+    use: Usage | None = None,
 ) -> tuple[CheckFinding, ...]:
-    """Make the ten checks on a seat as a rule wants them made; `excluded` and `held` are our own records' evidence."""
-    return evaluate(
+    """Make the ten checks on a seat as a rule wants them made; `excluded` and `held` are our own records' evidence.
+
+    Where sources have to prove that it is unused, what they say comes last.
+    """
+    proven = use.reason if terms.by_usage and use is not None and use.state == "UNUSED" else None
+    made = evaluate(
         seat,
         survey,
         now=now,
@@ -921,7 +1102,9 @@ def findings_of(
         held=None if held is None else {seat.holder.id: held},
         excluded=excluded,
         successor=terms.hand_over_to or None,
+        proven_unused=proven,
     )
+    return (*made, finding_of(use)) if terms.by_usage and use is not None else made
 
 
 Chooses = Callable[[SeatRecord], bool | None]
@@ -959,17 +1142,23 @@ def assess(
     now: datetime,
     exclusions: Exclusions | None = None,
     chooses: Chooses | None = None,
+    told: Sequence[Usage] | None = None,
 ) -> Assessed:
-    """Judge the seats of one page: used, left alone by the rule's filter or a safety check, or flagged."""
-    used = before = 0
+    """Judge the seats of one page: used, left alone by the rule's filter or a safety check, or flagged.
+
+    `told` is what the sources of use say of each of them, in their order.
+    """
+    used = before = joined = 0
     spared: list[Spared] = []
     found: list[Found] = []
-    for seat in page:
+    on_devices: dict[SeatKey, int] = {}
+    for seat, said in zip(page, repeat(None) if told is None else told, strict=False):
         key = (seat.holder.id, seat.product)
         if key in held.flagged:
             before += 1
             continue
-        if not is_unused(seat, inactive_days=terms.inactive_days, now=now):
+        use = use_of(seat, terms, said, now)
+        if use.state == "USED" or not seat.active:
             used += 1
             continue
         passed_over = not_chosen(seat, chooses)
@@ -977,11 +1166,18 @@ def assess(
             spared.append(Spared(seat.holder, seat.department, seat.product, seat.product_name, passed_over))
             continue
         excluded = None if exclusions is None else exclusions.evidence(seat)
-        findings = findings_of(seat, terms, survey, excluded=excluded, held=held.back.get(key), now=now)
-        finding = sparing(findings)
+        findings = findings_of(seat, terms, survey, excluded=excluded, held=held.back.get(key), now=now, use=use)
+        finding = finding_of(use) if use.state == "UNKNOWN" else sparing(findings)
         if finding is not None:
             spared.append(Spared(seat.holder, seat.department, seat.product, seat.product_name, finding))
             continue
+        if key in on_devices:
+            place = on_devices[key]
+            found[place] = _joined(found[place], seat, use)
+            joined += 1
+            continue
+        if seat.device:
+            on_devices[key] = len(found)
         found.append(
             Found(
                 seat=Seat(
@@ -991,13 +1187,35 @@ def assess(
                     holder=seat.holder,
                     department=seat.department,
                     price=price_of(prices, seat.product, seat.product_name),
+                    devices=(seat.device,) if seat.device else (),
                 ),
                 approver=approver_of(seat, terms.fallback),
                 findings=findings,
-                last_used_at=last_use(seat, survey),
+                last_used_at=latest_of(last_use(seat, survey), use.last_used_at),
             )
         )
-    return Assessed(len(page), used, before, tuple(found), tuple(spared))
+    return Assessed(len(page), used, before, tuple(found), tuple(spared), joined)
+
+
+def _joined(found: Found, seat: SeatRecord, use: Usage) -> Found:
+    """Return what was found with another device of the same holder, who is asked once about all of them."""
+    findings = tuple(
+        replace(finding, evidence=f"{finding.evidence} {seat.device}: {use.reason}")
+        if finding.check == USAGE
+        else finding
+        for finding in found.findings
+    )
+    return replace(
+        found,
+        seat=replace(found.seat, devices=(*found.seat.devices, seat.device)),
+        findings=findings,
+        last_used_at=latest_of(found.last_used_at, use.last_used_at),
+    )
+
+
+def latest_of(*instants: datetime | None) -> datetime | None:
+    """Return the latest of instants, of which any may be missing."""
+    return max((at for at in instants if at is not None), default=None)
 
 
 def approver_of(seat: SeatRecord, fallback: Person | None = None) -> Person | None:
@@ -1017,20 +1235,29 @@ def last_use(seat: SeatRecord, survey: Survey) -> datetime | None:
     """Return the latest use over all channels; None if there never was one."""
     elsewhere = survey.last_seen_elsewhere
     other = elsewhere.value.get(seat.holder.id) if isinstance(elsewhere, Known) else None
-    return max((at for at in (seat.last_used_at, other) if at is not None), default=None)
+    return latest_of(seat.last_used_at, other)
 
 
-def missing_readings(survey: Survey) -> dict[str, str]:
-    """Return the parts of a survey that could not be read, and why; nobody is flagged without them."""
+def missing_readings(survey: Survey, *, by_usage: bool = False) -> dict[str, str]:
+    """Return the parts of a survey that could not be read, and why; nobody is flagged without them.
+
+    `by_usage`: what the system does not tell of use elsewhere, sources of use prove.
+    """
+    answered = {"taken_at"}
+    if by_usage and any(isinstance(getattr(survey, part.name), Known) for part in fields(survey)):
+        answered.add("last_seen_elsewhere")
     parts: dict[str, Reading[Any]] = {
-        part.name: getattr(survey, part.name) for part in fields(survey) if part.name != "taken_at"
+        part.name: getattr(survey, part.name) for part in fields(survey) if part.name not in answered
     }
     return {name: reading.reason for name, reading in parts.items() if isinstance(reading, Unknown)}
 
 
 @dataclass(slots=True)
 class Tally:
-    """The sums over the pages of one reading. Amounts are a year, one per currency."""
+    """The sums over the pages of one reading. Amounts are a year, one per currency.
+
+    `stale` tells for each source of use that has fallen silent what to do about it.
+    """
 
     expected: int = 0
     pages: int = 0
@@ -1042,6 +1269,7 @@ class Tally:
     yearly: dict[str, Decimal] = field(default_factory=dict)
     unpriced: int = 0
     by_product: Counter[str] = field(default_factory=Counter)
+    stale: list[str] = field(default_factory=list)
 
     def add(self, page: Assessed) -> None:
         """Count one page."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from reclaim.common.contracts import CaseClosed, SeatReactivated
+from reclaim.common.contracts import CaseClosed, SeatReactivated, UsageQuestioned
 from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import NotYet
 from reclaim.common.inbox import Subscriptions
-from reclaim.scanner import merging, store
+from reclaim.scanner import merging, store, usage_cases
 from reclaim.scanner.ports import Deps
 
 
@@ -44,4 +44,5 @@ async def on_seat_reactivated(_deps: Deps, unit: Unit, events: Sequence[Received
 SUBSCRIPTIONS: Final[Subscriptions[Deps]] = {
     CaseClosed: on_case_closed,
     SeatReactivated: on_seat_reactivated,
+    UsageQuestioned: usage_cases.answer,
 }

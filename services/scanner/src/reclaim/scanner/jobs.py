@@ -24,7 +24,7 @@ from reclaim.common.errors import Permanent, Transient
 from reclaim.common.ids import new_id
 from reclaim.common.service import Job
 from reclaim.common.timing import backoff
-from reclaim.scanner import catalog_jobs, catalog_store, exclusion_store, store
+from reclaim.scanner import catalog_jobs, catalog_store, exclusion_store, store, usage_cases
 from reclaim.scanner.domain import Found, Stopped, Tally, last_due
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Scan
@@ -48,6 +48,7 @@ def jobs(deps: Deps) -> tuple[Job, ...]:
         Job(SCAN, partial(scan, deps), every=1.0),
         Job("schedule", partial(schedule, deps), every=5.0),
         *catalog_jobs.jobs(deps),
+        *usage_cases.jobs(deps),
     )
 
 

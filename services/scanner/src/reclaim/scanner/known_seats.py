@@ -118,13 +118,17 @@ class KnownSeat:
 
 
 def of_record(seat: SeatRecord, price: Money | None) -> KnownSeat:
-    """Return what a connector read of a subscription; without a `granted_at`, which such systems do not keep."""
+    """Return what was read of a seat; most connected systems do not keep when it was assigned."""
     manager = seat.manager.person if seat.manager else None
     return KnownSeat(
         product=seat.product,
         product_name=seat.product_name,
         holder_id=seat.holder.id,
         holder_name=seat.holder.name,
+        kind="installed" if seat.device else "subscription",
+        device_id=seat.device,
+        granted_at=seat.assigned_at,
+        version=seat.version,
         holder_email=seat.holder.email,
         department=seat.department,
         account_type=seat.usage_type,
@@ -189,6 +193,8 @@ async def remember(db: AsyncConnection, connection_id: str, seats: Sequence[Know
             "groups_known": False,
         }
         for seat in seats
+        # A feed of installations names people, and not who is above them.
+        if seat.kind == "subscription" or seat.manager_id is not None
     }
     await insert_many(
         db,

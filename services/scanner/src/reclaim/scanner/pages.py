@@ -19,7 +19,7 @@ from reclaim.connectors.checks import CHECKS
 from reclaim.connectors.ports import Licence, TestResult
 from reclaim.connectors.registry import capabilities
 from reclaim.scanner import actions, seat_pages, store
-from reclaim.scanner.domain import FILTER, KINDS, Rejected, kind_of, price_of, read_price
+from reclaim.scanner.domain import FILTER, KINDS, USAGE, Rejected, kind_of, price_of, read_price
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Preview, preview
 from reclaim.scanner.store import Connection, Rule
@@ -50,12 +50,25 @@ TIMEOUTS: Final = (
     ("keep", "Keep the seat", "Silence protects the holder."),
     ("escalate", "Ask a person here", "The case stands in attention until somebody decides."),
 )
+CHANNEL_LABELS: Final = (
+    ("ui", "At its own pages or window"),
+    ("mobile", "On a phone or tablet"),
+    ("api", "By programs, through its API"),
+    ("sso", "Sign-ins through single sign-on"),
+)
 LABELS: Final = {
     "name": "Name",
     "products": "Licences",
     "filter": "Filter",
+    "applies_to": "Applies to",
+    "condition": "Condition",
     "inactive_days": "Unused for (days)",
     "product_filters": "Filters of products",
+    "minimum_hours": "Hours that keep a seat",
+    "window_count": "Window",
+    "window_unit": "The window counts",
+    "include_no_activity": "Include no activity",
+    "channels": "Use that counts",
     "route": "How the approver is asked",
     "desk": "Service desk",
     "decision_days": "Time to decide (days)",
@@ -93,6 +106,7 @@ LABELS: Final = {
 
 CHECK_LABELS: Final = {
     FILTER: "Not chosen by the filter",
+    USAGE: "Use, by what sources report",
     "new_account": "New account",
     "active_elsewhere": "Active through another channel",
     "integration_user": "Integration user",
@@ -375,6 +389,7 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
             previewed=previewed,
             ways=ROUTES,
             timeouts=TIMEOUTS,
+            channels=CHANNEL_LABELS,
             choices=[(one.id, one.name) for one in connections],
             preview_rows=PREVIEW_ROWS,
         )
@@ -562,7 +577,8 @@ async def _previewed(
     if connection is None:
         return Previewed(problem="The connection of this rule was removed: there is nothing to scan.")
     try:
-        found = await preview(deps, connection, actions.terms_to_preview(values), rule.id if rule else None)
+        terms = actions.terms_to_preview(values, connection.kind)
+        found = await preview(deps, connection, terms, rule.id if rule else None)
     except Rejected as error:
         return Previewed(by_field=error.by_field)
     except ReclaimError as error:
@@ -633,10 +649,17 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "desk",
         "most_a_day",
         "most_a_month",
+        "applies_to",
+        "condition",
+        "minimum_hours",
+        "window_unit",
+        "window_count",
     )
     return {
         **{name: _text(form, name) for name in names},
         "products": _texts(form, "products"),
+        "channels": _texts(form, "channels"),
+        "include_no_activity": "include_no_activity" in form,
         "warn_only": _texts(form, "warn_only"),
         "warn_reasons": {check: _text(form, WARN_REASON + check) for check in _texts(form, "warn_only")},
         "dry_run": "dry_run" in form,

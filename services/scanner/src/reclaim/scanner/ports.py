@@ -10,6 +10,8 @@ from reclaim.common.clock import Clock
 from reclaim.common.db import Database
 from reclaim.common.security import Sealer
 from reclaim.connectors.ports import ConnectionProfile, Connectors, SeatReader
+from reclaim.scanner.domain import INSTALLED
+from reclaim.scanner.installed_seats import InstalledSeats
 from reclaim.scanner.settings import ScannerSettings
 from reclaim.scanner.store import Connection
 
@@ -39,8 +41,12 @@ class Deps:
 
     @asynccontextmanager
     async def reader_of(self, profile: ConnectionProfile) -> AsyncIterator[SeatReader]:
-        """Open a connection that may not be stored yet."""
-        reader = self.connectors.reader(profile)
+        """Open a connection that may not be stored yet; installed software is read from what feeds reported here."""
+        reader = (
+            InstalledSeats(self.database, self.clock, profile)
+            if profile.kind == INSTALLED
+            else self.connectors.reader(profile)
+        )
         try:
             yield reader
         finally:

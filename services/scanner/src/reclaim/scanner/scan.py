@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,8 +12,8 @@ from typing import Final
 from reclaim.common.contracts import Money
 from reclaim.common.db import Database
 from reclaim.common.errors import Transient
-from reclaim.connectors.ports import Incomplete, SeatReader, Survey
-from reclaim.scanner import catalog_store, exclusion_store, store
+from reclaim.connectors.ports import Incomplete, SeatReader, SeatRecord, Survey
+from reclaim.scanner import catalog_store, exclusion_store, known_seats, store
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.choosing import chooser
 from reclaim.scanner.domain import (
@@ -29,7 +29,10 @@ from reclaim.scanner.domain import (
     check_share,
     expected_seats,
     missing_readings,
+    must_apply,
+    price_of,
 )
+from reclaim.scanner.judging import Judge, tells_use
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Connection
 from reclaim.scanner.suites import comparable, described, folded, pooled, readable, spread
@@ -40,7 +43,7 @@ PREVIEW_SHOWN: Final = 500
 
 @dataclass(slots=True)
 class Scan:
-    """One reading of an org by one rule's terms, as of `now`. `run_id` is None for a preview.
+    """One reading of an org by one rule's terms, as of `now`. `run_id` is None for a preview, which changes nothing.
 
     `covered` is what the rule's products come to, `related` the suites and components that each of them goes with.
     """
@@ -71,7 +74,7 @@ class Scan:
         # Far enough back to see whose account is new as well, which a thaw makes it.
         days = max(self.terms.inactive_days, self.terms.young_days)
         survey = await reader.survey(None, since=self.now - timedelta(days=days))
-        self.tally = Tally(expected=expected, missing=missing_readings(survey))
+        self.tally = Tally(expected=expected, missing=missing_readings(survey, by_usage=self.terms.by_usage))
         return survey
 
     async def pages(self, reader: SeatReader, survey: Survey, database: Database) -> AsyncGenerator[Assessed, None]:
@@ -81,8 +84,9 @@ class Scan:
             Stopped: what was read cannot be everybody.
             Transient, Permanent: as `begin`.
         """
+        judge = Judge(self.terms, self.covered, self.connection_id, self.now, tells_use(survey), self.products)
         try:
-            async for page in folded(reader.seats(self.products), self.covered.suites):
+            async for page in folded(self._remembered(reader.seats(self.products), database), self.covered.suites):
                 async with database.reading() as db:
                     held = await store.held(
                         db,
@@ -102,6 +106,7 @@ class Scan:
                         now=self.now,
                         covered=self.covered,
                     )
+                    told = await judge.seats(db, page)
                 assessed = assess(
                     page,
                     self.terms,
@@ -112,8 +117,11 @@ class Scan:
                     now=self.now,
                     exclusions=exclusions,
                     chooses=chooses,
+                    told=told,
                 )
                 self.tally.add(assessed)
+                self.tally.stale = judge.stale
+                self.tally.missing |= {f"usage of {product}": why for product, why in judge.unproven.items()}
                 self.tally.by_product.update(seat.product for seat in page)
                 yield described(assessed, self.covered.suites)
         except Incomplete as error:
@@ -123,6 +131,19 @@ class Scan:
             ) from error
         check_population(self.terms, self.baseline, expected=self.tally.expected, seen=self.tally.seen)
         check_share(self.terms, flagged=self.tally.flagged, seen=self.tally.seen)
+
+    async def _remembered(
+        self, pages: AsyncIterator[Sequence[SeatRecord]], database: Database
+    ) -> AsyncIterator[Sequence[SeatRecord]]:
+        """Yield pages as the org lists them; a scan takes note of each before anybody judges it."""
+        async for page in pages:
+            if self.run_id is not None:
+                known = [
+                    known_seats.of_record(seat, price_of(self.prices, seat.product, seat.product_name)) for seat in page
+                ]
+                async with database.unit() as unit:
+                    await known_seats.remember(unit.db, self.connection_id, known, self.now)
+            yield page
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +166,9 @@ async def preview(deps: Deps, connection: Connection, terms: Terms, rule_id: str
     Raises:
         Transient: the org did not answer, or is too large to preview while somebody waits.
         Permanent: a person has to mend the connection.
+        Invalid: the rule applies to another kind of software than the connection has.
     """
+    must_apply(terms, connection.kind)
     async with deps.database.reading() as db:
         prices = await store.prices(db, connection.id)
         covered = await catalog_store.covered(db, terms.products, rule_id)

@@ -107,6 +107,8 @@ RUNS = sa.Table(
     sa.Column("flagged", sa.Integer, nullable=False),
     sa.Column("left_alone", Json, nullable=False),
     sa.Column("missing", Json, nullable=False),
+    # What to tell a person about each source of use that has fallen silent.
+    sa.Column("stale", Json, nullable=False, server_default="[]"),
     sa.Column("reason", sa.Text),
     sa.Column("remedy", sa.Text),
     sa.Column("acceptable", sa.Boolean, nullable=False),
@@ -149,6 +151,8 @@ CANDIDATES = sa.Table(
     sa.Column("last_used_at", UtcDateTime),
     sa.Column("flagged_at", UtcDateTime, nullable=False),
     sa.Column("dry_run", sa.Boolean, nullable=False),
+    # Of installed software: the devices that the case is about.
+    sa.Column("devices", Json, nullable=False, server_default="[]"),
     sa.Column("closed_at", UtcDateTime),
     sa.Column("outcome", sa.Text),
     sa.Index(
@@ -529,6 +533,7 @@ class Run:
     flagged: int
     left_alone: Mapping[str, int]
     missing: Mapping[str, str]
+    stale: Sequence[str]
     reason: str | None
     remedy: str | None
     acceptable: bool
@@ -596,6 +601,7 @@ def _run(row: Any) -> Run:
         flagged=row.flagged,
         left_alone=row.left_alone,
         missing=row.missing,
+        stale=row.stale,
         reason=row.reason,
         remedy=row.remedy,
         acceptable=row.acceptable,
@@ -658,6 +664,7 @@ def _run_values(rule: Rule, *, asked_by: str, dry_run: bool, now: datetime) -> d
         "flagged": 0,
         "left_alone": {},
         "missing": {},
+        "stale": [],
         "attempts": 0,
         "look_at": wall_milliseconds(),
     }
@@ -732,6 +739,7 @@ async def claim_run(db: AsyncConnection, *, lease_seconds: float, now: datetime)
             flagged=0,
             left_alone={},
             missing={},
+            stale=[],
             reason=None,
             remedy=None,
             acceptable=False,
@@ -786,6 +794,7 @@ def progress(tally: Tally) -> dict[str, Any]:
         "flagged": tally.flagged,
         "left_alone": dict(tally.left_alone),
         "missing": tally.missing,
+        "stale": tally.stale,
     }
 
 
@@ -913,6 +922,7 @@ async def open_candidates(
             "last_used_at": seat.last_used_at,
             "flagged_at": now,
             "dry_run": dry_run,
+            "devices": list(seat.seat.devices),
         }
         # In one order everywhere, so that two runs never wait for one another.
         for case_id, seat in sorted(found.items(), key=lambda item: item[1].key)
@@ -953,6 +963,7 @@ class Candidate:
     dry_run: bool
     closed_at: datetime | None
     outcome: Outcome | None
+    devices: tuple[str, ...]
 
 
 def _candidate(row: Any) -> Candidate:
@@ -974,6 +985,7 @@ def _candidate(row: Any) -> Candidate:
         dry_run=row.dry_run,
         closed_at=row.closed_at,
         outcome=row.outcome,
+        devices=tuple(row.devices),
     )
 
 

@@ -53,8 +53,14 @@ def shared_out(products: Collection[str], suites: Sequence[Suite]) -> list[tuple
 def fold(seats: Sequence[SeatRecord], suites: Sequence[Suite]) -> list[SeatRecord]:
     """Return one holder's seats with those of each suite as one seat of the suite; other seats stay as they are.
 
-    The use of a component that several suites have counts for each that the holder has.
+    The use of a component that several suites have counts for each that the holder has. What is installed on one device
+    does not go with what is installed on another.
     """
+    devices = dict.fromkeys(seat.device for seat in seats)
+    return [one for device in devices for one in _folded([seat for seat in seats if seat.device == device], suites)]
+
+
+def _folded(seats: Sequence[SeatRecord], suites: Sequence[Suite]) -> list[SeatRecord]:
     shared = shared_out({seat.product for seat in seats}, suites)
     taken = frozenset[str]().union(*(products for _suite, products in shared))
     whole = [_whole(suite, [seat for seat in seats if seat.product in suite.products]) for suite, _ in shared]
@@ -67,6 +73,7 @@ def _whole(suite: Suite, seats: Sequence[SeatRecord]) -> SeatRecord:
     Whatever protects one of them protects the whole.
     """
     face = min(seats, key=lambda seat: (seat.product != suite.product, seat.product))
+    assigned = [seat.assigned_at for seat in seats]
     managers = [seat.manager for seat in (face, *seats) if seat.manager is not None]
     return SeatRecord(
         holder=face.holder,
@@ -78,6 +85,9 @@ def _whole(suite: Suite, seats: Sequence[SeatRecord]) -> SeatRecord:
         created_at=max(seat.created_at for seat in seats),
         last_used_at=max((seat.last_used_at for seat in seats if seat.last_used_at is not None), default=None),
         manager=next((manager for manager in managers if manager.able), managers[0] if managers else None),
+        assigned_at=None if None in assigned else max(at for at in assigned if at is not None),
+        device=face.device,
+        version=face.version,
     )
 
 
@@ -269,6 +279,7 @@ def united(cases: Sequence[Found], suite: Suite, price: Money | None) -> Found:
             product_name=suite.name,
             price=price,
             components=tuple(sorted(suite.components)),
+            devices=tuple(sorted({device for case in cases for device in case.seat.devices})),
         ),
         approver=newest.approver,
         findings=tuple(findings.values()),

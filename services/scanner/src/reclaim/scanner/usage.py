@@ -166,6 +166,29 @@ def trouble_with(record: UsageRecord) -> str | None:
     return None
 
 
+class InstallationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """That a product is installed on a device, as one source says; `user` is whom it names with the device, or empty.
+
+    `path` tells two installations of one product on one device apart; empty where the source names none.
+    """
+
+    user: str
+    product: str
+    device: str
+    version: str | None = None
+    installed_at: Aware | None = None
+    path: str = ""
+
+
+def trouble_with_installation(record: InstallationRecord, now: datetime) -> str | None:
+    """Return why an installation cannot be believed, for whoever sent it to mend; None if nothing is wrong with it."""
+    if not record.product.strip() or not record.device.strip():
+        return "It names no product or no device."
+    if record.installed_at is not None and record.installed_at > now + timedelta(days=1):
+        return "It was installed in the future."
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """That a source has spoken about a product for a period; an empty `product` means every one it knows.
@@ -240,13 +263,19 @@ class UsageCondition(msgspec.Struct, frozen=True, kw_only=True):
     """When a seat counts as unused: under `minimum_hours` in the window, or (None) last used before the window.
 
     `include_no_activity` lets the absence of any record count as no use, where coverage is proven. Only use through
-    `channels` counts.
+    `channels` counts; of these its absence has to be proven for the `needed` ones, or (None) for all.
     """
 
     span: Span
     minimum_hours: Decimal | None = None
     include_no_activity: bool = False
     channels: tuple[Channel, ...] = CHANNELS
+    needed: tuple[Channel, ...] | None = None
+
+    @property
+    def proven(self) -> tuple[Channel, ...]:
+        """The channels for which somebody has to report that there was no use."""
+        return self.channels if self.needed is None else self.needed
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -313,7 +342,7 @@ def plan(
         if condition.minimum_hours is None:
             holes = _unseen(condition, usable, window, now)
         else:
-            able = [report for report in usable if report.timed and report.channels >= set(condition.channels)]
+            able = [report for report in usable if report.timed and report.channels >= set(condition.proven)]
             sources = sorted(
                 {report.source for report in able}, key=lambda source: (order.get(source, len(order)), source)
             )
@@ -343,7 +372,7 @@ def _unseen(condition: UsageCondition, usable: Sequence[Report], window: Window,
     """Return where some channel that counts is seen by nobody."""
     return merged(
         hole
-        for channel in condition.channels
+        for channel in condition.proven
         for hole in gaps(window, _covered([report for report in usable if channel in report.channels], window, now))
     )
 
@@ -377,7 +406,7 @@ def _why_unproven(
         if report.anonymised and report.period.shared(hole):
             return f"{report.source} does not say who people are: its figures for {product} are anonymised."
     seen = frozenset[Channel]().union(*(report.channels for report in about))
-    if blind := [channel for channel in condition.channels if channel not in seen]:
+    if blind := [channel for channel in condition.proven if channel not in seen]:
         return f"No source sees the use of {product} through {', '.join(blind)}, which counts."
     if condition.minimum_hours is not None and not any(report.timed for report in about):
         return f"No source measures for how long {product} is used."
@@ -471,10 +500,11 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a seat is used, and why that is said, in words."""
+    """Whether a seat is used, and why that is said, in words. `last_used_at` is the latest use that was looked at."""
 
     state: State
     reason: str
+    last_used_at: datetime | None = field(default=None, compare=False)
 
 
 def judge(plan: Plan, activity: Activity, *, granted_at: datetime | None, first_seen_at: datetime | None) -> Verdict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from reclaim.scanner.usage import (
     Activity,
     Cell,
     Freshness,
+    InstallationRecord,
     Measured,
     Plan,
     Report,
@@ -38,6 +39,7 @@ from reclaim.scanner.usage import (
     plan,
     total,
     trouble_with,
+    trouble_with_installation,
 )
 
 USAGE = sa.Table(
@@ -81,6 +83,43 @@ REPORTS = sa.Table(
     sa.Column("silence_seconds", sa.Integer, nullable=False),
 )
 
+INSTALLATIONS = sa.Table(
+    "installations",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("product", sa.Text, primary_key=True),
+    sa.Column("device", sa.Text, primary_key=True),
+    sa.Column("path", sa.Text, primary_key=True),  # empty where the source names none
+    # By what records of use name the user; `NOBODY` and the device where the source names none.
+    sa.Column("holder_key", sa.Text, nullable=False),
+    sa.Column("user_name", sa.Text, nullable=False),
+    sa.Column("version", sa.Text),
+    sa.Column("installed_at", UtcDateTime),
+    sa.Column("first_seen_at", UtcDateTime, nullable=False),
+    sa.Column("heard_at", UtcDateTime, nullable=False),
+    sa.Index("installations_holder", "holder_key", "product"),
+)
+
+INVENTORIES = sa.Table(
+    "inventories",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("heard_at", UtcDateTime, nullable=False),
+    sa.Column("silence_seconds", sa.Integer, nullable=False),
+)
+
+NEWS = sa.Table(
+    "usage_news",
+    metadata,
+    sa.Column("product", sa.Text, primary_key=True),
+    sa.Column("heard_at", UtcDateTime, nullable=False),
+)
+"""Products about which records came since the open cases were last looked at."""
+
+NOBODY: Final = "device:"
+"""What the holder of an installation begins with of which no source says whose it is."""
+
+_INSTALLATION_KEY: Final = ("source", "product", "device", "path")
 _RECORD_KEY: Final = ("source", "product", "user_key", "device", "channel", "period_start", "process", "version")
 PAGE: Final = 1_000
 """Seats that are judged together."""
@@ -112,7 +151,17 @@ async def add_records(db: AsyncConnection, source: str, records: Sequence[UsageR
         rows[tuple(row[name] for name in _RECORD_KEY[1:])] = row
     same = {"source": source, "heard_at": heard_at}
     await insert_many(db, USAGE, list(rows.values()), same=same, replacing=_RECORD_KEY, unless_newer="heard_at")
+    await _tell_news(db, {row["product"] for row in rows.values()}, heard_at)
     return Taken(len(records) - len(refused), refused)
+
+
+async def _tell_news(db: AsyncConnection, products: Collection[str], heard_at: datetime) -> None:
+    """Have open cases of these products looked at.
+
+    The row is written even if it is there: whoever takes it then waits for this transaction, and sees its records.
+    """
+    rows = [{"product": product} for product in sorted(products)]
+    await insert_many(db, NEWS, rows, same={"heard_at": heard_at}, replacing=("product",))
 
 
 def _row(record: UsageRecord) -> dict[str, Any]:
@@ -167,6 +216,61 @@ async def add_report(db: AsyncConnection, report: Report) -> None:
         "silence_seconds": int(report.silence.total_seconds()),
     }
     await insert_many(db, REPORTS, [row], replacing=("source", "product", "period_start"), unless_newer="heard_at")
+
+
+async def add_installations(
+    db: AsyncConnection, source: str, rows: Sequence[InstallationRecord], *, heard_at: datetime
+) -> Taken:
+    """Keep installations as a source listed them at `heard_at`; of several with one key in a batch the last counts.
+
+    One that is listed again replaces itself, but for when it was first seen. What is not listed any more goes only
+    with `end_inventory`: say it when everything that is installed has been added with this same `heard_at`.
+    """
+    refused: dict[int, str] = {}
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for place, record in enumerate(rows):
+        if trouble := trouble_with_installation(record, heard_at):
+            refused[place] = trouble
+            continue
+        row = {
+            "product": record.product.strip(),
+            "device": record.device.strip(),
+            "path": record.path.strip(),
+            "holder_key": user_key(record.user) or f"{NOBODY}{record.device.strip()}",
+            "user_name": record.user.strip(),
+            "version": record.version,
+            "installed_at": record.installed_at,
+        }
+        kept[tuple(row[name] for name in _INSTALLATION_KEY[1:])] = row
+    await insert_many(
+        db,
+        INSTALLATIONS,
+        list(kept.values()),
+        same={"source": source, "first_seen_at": heard_at, "heard_at": heard_at},
+        replacing=_INSTALLATION_KEY,
+        keeping=("first_seen_at",),
+        unless_newer="heard_at",
+    )
+    return Taken(len(rows) - len(refused), refused)
+
+
+async def end_inventory(
+    db: AsyncConnection, source: str, *, heard_at: datetime, silence: timedelta = MOST_SILENCE
+) -> int:
+    """Take note that a source has listed everything installed as of `heard_at`; return how many were there before
+    and are not any more. After `silence` without another such list its seats are not judged.
+
+    Raises:
+        Invalid: a patience that would let an old list pass for a new one.
+    """
+    if not timedelta(0) < silence <= MOST_SILENCE:
+        raise Invalid(f"A source may be silent for at most {MOST_SILENCE.days} days.", field="silence")
+    gone = await db.execute(
+        sa.delete(INSTALLATIONS).where(INSTALLATIONS.c.source == source, INSTALLATIONS.c.heard_at < heard_at)
+    )
+    row = {"source": source, "heard_at": heard_at, "silence_seconds": int(silence.total_seconds())}
+    await insert_many(db, INVENTORIES, [row], replacing=("source",), unless_newer="heard_at")
+    return gone.rowcount
 
 
 # ------------------------------------------------------------------------------------------------ sources
@@ -308,11 +412,12 @@ async def judge_seats(db: AsyncConnection, chosen: Plan, seats: Sequence[UsageSe
     verdicts = []
     for at, seat in enumerate(seats):
         found = page.found[at]
-        if "ui" in chosen.condition.channels:
+        if chosen.condition.minimum_hours is None and "ui" in chosen.condition.channels:
             found.records += seat.asked
             if seat.last_used_at is not None:
                 found.use(seat.last_used_at, seat.last_used_at)
-        verdicts.append(judge(chosen, found.activity(), granted_at=seat.granted_at, first_seen_at=seat.first_seen_at))
+        verdict = judge(chosen, found.activity(), granted_at=seat.granted_at, first_seen_at=seat.first_seen_at)
+        verdicts.append(replace(verdict, last_used_at=found.latest))
     return verdicts
 
 
@@ -355,6 +460,7 @@ class _Seen:
         self.records = 0
         self.first_used: datetime | None = None
         self.last_used: tuple[datetime, datetime] | None = None
+        self.latest: datetime | None = None
         self.whole = timedelta(0)
         self.others: list[Measured] = []
 
@@ -362,6 +468,10 @@ class _Seen:
         if self.last_used is not None:
             earliest, latest = max(earliest, self.last_used[0]), max(latest, self.last_used[1])
         self.last_used = earliest, latest
+        self.saw(latest)
+
+    def saw(self, at: datetime) -> None:
+        self.latest = at if self.latest is None else max(self.latest, at)
 
     def began(self, at: datetime) -> None:
         self.first_used = at if self.first_used is None else min(self.first_used, at)
@@ -434,13 +544,20 @@ async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None
 async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
     counted = sa.and_(_counted(db, chosen), page.of(db))
     began = await db.execute(
-        sa.select(USAGE.c.user_key, USAGE.c.device, sa.func.min(USAGE.c.period_start).label("first_used"))
+        sa.select(
+            USAGE.c.user_key,
+            USAGE.c.device,
+            sa.func.min(USAGE.c.period_start).label("first_used"),
+            sa.func.max(USAGE.c.last_used_by).label("latest"),
+        )
         .where(counted)
         .group_by(USAGE.c.user_key, USAGE.c.device)
     )
     for row in began:
         for seen in page.belonging(row.user_key, row.device):
             seen.began(row.first_used)
+            if row.latest is not None:
+                seen.saw(row.latest)
     # The cells of a suite's components mostly have the same source and window: one pair of statements for each.
     together: dict[tuple[str, Window], dict[str, Cell]] = defaultdict(dict)
     for cell in chosen.cells:

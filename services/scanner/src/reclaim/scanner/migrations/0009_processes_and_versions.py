@@ -6,7 +6,7 @@ from alembic import op
 from reclaim.common.db import UtcDateTime
 
 revision = "scanner_0009"
-down_revision = "scanner_0006"
+down_revision = "scanner_0007"
 
 _KEY = ("source", "product", "user_key", "device", "channel", "period_start", "process", "version")
 

@@ -1,0 +1,225 @@
+"""A rule that rests on sources of use: before each step the scanner is asked, and nothing is done without its word."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from reclaim.common import envelope
+from reclaim.common.contracts import (
+    CaseWithdrawn,
+    FulfilmentRequested,
+    UsageJudged,
+    UsageQuestioned,
+    UsageTerms,
+    Use,
+    UserFlagged,
+)
+from reclaim.lifecycle.actions import CHECK_HOLDS
+from reclaim.lifecycle.domain import Fulfilled, Retry, State
+from services.lifecycle.tests.test_lifecycle_service import DAY, World, decision, flagged, world
+
+TERMS = UsageTerms(words="been used for less than 20 hours in the last complete month")
+
+
+@pytest.fixture(name="database_url", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def either(request: pytest.FixtureRequest) -> str | None:
+    """None for SQLite in the test's own folder, else an empty PostgreSQL database."""
+    return None if request.param == "sqlite" else request.getfixturevalue("fresh_database")
+
+
+@pytest.fixture
+async def it(database_url: str | None, tmp_path: Path) -> AsyncIterator[World]:
+    async with world(database_url, tmp_path) as built:
+        yield built
+
+
+async def questions(it: World) -> list[UsageQuestioned]:
+    async with it.running.database.reading() as db:
+        bodies = (await db.exec_driver_sql("SELECT body FROM outbox ORDER BY seq")).scalars()
+        said = [part.data for part in envelope.split(envelope.join(list(bodies)))]  # type: ignore[union-attr]
+    return [event for event in said if isinstance(event, UsageQuestioned)]
+
+
+async def answered(it: World, use: Use, reason: str = "3.50 hours of 20.") -> None:
+    """Let the scanner answer the last question, and the lifecycle go on."""
+    asked = (await questions(it))[-1]
+    now = it.clock.now()
+    await it.tell(
+        UsageJudged(case_id=asked.case_id, use=use, reason=reason, asked_at=asked.asked_at, judged_at=now),
+        source="scanner",
+    )
+    await it.act()
+
+
+async def revoked(it: World, event: UserFlagged | None = None) -> None:
+    await it.tell(event or flagged(usage=TERMS), source="scanner")
+    await it.tell(decision("revoke"))
+    await it.act()
+
+
+def on_devices() -> UserFlagged:
+    event = flagged(usage=TERMS, reclaim_by="task")
+    return replace(event, seat=replace(event.seat, devices=("PC-1", "PC-2")))
+
+
+async def test_each_step_waits_for_the_scanners_word(it: World) -> None:
+    await revoked(it)
+    assert (await it.case()).state is State.CHECKING_BEFORE_FREEZE
+    (question,) = await questions(it)
+    holder = it.org.users["005A"]
+    assert (question.asked_at, question.last_used_at, question.read) == (it.clock.now(), holder.last_used_at, True)
+    assert it.org.writes == []
+    await answered(it, "unused")
+    assert (await it.case()).state is State.FROZEN
+    it.clock.advance(7 * DAY)
+    await it.act()
+    assert (await it.case()).state is State.CHECKING_BEFORE_RECLAIM, "what was said a week ago is no word"
+    await answered(it, "unused")
+    assert (await it.case()).state is State.RECLAIMED
+    assert len(await questions(it)) == 2
+    assert await it.verified()
+
+
+async def test_activity_while_a_case_is_open_is_cancelled_before_acting(it: World) -> None:
+    await revoked(it)
+    await answered(it, "used", "24.00 hours of 20.")
+    case = await it.case()
+    assert case.state is State.CANCELLED
+    assert it.org.writes == []
+
+
+async def test_activity_in_grace_restores(it: World) -> None:
+    await revoked(it)
+    await answered(it, "unused")
+    it.clock.advance(7 * DAY)
+    await it.act()
+    await answered(it, "used")
+    assert (await it.case()).state is State.RESTORED
+    assert not it.org.users["005A"].frozen
+
+
+async def test_a_source_that_is_stale_waits_with_attention_and_never_acts(it: World) -> None:
+    await revoked(it)
+    await answered(it, "unknown", "agent was last heard from on 2026-10-20: what it says is stale.")
+    case = await it.case()
+    assert case.state is State.ATTENTION
+    assert case.attention is not None
+    assert "stale" in case.attention.reason
+    assert "Mend the source" in case.attention.remedy
+    assert it.org.writes == []
+    await it.order(Retry("op"))
+    await it.act()
+    assert (await it.case()).state is State.CHECKING_BEFORE_FREEZE, "the old word does not count after a retry"
+    assert len(await questions(it)) == 2
+    await answered(it, "unused")
+    assert (await it.case()).state is State.FROZEN
+
+
+async def test_an_answer_that_comes_twice_or_late_changes_nothing(it: World) -> None:
+    await revoked(it)
+    (question,) = await questions(it)
+    await answered(it, "unused")
+    await answered(it, "used")
+    assert (await it.case()).state is State.FROZEN
+    it.clock.advance(7 * DAY)
+    await it.act()
+    late = UsageJudged(
+        case_id="case-1", use="unused", reason="long ago", asked_at=question.asked_at, judged_at=it.clock.now()
+    )
+    await it.tell(late, source="scanner")
+    await it.act()
+    assert (await it.case()).state is State.CHECKING_BEFORE_RECLAIM
+
+
+async def test_who_signs_in_after_the_question_is_asked_about_again(it: World) -> None:
+    await revoked(it)
+    it.clock.advance(timedelta(minutes=1))
+    it.org.users["005A"].last_used_at = it.clock.now()
+    await answered(it, "unused")
+    assert (await it.case()).state is State.CHECKING_BEFORE_FREEZE
+    question = (await questions(it))[-1]
+    assert question.last_used_at == it.clock.now()
+
+
+async def test_a_word_that_waited_too_long_is_asked_for_again(it: World) -> None:
+    await revoked(it)
+    it.clock.advance(CHECK_HOLDS + timedelta(minutes=1))
+    await answered(it, "unused")
+    assert (await it.case()).state is State.CHECKING_BEFORE_FREEZE
+    assert len(await questions(it)) == 2
+
+
+@pytest.mark.parametrize("state", [State.FLAGGED, State.CHECKING_BEFORE_FREEZE])
+async def test_use_that_the_scanner_hears_of_cancels_the_case(it: World, state: State) -> None:
+    await it.tell(flagged(usage=TERMS), source="scanner")
+    if state is State.CHECKING_BEFORE_FREEZE:
+        await it.tell(decision("revoke"))
+    used = CaseWithdrawn(
+        case_id="case-1",
+        kind="used",
+        reason="It is used: 20.00 hours of 20.",
+        actor="sources of use",
+        withdrawn_at=it.clock.now(),
+    )
+    await it.tell(used, source="scanner")
+    await it.act()
+    assert (await it.case()).state is State.CANCELLED
+    assert it.org.writes == []
+
+
+async def test_a_frozen_seat_that_turns_out_to_be_used_is_restored(it: World) -> None:
+    await it.frozen()
+    used = CaseWithdrawn(
+        case_id="case-1", kind="used", reason="used on the day before", actor="sources", withdrawn_at=it.clock.now()
+    )
+    await it.tell(used, source="scanner")
+    await it.act()
+    assert (await it.case()).state is State.SKIPPED
+    assert not it.org.users["005A"].frozen
+
+
+async def test_installed_software_becomes_a_task_that_names_the_devices(it: World) -> None:
+    """Its connection has no system: nobody is called, and the account of the same holder is not looked at."""
+    await revoked(it, on_devices())
+    (question,) = await questions(it)
+    assert (question.last_used_at, question.read) == (None, False)
+    it.org.users.pop("005A")
+    await answered(it, "unused")
+    assert (await it.case()).state is State.IN_GRACE
+    await it.once("drift")
+    assert (await it.case()).state is State.IN_GRACE, "what has no account has not vanished"
+    it.clock.advance(7 * DAY)
+    await it.act()
+    await answered(it, "unused")
+    assert (await it.case()).state is State.AWAITING_FULFILMENT
+    async with it.running.database.reading() as db:
+        bodies = (await db.exec_driver_sql("SELECT body FROM outbox ORDER BY seq")).scalars()
+        said = [part.data for part in envelope.split(envelope.join(list(bodies)))]  # type: ignore[union-attr]
+    (task,) = [event for event in said if isinstance(event, FulfilmentRequested)]
+    assert task.instructions.startswith("Uninstall Salesforce from PC-1, PC-2, which Ada uses.")
+    await it.order(Fulfilled("op", "both uninstalled"))
+    assert (await it.case()).state is State.RECLAIMED
+    assert it.org.writes == []
+
+
+async def test_installed_software_that_was_removed_meanwhile_needs_no_case(it: World) -> None:
+    await revoked(it, on_devices())
+    await answered(it, "gone", "no longer installed on PC-1, PC-2")
+    assert (await it.case()).state is State.SKIPPED
+
+
+async def test_a_dry_run_asks_as_well_and_writes_nothing(it: World) -> None:
+    await revoked(it, flagged(usage=TERMS, dry_run=True))
+    await answered(it, "unused")
+    assert (await it.case()).state is State.FROZEN
+    assert it.org.writes == []
+
+
+async def test_a_rule_that_rests_on_the_system_alone_asks_nobody(it: World) -> None:
+    await it.frozen()
+    assert await questions(it) == []

@@ -1,0 +1,278 @@
+"""Open cases and what sources of use say since: the answer before a step is taken, and cases taken back for new use.
+
+A case is judged by the version of the rule that it was opened under, from the register and the records: nobody outside
+is asked, so a page of cases takes a number of statements that does not depend on their number.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+from opentelemetry import metrics
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from reclaim.common.contracts import UsageJudged, UsageQuestioned, Use
+from reclaim.common.db import Unit
+from reclaim.common.envelope import Received
+from reclaim.common.errors import NotYet
+from reclaim.common.service import MEASURED_EVERY, Job
+from reclaim.scanner import catalog_store, usage_store
+from reclaim.scanner.catalog import Coverage
+from reclaim.scanner.domain import Terms
+from reclaim.scanner.judging import Judge
+from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat, among
+from reclaim.scanner.ports import Deps
+from reclaim.scanner.store import CANDIDATES, OPEN, RULE_VERSIONS
+from reclaim.scanner.usage import Verdict
+from reclaim.scanner.usage_store import INSTALLATIONS, NEWS, UsageSeat, judge_seats, usage_seat
+from reclaim.scanner.withdrawals import withdraw
+
+NEWS_OF_USE: Final = "usage-news"
+WATCHER: Final = "sources of use"
+"""Who takes a case back; it stands in the audit trail."""
+
+_stale = metrics.get_meter("reclaim.scanner").create_gauge(
+    "reclaim_usage_sources_stale", description="Sources of use that have fallen silent; nobody is flagged by them"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CaseSeat:
+    """A case as it is judged: by which version of which rule, and which seat; `devices` of installed software."""
+
+    case_id: str
+    rule_id: str
+    rule_version: int
+    connection_id: str
+    holder_id: str
+    holder_email: str | None
+    product: str
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What sources say about a case's seat, and why."""
+
+    use: Use
+    reason: str
+
+
+def jobs(deps: Deps) -> tuple[Job, ...]:
+    """Return the jobs that watch use."""
+    return (
+        Job(NEWS_OF_USE, partial(take_back_used, deps), every=5.0),
+        Job("usage-freshness", partial(measure, deps), every=MEASURED_EVERY),
+    )
+
+
+async def take_back_used(deps: Deps) -> bool:
+    """Take back the open cases whose seat turns out to be used, of the products that were heard of; return whether any.
+
+    Taking the news and taking cases back are one transaction. What is heard of meanwhile is news for the next time.
+    """
+    async with deps.database.reading() as db:
+        if (await db.execute(sa.select(NEWS.c.product).limit(1))).first() is None:
+            return False
+    async with deps.database.unit() as unit:
+        heard = set((await unit.db.execute(sa.delete(NEWS).returning(NEWS.c.product))).scalars())
+        about = set().union(heard, *(await catalog_store.relations(unit.db, heard)).values())
+        cases = await _cases(unit.db, OPEN, among(unit.db, CANDIDATES.c.product, about))
+        judged = await judge_cases(unit.db, cases, unit.now)
+        used = [(case_id, f"It is used: {said.reason}") for case_id, said in judged.items() if said.use == "used"]
+        withdraw(unit, sorted(used), kind="used", actor=WATCHER)
+    return True
+
+
+async def answer(_deps: Deps, unit: Unit, events: Sequence[Received[UsageQuestioned]]) -> None:
+    """Answer the lifecycle, which is about to take a step: is each seat still unused by its case's condition?"""
+    asked = {received.data.case_id: received.data for received in events}
+    cases = await _cases(unit.db, among(unit.db, CANDIDATES.c.id, asked))
+    if unknown := sorted(asked.keys() - {case.case_id for case in cases}):
+        raise NotYet(f"no seat was flagged here under case {', '.join(unknown[:3])}")
+    judged = await judge_cases(unit.db, cases, unit.now, asked)
+    unit.emit(
+        *(
+            UsageJudged(
+                case_id=case_id,
+                use=said.use,
+                reason=said.reason,
+                asked_at=asked[case_id].asked_at,
+                judged_at=unit.now,
+            )
+            for case_id, said in sorted(judged.items())
+        )
+    )
+
+
+async def measure(deps: Deps) -> bool:
+    """Count the sources that have fallen silent."""
+    async with deps.database.reading() as db:
+        _stale.set(sum(source.stale for source in await usage_store.sources(db, deps.clock.now())))
+    return False
+
+
+async def judge_cases(
+    db: AsyncConnection,
+    cases: Sequence[CaseSeat],
+    now: datetime,
+    asked: Mapping[str, UsageQuestioned] | None = None,
+) -> dict[str, Judged]:
+    """Return what sources say about each case's seat; `asked` has what the connected systems said just now."""
+    alike: dict[tuple[str, int], list[CaseSeat]] = defaultdict(list)
+    for case in cases:
+        alike[case.rule_id, case.rule_version].append(case)
+    found: dict[str, Judged] = {}
+    for (rule_id, version), own in sorted(alike.items()):
+        stored = await db.execute(
+            sa.select(RULE_VERSIONS.c.terms).where(
+                RULE_VERSIONS.c.rule_id == rule_id, RULE_VERSIONS.c.version == version
+            )
+        )
+        terms = msgspec.convert(stored.scalar_one(), Terms)
+        covered = await catalog_store.covered(db, terms.products, rule_id)
+        found |= await _judged_by(db, terms, covered, own, now, asked or {})
+    return found
+
+
+async def _judged_by(
+    db: AsyncConnection,
+    terms: Terms,
+    covered: Coverage,
+    cases: Sequence[CaseSeat],
+    now: datetime,
+    asked: Mapping[str, UsageQuestioned],
+) -> dict[str, Judged]:
+    """Judge cases of one version of a rule, the whole of a product at a time."""
+    connection_id = cases[0].connection_id
+    known = await _known(db, connection_id, {case.holder_id for case in cases})
+    there = await _there(db, {case.holder_id for case in cases}) if terms.applies_to == "installed" else set()
+    found: dict[str, Judged] = {}
+    groups: dict[tuple[str, bool], list[CaseSeat]] = defaultdict(list)
+    for case in cases:
+        read = case.case_id in asked and asked[case.case_id].read
+        groups[case.product, read].append(case)
+    for (product, read), own in sorted(groups.items()):
+        parts = (product, *covered.tree.get(product, ()))
+        judge = Judge(terms, covered, connection_id, now, told=read, listed=parts)
+        chosen = await judge.plan(db, product)
+        seats: list[tuple[CaseSeat, UsageSeat]] = []
+        for case in own:
+            devices = case.devices or ("",)
+            left = [
+                device
+                for device in devices
+                if not case.devices or any((case.holder_id, part, device) in there for part in parts)
+            ]
+            if not left:
+                found[case.case_id] = Judged("gone", f"no longer installed on {', '.join(case.devices)}")
+            seats += [(case, _seat(case, terms, parts, device, known, asked.get(case.case_id), now)) for device in left]
+        verdicts = await judge_seats(db, chosen, [seat for _case, seat in seats])
+        by_case: dict[str, list[tuple[UsageSeat, Verdict]]] = defaultdict(list)
+        for (case, seat), verdict in zip(seats, verdicts, strict=True):
+            by_case[case.case_id].append((seat, verdict))
+        found |= {case_id: _together(told) for case_id, told in by_case.items()}
+    return found
+
+
+def _together(told: Sequence[tuple[UsageSeat, Verdict]]) -> Judged:
+    """Return what verdicts on all devices of a case come to: used if any is, unused only if all are."""
+    words = " ".join(
+        f"{seat.device_id}: {verdict.reason}" if seat.device_id else verdict.reason for seat, verdict in told
+    )
+    states = {verdict.state for _seat, verdict in told}
+    if "USED" in states:
+        return Judged("used", words)
+    return Judged("unknown" if "UNKNOWN" in states else "unused", words)
+
+
+def _seat(
+    case: CaseSeat,
+    terms: Terms,
+    parts: Sequence[str],
+    device: str,
+    known: Mapping[tuple[str, str, str], KnownSeat],
+    asked: UsageQuestioned | None,
+    now: datetime,
+) -> UsageSeat:
+    """Return a case's seat as it is judged: of a suite, as young as its youngest part, used when any is."""
+    own = [seat for part in parts if (seat := known.get((case.holder_id, part, device))) is not None]
+    granted = [seat.granted_at for seat in own]
+    if not terms.by_usage:
+        granted = [seat.granted_at or seat.account_created_at for seat in own]
+    first = [seat.first_seen_at for seat in own if seat.first_seen_at is not None]
+    uses = [seat.last_used_at for seat in own if seat.last_used_at is not None]
+    if asked is not None and asked.last_used_at is not None:
+        uses.append(asked.last_used_at)
+    if own:
+        face = usage_seat(own[0])
+    else:
+        face = UsageSeat(holder_id=case.holder_id, holder_email=case.holder_email, device_id=device)
+    return replace(
+        face,
+        granted_at=None if not granted or None in granted else max(at for at in granted if at is not None),
+        first_seen_at=max(first, default=now),
+        last_used_at=max(uses, default=None),
+        asked=asked is not None and asked.read,
+    )
+
+
+async def _cases(db: AsyncConnection, *conditions: sa.ColumnElement[bool] | sa.TextClause) -> list[CaseSeat]:
+    rows = await db.execute(
+        sa.select(
+            CANDIDATES.c.id,
+            CANDIDATES.c.rule_id,
+            CANDIDATES.c.rule_version,
+            CANDIDATES.c.connection_id,
+            CANDIDATES.c.holder_id,
+            CANDIDATES.c.holder_email,
+            CANDIDATES.c.product,
+            CANDIDATES.c.devices,
+        ).where(*conditions)
+    )
+    return [
+        CaseSeat(
+            case_id=row.id,
+            rule_id=row.rule_id,
+            rule_version=row.rule_version,
+            connection_id=row.connection_id,
+            holder_id=row.holder_id,
+            holder_email=row.holder_email,
+            product=row.product,
+            devices=tuple(row.devices),
+        )
+        for row in rows
+    ]
+
+
+async def _known(
+    db: AsyncConnection, connection_id: str, holders: Collection[str]
+) -> dict[tuple[str, str, str], KnownSeat]:
+    """Return the seats of some holders as they were last read, by holder, product and device."""
+    rows = await db.execute(
+        sa.select(KNOWN_SEATS).where(
+            KNOWN_SEATS.c.connection_id == connection_id, among(db, KNOWN_SEATS.c.holder_id, holders)
+        )
+    )
+    names = [part.name for part in fields(KnownSeat)]
+    return {
+        (row["holder_id"], row["product"], row["device_id"]): KnownSeat(**{name: row[name] for name in names})
+        for row in rows.mappings()
+    }
+
+
+async def _there(db: AsyncConnection, holders: Collection[str]) -> set[tuple[str, str, str]]:
+    """Return what is installed now for some holders: holder, product and device."""
+    rows = await db.execute(
+        sa.select(INSTALLATIONS.c.holder_key, INSTALLATIONS.c.product, INSTALLATIONS.c.device).where(
+            among(db, INSTALLATIONS.c.holder_key, holders)
+        )
+    )
+    return {(row.holder_key, row.product, row.device) for row in rows}
