@@ -156,3 +156,23 @@ def test_a_file_is_sent_in_parts_that_keep_its_lines_and_their_numbers(lines: li
         found |= {first + number: line for number, line in enumerate(inside) if line}
         assert len(part) <= most or len([line for line in inside if line]) <= 1
     assert found == dict(enumerate(lines, 2))
+
+
+def test_parts_of_a_rule_are_changed_by_their_names(services: Services) -> None:
+    present = {"version": 3, "grace_days": 14, "products": ["SFDC"], "desk": "", "schedule": "0 6 * * 1"}
+    services.answers["GET", "/scanner/api/rules/rule-1"] = (200, present)
+    done = run("rule", "change", "Idle", "grace_days=21", "desk=jira", "products=SFDC, AUL", "schedule=")
+    assert done.exit_code == 0, done.output
+    method, path, _ = services.asked[-1]
+    assert (method, path) == ("PATCH", "/scanner/api/rules/rule-1")
+    assert services.sent() == {
+        "version": 3,
+        "grace_days": "21",
+        "desk": "jira",
+        "products": ["SFDC", "AUL"],
+        "schedule": None,
+    }
+    asked = len(services.asked)
+    for odd in ("no_such_part=1", "grace_days"):
+        assert run("rule", "change", "Idle", odd).exit_code == 2
+    assert {method for method, _path, _body in services.asked[asked:]} == {"GET"}

@@ -290,11 +290,43 @@ async def test_a_lost_place_goes_on_behind_the_last_seat(site: Site) -> None:
 
 
 async def test_a_lost_place_in_a_reading_starts_it_again(site: Site) -> None:
-    site.users(2_500)
+    holders = site.users(2_500)
+    for holder in holders:
+        site.org.insert("OauthToken", UserId=holder, AppName="App", LastUsedDate=NOW, UseCount=1)
     site.fault("invalid_locator", object_name=None, times=1)
     survey = await site.reader().survey(None, since=SINCE)
+    assert survey.last_seen_elsewhere == Known(dict.fromkeys(holders, NOW))
+
+
+async def test_of_everybody_only_freezes_and_thaws_of_the_time_asked_for_are_read(site: Site) -> None:
+    idle, frozen, thawed = site.users(3)
+    for holder, changes in (
+        (idle, {"LastModifiedDate": SINCE - timedelta(days=1)}),
+        (frozen, {"IsFrozen": True, "LastModifiedDate": SINCE - timedelta(days=1)}),
+        (thawed, {"LastModifiedDate": SINCE + timedelta(days=1)}),
+    ):
+        login = site.org.tables["UserLogin"].where("UserId", holder)[0]
+        site.org.amend("UserLogin", login[0], **changes)
+    survey = await site.reader().survey(None, since=SINCE)
+    assert survey.frozen == Known(frozenset({frozen}))
     assert isinstance(survey.thawed_at, Known)
-    assert len(survey.thawed_at.value) >= 2_500
+    assert thawed in survey.thawed_at.value
+    assert idle not in survey.thawed_at.value
+
+
+async def test_of_everybody_only_business_that_no_manager_can_take_over_is_counted(site: Site) -> None:
+    boss, gone, frozen, led, orphan, left, stuck = site.users(7)
+    site.org.amend("User", gone, IsActive=False)
+    login = site.org.tables["UserLogin"].where("UserId", frozen)[0]
+    site.org.amend("UserLogin", login[0], IsFrozen=True)
+    for holder, manager in ((led, boss), (left, gone), (stuck, frozen)):
+        site.org.amend("User", holder, ManagerId=manager)
+    for holder in (led, orphan, left, stuck):
+        site.cases(holder, 2)
+    everybody = await site.reader().survey(None, since=SINCE)
+    assert everybody.open_business == Known({orphan: 2, left: 2, stuck: 2})
+    asked = await site.reader().survey([led, stuck], since=SINCE)
+    assert asked.open_business == Known({led: 2, stuck: 2}), "of single holders it is always known"
 
 
 async def test_a_place_that_is_always_lost_is_transient(site: Site) -> None:

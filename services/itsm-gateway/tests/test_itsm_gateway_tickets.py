@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from reclaim.common.contracts import (
     NoticeFailed,
     Person,
     Route,
+    UserFlagged,
 )
 from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.itsm.profile import Tuning
 from reclaim.itsm_gateway import ticket_store, ticketing
+from reclaim.sandbox.desks.core import Ticket
 from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
 from tests.support.itsm_gateway import NOW, flagged, life, task
 
@@ -85,6 +88,37 @@ async def test_the_same_on_both_databases(world: World) -> None:
     async with world.site.running.database.reading() as db:
         kept = await ticket_store.of_cases(db, {"a", "b", "mailed"})
     assert {case_id: ticket.state for case_id, ticket in kept.items()} == {"a": "closed", "b": "closed"}
+
+
+async def test_a_ticket_is_opened_on_the_desk_that_its_rule_names(world: World) -> None:
+    await world.connect()
+    world.platform = "jira"
+    answer = await world.site.call("PUT", "/itsm-gateway/api/desks/emea", role="admin", json=world.entered(asks=False))
+    assert answer.status_code == 200, answer.text
+
+    def named(case_id: str, desk: str | None) -> UserFlagged:
+        event = flagged(case_id)
+        return msgspec.structs.replace(event, policy=msgspec.structs.replace(event.policy, desk=desk))
+
+    await world.site.tell(named("a", "emea"), named("b", None), named("c", "gone"))
+    await world.run("open_tickets")
+    (in_jira,) = world.tickets()
+    world.platform = "freshservice"
+    (elsewhere,) = world.tickets()
+    assert {"a", "b"} == {_case_of(in_jira), _case_of(elsewhere)}
+    assert _case_of(in_jira) == "a"
+    (failed,) = [event for event in await world.site.said() if isinstance(event, NoticeFailed)]
+    assert (failed.case_id, failed.reason) == ("c", "No service desk is connected as gone.")
+    assert "connect that desk, or name another in the rule" in failed.remedy
+    await world.run_all()
+    assert [event.case_id for event in await world.site.said() if isinstance(event, NoticeFailed)] == ["c"]
+
+
+def _case_of(ticket: Ticket) -> str:
+    """Return the case that a ticket's description leads to."""
+    found = re.search(r"/lifecycle/cases/(\w+)", ticket.description)
+    assert found
+    return found[1]
 
 
 async def test_the_approver_is_the_requester(small: World) -> None:

@@ -90,6 +90,26 @@ async def permits(it: World) -> int:
 # Caps.
 
 
+async def test_a_rules_own_cap_holds_and_what_it_holds_is_tried_again_a_day_later(
+    database_url: str | None, tmp_path: Path
+) -> None:
+    async with world(database_url, tmp_path, crowd) as it:
+        await limit(it)
+        await revoke(it, 5, most_a_day=3)
+        await it.act()
+        assert frozen(it) == 3
+        (trip,) = await open_trips(it)
+        assert (trip.cap, trip.scope, trip.used, trip.allowed) == ("day", "rule-1", 3, 3)
+        await revoke(it, 2, first=10, run="run-2", most_a_day=None)
+        await it.act()
+        assert frozen(it) == 5, "a version without a cap goes on, within the connection's"
+        it.clock.advance(DAY + timedelta(hours=1))
+        async with it.running.database.unit() as unit:
+            assert await brake_gate.retry_within_limits(unit, trip.id, by="otto") == 2
+        await it.act()
+        assert frozen(it) == 7
+
+
 @pytest.mark.parametrize("cap", ["run", "day", "month"])
 async def test_eight_claimers_never_exceed_a_cap_together(
     database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap: str

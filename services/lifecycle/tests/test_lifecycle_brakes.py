@@ -104,6 +104,30 @@ def test_a_retried_effect_takes_no_second_permit() -> None:
     assert isinstance(third, Stop), "the permit was for the other step"
 
 
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("cap", WINDOWS)
+def test_a_rules_own_cap_stops_its_seats_and_no_other_rules(cap: Cap, step: Step) -> None:
+    own = {"day": "most_a_day", "month": "most_a_month"}[cap]
+    mine = [replace(one, **{own: 2}) for one in requests(4, step)]  # type: ignore[arg-type]
+    others = [request(f"other-{number}", step, rule_id="rule-2") for number in range(3)]
+    verdicts = reserve([*mine, *others], Ledger(WIDE, 1000))
+    assert [isinstance(verdict, Permit) for verdict in verdicts] == [True, True, False, False, True, True, True]
+    stop = verdicts[2]
+    assert isinstance(stop, Stop)
+    assert (stop.cap, stop.scope, stop.used, stop.allowed) == (cap, "rule-1", 2, 2)
+    assert f"2 of at most 2 {step}s of its seats" in stop.reason
+    before = Ledger(WIDE, 1000, rules=Counter({(cap, step, "rule-1"): 1, (cap, step, "rule-2"): 9}))
+    assert granted(reserve(mine, before)) == 1, "what the rule took before counts"
+
+
+def test_a_rules_own_cap_gives_no_more_than_its_connection_and_is_lifted_with_it() -> None:
+    ledger = Ledger(replace(WIDE, day_most=1), 1000, open=frozenset({("month", "freeze", "rule-1")}))
+    own = [request(f"case-{number}", most_a_day=3, most_a_month=9) for number in range(3)]
+    assert granted(reserve(own, ledger)) == 0, "tripped: it does not clear itself"
+    assert granted(reserve(own, replace(ledger, open=frozenset()))) == 1
+    assert granted(reserve([*own, request("case-9", most_a_day=3)], lifted(ledger))) == 4
+
+
 @pytest.mark.parametrize("cap", ["run", "day", "month"])
 def test_a_tripped_brake_stops_although_there_is_room_again(cap: Cap) -> None:
     scope = "run-1" if cap == "run" else ""

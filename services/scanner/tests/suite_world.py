@@ -1,16 +1,21 @@
-"""An org whose holders have several seats each, as a generic SaaS or a feed of installations lists them."""
+"""A scanner over an org whose holders have several seats each, as a generic SaaS or a feed lists them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from reclaim.common.clock import FixedClock
+from reclaim.common.contracts import UserFlagged
 from reclaim.connectors.fake import FakeOrg, FakeReader
 from reclaim.connectors.ports import ConnectionProfile, Licence, SeatRecord
-from services.scanner.tests.scanner_world import NOON, idle
+from reclaim.scanner import actions, catalog_actions, catalog_store, store
+from reclaim.scanner.store import Rule
+from services.scanner.tests.scanner_world import NOON, SECRET, SETTINGS, TERMS, Scanner, idle, started
 
 PRODUCTS: tuple[dict[str, Any], ...] = (
     {"key": "WORD", "name": "Word", "publisher": "Acme", "processes": ["windows:winword.exe", "macos:word"]},
@@ -70,3 +75,56 @@ def suite_org(clock: FixedClock, owned: Mapping[str, Mapping[str, int | None]], 
     for name, products in owned.items():
         org.own(name, **products)
     return org
+
+
+IDLE: Mapping[str, Mapping[str, int | None]] = {
+    "ann": {"WORD": 200, "EXCEL": 150},
+    "bob": {"WORD": 200, "EXCEL": 2},
+    "cid": {"OFFICE": None},
+    "dan": {"VISIO": 300},
+}
+
+
+@asynccontextmanager
+async def world(
+    tmp_path: Path, clock: FixedClock, database_url: str | None = None, owned: Mapping[str, Any] = IDLE
+) -> AsyncIterator[Scanner]:
+    """A scanner with a catalogue, connected to an org of holders with several seats."""
+    async with started(tmp_path, suite_org(clock, owned), clock, database_url=database_url) as scanner:
+        for product in PRODUCTS:
+            await catalog_actions.add_product(scanner.deps, product, author="otto")
+        await actions.add_connection(
+            scanner.deps, name="Acme", kind="salesforce", settings=SETTINGS, credentials={"client_secret": SECRET}
+        )
+        yield scanner
+
+
+async def ruled(scanner: Scanner, *products: str, activate: bool = True, **terms: Any) -> Rule:
+    async with scanner.running.database.reading() as db:
+        (connection,) = await store.connections(db)
+    rule = await actions.add_rule(
+        scanner.deps, connection.id, {**TERMS, "products": list(products), **terms}, author="otto"
+    )
+    return await actions.activate_rule(scanner.deps, rule.id) if activate else rule
+
+
+async def scanned(scanner: Scanner, rule: Rule) -> list[UserFlagged]:
+    before = len(await scanner.said(UserFlagged))
+    run = await actions.start_scan(scanner.deps, rule.id, dry_run=False, accept_population=True, asked_by="otto")
+    await scanner.scan_all()
+    async with scanner.running.database.reading() as db:
+        done = await store.run(db, run.id)
+    assert done.status == "finished", done
+    flagged: list[UserFlagged] = (await scanner.said(UserFlagged))[before:]
+    assert done.flagged == len(flagged)
+    return flagged
+
+
+def seats(flagged: list[UserFlagged]) -> list[tuple[str, str]]:
+    return sorted((event.seat.holder.id, event.seat.product) for event in flagged)
+
+
+async def row_of(scanner: Scanner, rule: Rule, product: str) -> str:
+    async with scanner.running.database.reading() as db:
+        rows = await catalog_store.rows(db, rule.id)
+    return next(stored.id for stored in rows if stored.row.product == product and not stored.row.is_component)

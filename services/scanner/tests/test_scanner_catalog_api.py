@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from reclaim.common.clock import FixedClock
-from reclaim.common.errors import Invalid
-from reclaim.scanner import catalog_api, catalog_store, service
+from reclaim.scanner import catalog_store
 from reclaim.scanner.catalog import Process
-from services.scanner.tests.scanner_world import SECRET, SETTINGS, TERMS, Api, Served, serving, small_org
+from services.scanner.tests.scanner_world import SECRET, SETTINGS, TERMS, Api, Served
 from services.scanner.tests.suite_world import PRODUCTS
 
 CONNECTION = {"name": "Acme", "settings": SETTINGS, "credentials": {"client_secret": SECRET}}
@@ -115,49 +111,57 @@ async def test_a_component_by_itself_is_refused_with_409_and_what_to_do(
     assert (await api("GET", f"/rules/{rule}"))["version"] == 1
 
 
-async def test_without_a_filter_language_a_filter_is_refused(served: Served) -> None:
+async def test_a_parents_filter_is_set_and_cleared_and_shows_read_only_on_components(served: Served) -> None:
     api = served.api("operator")
     await stocked(api)
     rule = await ruled(served.api(), "OFFICE")
     row = await row_id(api, rule, "OFFICE")
-    problem = await api("PATCH", f"/rules/{rule}/products/{row}", 422, json={"filter": "department eq 'Sales'"})
+    answer = await api("PATCH", f"/rules/{rule}/products/{row}", json={"filter": " user/department   eq 'Sales' "})
+    assert [(each["filter"], each["editable"]) for each in answer["products"]] == [
+        ("user/department eq 'Sales'", True),
+        ("user/department eq 'Sales'", False),
+        ("user/department eq 'Sales'", False),
+    ]
+    assert answer["version"] == 2
+    changes = (await api("GET", f"/rules/{rule}/diff"))["changes"]
+    filters = {"OFFICE": "user/department eq 'Sales'"}
+    assert changes == [{"field": "product_filters", "before": {}, "after": filters}]
+    renamed = await api("PATCH", f"/rules/{rule}", json={"name": "Renamed"})
+    assert renamed["product_filters"] == filters, "an edit of the rule's terms keeps them"
+    component = await row_id(api, rule, "WORD", "OFFICE")
+    for text in ("user/department eq 'Sales'", "", "no filter at all"):
+        await api("PATCH", f"/rules/{rule}/products/{component}", 409, json={"filter": text})
+    cleared = await api("PATCH", f"/rules/{rule}/products/{row}", json={"filter": ""})
+    assert {each["filter"] for each in cleared["products"]} == {""}
+    both = {"product": "VISIO", "filter": "price ge 25"}
+    changed = await api("PATCH", f"/rules/{rule}/products/{row}", json=both)
+    assert [(each["product"], each["filter"]) for each in changed["products"]] == [("VISIO", "price ge 25")]
+    left = await api("PATCH", f"/rules/{rule}", json={"products": ["WORD"]})
+    assert left["product_filters"] == {}, "a product that goes takes its filter along"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("device/platform eq 'windows'", "a field of installed software"),
+        ("user/__class__ eq 'x'", "there is no field"),
+        ("price ge", "At character"),
+        ("not " * 30 + "price ge 1", "nested more than 20 levels"),
+        ("price ge 1 or " * 200 + "price ge 1", "at most 2,000 characters"),
+    ],
+    ids=["where it does not apply", "an inner name", "half", "too deep", "too long"],
+)
+async def test_a_filter_where_it_does_not_apply_is_refused_with_422(served: Served, text: str, says: str) -> None:
+    api = served.api("operator")
+    await stocked(api)
+    rule = await ruled(served.api(), "OFFICE")
+    row = await row_id(api, rule, "OFFICE")
+    problem = await api("PATCH", f"/rules/{rule}/products/{row}", 422, json={"filter": text})
     assert problem["errors"][0]["field"] == "filter"
-
-
-def _only_sales(text: str) -> str:
-    if text and text.split() != ["department", "eq", "'Sales'"]:
-        raise Invalid("Only Sales is known here.", field="filter")
-    return " ".join(text.split())
-
-
-async def test_a_parents_filter_is_stored_as_its_language_writes_it_and_shows_on_components(
-    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    routes = partial(catalog_api.routes, check_filter=_only_sales)
-    monkeypatch.setattr(service.catalog_api, "routes", lambda deps, **_wired: routes(deps))
-    async with serving(tmp_path, small_org(clock), clock) as served:
-        api = served.api("operator")
-        await stocked(api)
-        rule = await ruled(served.api(), "OFFICE")
-        row = await row_id(api, rule, "OFFICE")
-        answer = await api("PATCH", f"/rules/{rule}/products/{row}", json={"filter": " department   eq 'Sales' "})
-        assert [(each["filter"], each["editable"]) for each in answer["products"]] == [
-            ("department eq 'Sales'", True),
-            ("department eq 'Sales'", False),
-            ("department eq 'Sales'", False),
-        ]
-        assert answer["version"] == 2
-        problem = await api("PATCH", f"/rules/{rule}/products/{row}", 422, json={"filter": "1 eq 1"})
-        assert "Only Sales" in problem["detail"]
-        component = await row_id(api, rule, "WORD", "OFFICE")
-        await api("PATCH", f"/rules/{rule}/products/{component}", 409, json={"filter": "department eq 'Sales'"})
-        cleared = await api("PATCH", f"/rules/{rule}/products/{row}", json={"filter": ""})
-        assert {each["filter"] for each in cleared["products"]} == {""}
-        both = {"product": "VISIO", "filter": "department eq 'Sales'"}
-        changed = await api("PATCH", f"/rules/{rule}/products/{row}", json=both)
-        assert [(each["product"], each["filter"]) for each in changed["products"]] == [
-            ("VISIO", "department eq 'Sales'")
-        ]
+    assert says in problem["detail"]
+    problem = await api("POST", f"/rules/{rule}/products", 422, json={"product": "VISIO", "filter": text})
+    assert says in problem["detail"]
+    assert (await api("GET", f"/rules/{rule}"))["version"] == 1
 
 
 async def test_editing_a_rules_terms_carries_its_rows_along(served: Served) -> None:

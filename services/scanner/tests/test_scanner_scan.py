@@ -66,6 +66,15 @@ async def found(scanner: Scanner, run_id: str) -> Run:
         return await store.run(db, run_id)
 
 
+async def when_read(scanner: Scanner, run_id: str) -> Run:
+    """Return a run when its first page was counted."""
+    for _ in range(1_000):
+        if (run := await found(scanner, run_id)).seen:
+            return run
+        await asyncio.sleep(0.01)
+    raise AssertionError("nothing was read within ten seconds")
+
+
 async def flagged(scanner: Scanner) -> list[str]:
     return [event.seat.holder.id for event in await scanner.said(UserFlagged)]
 
@@ -391,7 +400,7 @@ async def test_a_scan_that_is_shut_down_is_handed_back_at_once(
     run = await actions.start_scan(scanner.deps, rule.id, dry_run=False, accept_population=False, asked_by="otto")
     work = asyncio.create_task(scanner.job("scan"))
     await started_reading.wait()
-    under_way = await found(scanner, run.id)
+    under_way = await when_read(scanner, run.id)
     assert (under_way.status, under_way.seen, under_way.pages, under_way.percent) == ("running", 1, 1, 16)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -423,6 +432,7 @@ async def test_a_process_held_up_past_its_lease_writes_nothing_any_more(
     run = await actions.start_scan(both.deps, rule.id, dry_run=False, accept_population=False, asked_by="otto")
     first = asyncio.create_task(both.job("scan"))
     await reached.wait()
+    await when_read(both, run.id)
     async with both.running.database.unit() as unit:
         await unit.db.execute(sa.update(store.RUNS).values(look_at=0))
     assert await both.job("scan")

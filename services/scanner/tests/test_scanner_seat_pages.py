@@ -46,7 +46,7 @@ async def test_a_seat_is_explained_on_its_page_and_can_be_excluded_from_there(ad
     connection_id = await connected(admin)
     await ruled(admin, connection_id)
     page = await admin.get("/scanner/explain")
-    assert "Account" in page
+    assert "Holder" in page
     page = await admin.get(f"/scanner/explain?connection_id={connection_id}&holder=u00004")
     assert "Left alone" in page
     assert "Modify All Data" in page

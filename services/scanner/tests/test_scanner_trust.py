@@ -58,6 +58,11 @@ def test_a_reason_without_its_check_is_not_kept() -> None:
         ({"ask_first": "everybody"}, "ask_first"),
         ({"ask_first": "holder", "route": "both"}, "ask_first"),
         ({"holder_days": 31}, "holder_days"),
+        ({"most_a_day": 0}, "most_a_day"),
+        ({"most_a_day": 9, "most_a_month": 8}, "most_a_month"),
+        ({"desk": "two words", "route": "itsm"}, "desk"),
+        ({"desk": "x" * 81, "route": "itsm"}, "desk"),
+        ({"desk": "jira", "route": "email"}, "desk"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_field(raw: dict[str, object], field: str) -> None:
@@ -74,7 +79,12 @@ def test_what_the_other_stages_honour_travels_with_the_policy() -> None:
     assert policy.hand_over_to == "u9"
     assert [str(policy.act_from), str(policy.act_until)] == ["09:00:00", "17:30:00"]
     assert (policy.remind_days, policy.ask_first, policy.holder_days) == ((2, 5), "holder", 4)
+    capped = read_terms({**RAW, "most_a_day": "5", "most_a_month": 40}).policy("r1", 1, dry_run=True, prices={})
+    assert (capped.most_a_day, capped.most_a_month) == (5, 40)
+    both = {**RAW, "route": "both", "desk": " jira-emea "}
+    assert read_terms(both).policy("r1", 1, dry_run=True, prices={}).desk == "jira-emea"
     bare = read_terms(RAW).policy("r1", 1, dry_run=True, prices={})
+    assert bare.desk is None
     assert (bare.fallback_approver, bare.hand_over_to, bare.act_from, bare.act_until) == (None, None, None, None)
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common import migrate
-from reclaim.common.db import Database
+from reclaim.common.db import Database, open_engine
 from reclaim.common.errors import Invalid
 from reclaim.scanner import known_seats, service, usage_store
 from reclaim.scanner.known_seats import KnownSeat, user_key
@@ -114,6 +116,48 @@ async def test_an_older_report_that_comes_late_does_not_replace_a_newer_one(data
 async def test_of_two_records_of_one_batch_with_the_same_key_the_last_counts(database: Database) -> None:
     await keep(database, [record(seconds=100), record(seconds=7)])
     assert [row.seconds for row in await stored(database)] == [7]
+
+
+async def test_versions_and_processes_of_one_period_are_records_of_their_own_and_are_added_up(
+    database: Database,
+) -> None:
+    hours = {"1.0": 12, "2.0": 8}
+    batch = [record(version=version, seconds=most * 3600) for version, most in hours.items()]
+    batch.append(record("u2", process="winword.exe", seconds=19 * 3600))
+    await keep(database, batch)
+    await keep(database, batch)
+    assert [(row.process, row.version) for row in await stored(database)] == [
+        ("", "1.0"),
+        ("", "2.0"),
+        ("winword.exe", ""),
+    ]
+    await tell(database, report())
+    found = await verdicts(database, UNDER_20, seat("u1"), seat("u2"))
+    assert [verdict.state for verdict in found] == ["USED", "UNUSED"]
+
+
+async def test_usage_from_before_processes_and_versions_stays(tmp_path: Path, database_url: str | None) -> None:
+    engine = open_engine(database_url or f"sqlite+aiosqlite:///{tmp_path}/old.db")
+    versions = Path(service.__file__).parent / "migrations"
+    old = [column for column in USAGE.c if column.name not in ("process", "version")]
+
+    def as_it_was(db: sa.Connection) -> None:
+        config = migrate._config(versions, db)
+        ours = ScriptDirectory.from_config(config).get_revision("scanner_0009")
+        command.upgrade(config, str(ours.down_revision))
+        table = sa.Table("usage_records", sa.MetaData(), *(sa.Column(one.name, one.type) for one in old))
+        row = {one.name: "x" for one in old} | dict.fromkeys(("period_start", "period_end", "heard_at"), NOW)
+        row |= {"seconds": 3600, "runs": 1, "session": False, "last_used_from": None, "last_used_by": None}
+        db.execute(sa.insert(table).values(row))
+
+    async with engine.begin() as db:
+        await db.run_sync(as_it_was)
+    await migrate.upgrade(engine, versions)
+    assert await migrate.differences(engine, service.metadata) == []
+    async with engine.connect() as db:
+        (row,) = await db.execute(sa.select(USAGE))
+    await engine.dispose()
+    assert (row.user_key, row.seconds, row.process, row.version) == ("x", 3600, "", "")
 
 
 async def test_good_records_are_kept_and_bad_ones_listed(database: Database) -> None:

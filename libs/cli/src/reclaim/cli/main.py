@@ -256,6 +256,9 @@ def rule_add(
     ] = False,
     decision_days: Annotated[int, typer.Option(help="days the manager has to answer")] = 14,
     route: Annotated[str, typer.Option(help="email, itsm or both")] = "email",
+    desk: Annotated[
+        str, typer.Option(help="id of the service desk that opens the tickets; else the one that asks")
+    ] = "",
     live: Annotated[bool, typer.Option("--live", help="really act; without it the rule is a dry run")] = False,
     hand_over: Annotated[bool, typer.Option(help="give open records to the manager")] = True,
     schedule: Annotated[str | None, typer.Option(help="cron expression, in --time-zone")] = None,
@@ -276,6 +279,17 @@ def rule_add(
     fallback_approver: Annotated[
         str, typer.Option(help="address of whoever is asked when the manager is missing, inactive or the holder")
     ] = "",
+    fallback_name: Annotated[str, typer.Option(help="what they are called")] = "",
+    most_flagged: Annotated[
+        int | None, typer.Option(help="a scan that would flag more seats opens nothing; without: only the share counts")
+    ] = None,
+    most_flagged_share: Annotated[int, typer.Option(help="nor does one that would flag more of a hundred seats")] = 50,
+    most_a_day: Annotated[
+        int | None, typer.Option(help="at most so many of its seats are frozen, and freed, in 24 hours")
+    ] = None,
+    most_a_month: Annotated[int | None, typer.Option(help="and in 30 days")] = None,
+    cooldown_days: Annotated[int, typer.Option(help="days that a kept seat is left in peace")] = 90,
+    young_days: Annotated[int, typer.Option(help="days that a new account is left alone")] = 30,
     hand_over_to: Annotated[
         str, typer.Option(help="id of the user who takes open records over; else the manager")
     ] = "",
@@ -311,6 +325,7 @@ def rule_add(
             "channels": channel or [],
             "include_no_activity": include_no_activity,
             "route": route,
+            "desk": desk,
             "decision_days": decision_days,
             "on_timeout": on_timeout,
             "grace_days": grace_days,
@@ -326,6 +341,13 @@ def rule_add(
             "downgrade_profile": downgrade_profile,
             "no_reclaim_before_days_off": no_reclaim_before_days_off,
             "fallback_approver": fallback_approver,
+            "fallback_name": fallback_name,
+            "most_flagged": most_flagged,
+            "most_flagged_share": most_flagged_share,
+            "most_a_day": most_a_day,
+            "most_a_month": most_a_month,
+            "cooldown_days": cooldown_days,
+            "young_days": young_days,
             "hand_over_to": hand_over_to,
             "act_from": act_from,
             "act_until": act_until,

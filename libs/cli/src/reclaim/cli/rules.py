@@ -1,4 +1,4 @@
-"""The commands that say why: `rule explain`, `rule diff`, `rule submit`, `rule withdraw-cases` and `exclusion`."""
+"""The commands that change a rule and that say why: `rule change`, `explain`, `diff`, `submit` ..., and `exclusion`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from reclaim.cli.client import Client
-from reclaim.cli.options import DEFAULT_URL, OutputOption, UrlOption, connected, named
+from reclaim.cli.options import DEFAULT_URL, OutputOption, UrlOption, connected, fail, named
 from reclaim.cli.output import Output, listing, show
 
 exclusion_app = typer.Typer(no_args_is_help=True, help="Seats that no rule flags: for whom, why, and until when.")
@@ -18,14 +18,37 @@ RuleArgument = Annotated[str, typer.Argument(help="name or id")]
 def add_to(app: typer.Typer, rule_app: typer.Typer) -> None:
     """Add the commands to the command's grammar."""
     app.add_typer(exclusion_app, name="exclusion")
+    rule_app.command("change")(change)
     rule_app.command("explain")(explain)
     rule_app.command("diff")(diff)
     rule_app.command("submit")(submit)
     rule_app.command("withdraw-cases")(withdraw_cases)
 
 
+def change(
+    rule: RuleArgument,
+    parts: Annotated[list[str], typer.Argument(help="such as grace_days=21 desk=jira; nothing after = takes it away")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Change parts of a rule, named as `rule show` names them, and keep the rest. Open cases keep their version.
+
+    Several values are apart by commas: products=SFDC,AUL.
+    """
+    with connected(url) as client:
+        path = f"/scanner/api/rules/{_rule(client, rule)}"
+        present = client.get(path)
+        document = {"version": present["version"]}
+        for name, given, value in (part.partition("=") for part in parts):
+            if not given or name not in present:
+                fail(f"{name!r} is no part of a rule: write such as grace_days=21, as `reclaim rule show` names it.", 2)
+            several = isinstance(present[name], list)
+            document[name] = [one.strip() for one in value.split(",") if one.strip()] if several else value or None
+        show(output, client.call("PATCH", path, json=document))
+
+
 def explain(
-    holder: Annotated[str, typer.Argument(help="the account's id in the connected system")],
+    holder: Annotated[str, typer.Argument(help="the account's id, its e-mail address, or a part of the name")],
     connection: Annotated[str, typer.Option(help="name or id of the connection")],
     url: UrlOption = DEFAULT_URL,
     output: OutputOption = Output.TABLE,

@@ -113,7 +113,10 @@ class Policy(Value, frozen=True):
     Something is taken away only from `act_from` until `act_until` on working days, in `time_zone`; None: at any time.
     `fallback_approver` is asked when there is no manager who could be. A question that was delivered `remind_days` ago
     and is not answered is put again. With `ask_first` the holder is asked by mail for `holder_days` before the approver
-    is; the decision deadline starts with the approver's question.
+    is; the decision deadline starts with the approver's question. `desk` is the service desk that opens the ticket, by
+    the id it is connected as; None: the one where new cases get theirs. Of the rule's seats at most `most_a_day` are
+    frozen, and apart from them as many freed, in 24 hours, and `most_a_month` in 30 days, within what its connection
+    allows; None: as many as that.
 
     With `usage` the condition is that one, and `inactive_days` how far back use over other channels counts.
     """
@@ -143,6 +146,9 @@ class Policy(Value, frozen=True):
     remind_days: tuple[int, ...] = ()
     ask_first: AskFirst = "manager"
     holder_days: int = 3
+    desk: str | None = None
+    most_a_day: int | None = None
+    most_a_month: int | None = None
     usage: UsageTerms | None = None
 
     @property

@@ -159,8 +159,9 @@ class SeatReader(Protocol):
     async def survey(self, holders: Sequence[str] | None, *, since: datetime) -> Survey:
         """Read what the safety checks need, for the given holders or (None) for everybody.
 
-        `since` bounds the history that counts as use elsewhere. The number of calls does not grow with holders
-        except by paging. A part that could not be read is `Unknown`.
+        `since` bounds the history that counts as use elsewhere and, for everybody, of freezes and thaws; for everybody
+        `open_business` may leave out who has a manager that can take it over. The number of calls does not grow with
+        holders except by paging. A part that could not be read is `Unknown`.
         """
         ...
 

@@ -140,13 +140,12 @@ def through_the_desk(event: UserFlagged) -> bool:
 
 def nobody_asked(event: UserFlagged, now: datetime) -> NoticeFailed:
     """Return the word that a case cannot be asked through a service desk, and what a person can do about it."""
+    desk, rule = event.policy.desk, f"the rule “{event.policy.rule_name}”"
+    ahead = f"set the route of {rule} to e-mail" if desk is None else f"connect that desk, or name another in {rule}"
     return NoticeFailed(
         case_id=event.case_id,
         channel="itsm",
-        reason=NO_DESK,
-        remedy=(
-            "Decide this case on its page in the console. For cases to come, set the route of the rule "
-            f"“{event.policy.rule_name}” to e-mail."
-        ),
+        reason=NO_DESK if desk is None else f"No service desk is connected as {desk}.",
+        remedy=f"Decide this case on its page in the console. For cases to come, {ahead}.",
         failed_at=now,
     )

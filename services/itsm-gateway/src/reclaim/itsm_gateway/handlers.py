@@ -40,8 +40,8 @@ async def open_requests(deps: Deps, unit: Unit, events: Sequence[Received[UserFl
     asked = [event for event in fresh if domain.through_the_desk(event)]
     await store.add_routes(unit.db, {event.case_id: domain.through_the_desk(event) for event in fresh})
     await store.add_requests(unit.db, asked)
-    if asked and not await ticketing.want(unit, asked, deps.public_url):
-        unit.emit(*(domain.nobody_asked(event, unit.now) for event in asked))
+    unasked = await ticketing.want(unit, asked, deps.public_url)
+    unit.emit(*(domain.nobody_asked(event, unit.now) for event in unasked))
 
 
 async def follow(deps: Deps, unit: Unit, events: Sequence[Received[domain.Progress]]) -> None:

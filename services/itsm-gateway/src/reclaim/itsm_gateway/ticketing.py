@@ -63,11 +63,16 @@ DECIDED: Final = frozenset({"keep", "revoke", "downgrade", "done", "undecided"})
 T = TypeVar("T", Ticket, tuple[Word, Ticket])
 
 
-async def want(unit: Unit, flagged: Sequence[UserFlagged], public_url: str) -> bool:
-    """Ask for the tickets of new cases; False if no service desk is connected that asks."""
-    desk_id = await ticket_store.asking(unit.db)
-    if desk_id is None:
-        return False
+async def want(unit: Unit, flagged: Sequence[UserFlagged], public_url: str) -> list[UserFlagged]:
+    """Ask for the tickets of new cases, at the desk that the rule names or else the one that asks.
+
+    Returns those for which there is no such desk.
+    """
+    if not flagged:
+        return []
+    by_desk: dict[str | None, str | None] = {desk.id: desk.id for desk in await ticket_store.desks(unit.db)}
+    by_desk[None] = await ticket_store.asking(unit.db)
+    asked = [(event, desk_id) for event in flagged if (desk_id := by_desk.get(event.policy.desk)) is not None]
     rows = [
         {
             "reference": domain.reference(event.case_id, "question"),
@@ -79,13 +84,14 @@ async def want(unit: Unit, flagged: Sequence[UserFlagged], public_url: str) -> b
             "dry_run": event.policy.dry_run,
             "flagged_at": event.flagged_at,
         }
-        for event in flagged
+        for event, desk_id in asked
     ]
     await ticket_store.want(unit.db, rows, wall_milliseconds())
-    for event in flagged:
+    for event, _desk in asked:
         await ticket_store.set_failure(unit.db, event.case_id, None)
-    unit.wake(OPEN)
-    return True
+    if asked:
+        unit.wake(OPEN)
+    return [event for event in flagged if by_desk.get(event.policy.desk) is None]
 
 
 def values_of(event: UserFlagged, public_url: str) -> dict[str, str]:

@@ -295,6 +295,7 @@ async def ledger(
         seats=await seats_of(db, connection_id),
         runs=Counter({(cast("Step", step), str(run)): count for step, run, count in by_run.tuples()}),
         windows=windows,
+        rules=await _count_rules(db, where, requests, now),
         canaries={} if dry_run else await _canaries(db, rules, others),
         open=frozenset(cast("Tripped", (cap, step, scope)) for cap, step, scope in tripped.tuples()),
         permits=cast("frozenset[tuple[str, Step]]", fresh),
@@ -312,6 +313,23 @@ async def count_windows(db: AsyncConnection, where: sa.ColumnElement[bool], now:
         )
         windows.update({(cap, step): count for step, count in rows.tuples()})
     return windows
+
+
+async def _count_rules(
+    db: AsyncConnection, where: sa.ColumnElement[bool], requests: Sequence[Request], now: datetime
+) -> Counter[Tripped]:
+    """Count the permits of each window, step and rule, for the rules that say how many they take at most."""
+    rules: Counter[Tripped] = Counter()
+    for cap, length in WINDOWS.items():
+        limited = {request.rule_id for request in requests if request.own_cap(cap) is not None}
+        if limited:
+            rows = await db.execute(
+                sa.select(PERMIT.c.step, PERMIT.c.rule_id, sa.func.count())
+                .where(where, PERMIT.c.taken_at > now - length, PERMIT.c.rule_id.in_(sorted(limited)))
+                .group_by(PERMIT.c.step, PERMIT.c.rule_id)
+            )
+            rules.update({(cap, cast("Step", step), rule): count for step, rule, count in rows.tuples()})
+    return rules
 
 
 def of_connection(connection_id: str, *, dry_run: bool) -> sa.ColumnElement[bool]:
@@ -413,7 +431,16 @@ async def renew_permits(db: AsyncConnection, requests: Sequence[Request], now: d
 def request_of(case: Case, step: Step) -> Request:
     """Return what a case asks for."""
     policy = case.policy
-    return Request(case.id, step, case.run_id, policy.rule_id, policy.rule_version, policy.dry_run)
+    return Request(
+        case.id,
+        step,
+        case.run_id,
+        policy.rule_id,
+        policy.rule_version,
+        policy.dry_run,
+        policy.most_a_day,
+        policy.most_a_month,
+    )
 
 
 # Trips.

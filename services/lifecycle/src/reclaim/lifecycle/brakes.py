@@ -38,6 +38,14 @@ PERMIT_HOLDS: Final = timedelta(days=1)
 NAMES: Final[Mapping[Cap, str]] = {"run": "one scan run", "day": "24 hours", "month": "30 days"}
 
 
+ROOM_AGAIN: Final = " There is room again, but a tripped brake does not clear itself."
+
+REMEDY: Final = (
+    "On the page Brakes, have the held cases tried again within the limits, or ask for an override of this batch, "
+    "which another operator has to approve."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The most freezes, and as many reclaims: in number, and in per cent of the connection's seats.
@@ -79,6 +87,12 @@ class Request:
     rule_id: str
     rule_version: int
     dry_run: bool
+    most_a_day: int | None = None
+    most_a_month: int | None = None
+
+    def own_cap(self, cap: Cap) -> int | None:
+        """Return how many steps its rule takes at most in a window; None if the rule says nothing of it."""
+        return {"day": self.most_a_day, "month": self.most_a_month}.get(cap)
 
     @property
     def rule(self) -> str:
@@ -103,17 +117,20 @@ Tripped = tuple[Cap, Step, str]
 class Ledger:
     """What one connection has taken so far, dry or live.
 
-    `runs` counts permits by (step, run), `windows` by (cap, step); `open` are the brakes that tripped and were not
-    dealt with; `permits` are the (case, step) that need none any more.
+    `runs` counts permits by (step, run), `windows` by (cap, step), `rules` by (cap, step, rule); `open` are the brakes
+    that tripped and were not dealt with; `permits` are the (case, step) that need none any more. `overridden`: what
+    rules say of themselves does not hold either.
     """
 
     limits: Limits
     seats: int | None
     runs: Counter[tuple[Step, str]] = field(default_factory=Counter)
     windows: Counter[tuple[Cap, Step]] = field(default_factory=Counter)
+    rules: Counter[Tripped] = field(default_factory=Counter)
     canaries: dict[str, Canary] = field(default_factory=dict)
     open: frozenset[Tripped] = frozenset()
     permits: frozenset[tuple[str, Step]] = frozenset()
+    overridden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +160,7 @@ class Stop:
 
 def reserve(requests: Sequence[Request], ledger: Ledger) -> list[Permit | Stop]:
     """Say for each request, in order, whether it gets a permit; what one takes is counted for the next."""
-    runs, windows = Counter(ledger.runs), Counter(ledger.windows)
+    runs, windows, rules = Counter(ledger.runs), Counter(ledger.windows), Counter(ledger.rules)
     canaries, tripped = dict(ledger.canaries), set(ledger.open)
     verdicts: list[Permit | Stop] = []
     for request in requests:
@@ -152,6 +169,7 @@ def reserve(requests: Sequence[Request], ledger: Ledger) -> list[Permit | Stop]:
             verdicts.append(Permit(request, new=False))
             continue
         stop = _stop_of(request, ledger, runs, windows, canaries, tripped)
+        stop = stop or _stop_by_rule(request, ledger, rules, tripped)
         if stop is not None:
             tripped.add(stop.tripped)
             verdicts.append(stop)
@@ -160,6 +178,7 @@ def reserve(requests: Sequence[Request], ledger: Ledger) -> list[Permit | Stop]:
             runs[step, request.run_id] += 1
         for cap in WINDOWS:
             windows[cap, step] += 1
+            rules[cap, step, request.rule_id] += 1
         if step == "freeze" and not request.dry_run:
             canary = canaries.get(request.rule) or Canary(0, ledger.limits.canary, confirmed=False)
             canaries[request.rule] = Canary(canary.frozen + 1, canary.size, canary.confirmed)
@@ -170,7 +189,7 @@ def reserve(requests: Sequence[Request], ledger: Ledger) -> list[Permit | Stop]:
 def lifted(ledger: Ledger) -> Ledger:
     """Return the ledger as an approved override sees it: no cap holds, but a canary still does."""
     unlimited = {f"{cap}_most": sys.maxsize for cap in NAMES}
-    return replace(ledger, limits=replace(ledger.limits, **unlimited), seats=None, open=frozenset())
+    return replace(ledger, limits=replace(ledger.limits, **unlimited), seats=None, open=frozenset(), overridden=True)
 
 
 def _stop_of(
@@ -196,6 +215,26 @@ def _stop_of(
     return None
 
 
+def _stop_by_rule(
+    request: Request, ledger: Ledger, rules: Mapping[Tripped, int], tripped: Collection[Tripped]
+) -> Stop | None:
+    """Return what stops a step because its rule has taken what it says it takes at most."""
+    for cap in () if ledger.overridden else WINDOWS:
+        allowed = request.own_cap(cap)
+        key: Tripped = (cap, request.step, request.rule_id)
+        used = rules.get(key, 0)
+        if allowed is not None and (used >= allowed or key in tripped):
+            rehearsed = "dry-run " if request.dry_run else ""
+            reason = (
+                f"The rule's own brake stopped this {request.step}: {used} of at most {allowed} {rehearsed}"
+                f"{request.step}s of its seats in {NAMES[cap]} were taken."
+            )
+            if used < allowed:
+                reason += ROOM_AGAIN
+            return Stop(request, cap, request.rule_id, used, allowed, reason, REMEDY)
+    return None
+
+
 def _over(request: Request, cap: Cap, scope: str, used: int, allowed: int, ledger: Ledger) -> Stop:
     most, share = ledger.limits.of(cap)
     seats = "not known yet" if ledger.seats is None else str(ledger.seats)
@@ -205,12 +244,8 @@ def _over(request: Request, cap: Cap, scope: str, used: int, allowed: int, ledge
         f"were taken (the limit is {most}, and {share} % of the connection's seats, which are {seats})."
     )
     if used < allowed:
-        reason += " There is room again, but a tripped brake does not clear itself."
-    remedy = (
-        "On the page Brakes, have the held cases tried again within the limits, or ask for an override of this batch, "
-        "which another operator has to approve."
-    )
-    return Stop(request, cap, scope, used, allowed, reason, remedy)
+        reason += ROOM_AGAIN
+    return Stop(request, cap, scope, used, allowed, reason, REMEDY)
 
 
 def _held_by_canary(request: Request, canary: Canary) -> Stop:

@@ -402,12 +402,13 @@ async def add_exclusion(deps: Deps, raw: Mapping[str, object], *, author: str) -
         await exclusion_store.lock_connections(unit.db, terms.connection_id)
         added = await exclusion_store.add(unit.db, terms, author=author, now=unit.now)
         cases = await exclusion_store.open_seats(unit.db, connection_id=terms.connection_id)
+        kin = await exclusion_store.kin(unit.db, [added])
         closed = withdraw(
             unit,
             [
                 (case_id, evidence)
                 for case_id, seat in cases
-                if (evidence := Exclusions([added], seat.connection_id, unit.now).evidence(seat)) is not None
+                if (evidence := Exclusions([added], seat.connection_id, unit.now, kin).evidence(seat)) is not None
             ],
             kind="exempted",
             actor=author,

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from reclaim.common.contracts import Money
 from reclaim.common.routing import Router
 from reclaim.connectors.registry import capabilities
-from reclaim.scanner import actions, exclusion_store, store
+from reclaim.scanner import actions, exclusion_store, finding, store
 from reclaim.scanner.domain import Terms, price_of, read_price
-from reclaim.scanner.explain import Explained, explain
+from reclaim.scanner.explain import Explained
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Preview, preview
 from reclaim.scanner.store import Connection, Rule, RuleVersion
@@ -122,6 +122,9 @@ class TermsIn(_In):
     )
     filter: str | None = Field(None, description="Chooses among the seats, such as user/department eq 'Sales'")
     ask_first: str | None = Field(None, description="manager or holder; the holder by mail only")
+    desk: str | None = Field(None, description="Id of the service desk that opens tickets; empty: the one that asks")
+    most_a_day: int | None = Field(None, description="At most so many of its seats are frozen, and freed, in 24 hours")
+    most_a_month: int | None = Field(None, description="And in 30 days; both within the connection's limits")
     holder_days: int | None = Field(None, description="Days the holder has before the manager is asked; 1 to 30")
     remind_days: list[int] | None = Field(None, description="Days after its delivery that a question is put again")
     most_flagged: int | None = Field(None, description="A scan that would flag more seats opens nothing")
@@ -228,6 +231,10 @@ class RuleOut(_Out):
     ask_first: str
     holder_days: int
     filter: str
+    product_filters: dict[str, str] = Field(description="Of single products; set where the rule's products are")
+    desk: str
+    most_a_day: int | None
+    most_a_month: int | None
     applies_to: str
     condition: str
     minimum_hours: Decimal | None
@@ -357,6 +364,11 @@ class SparedOut(_Out):
     product: str
     product_name: str
     finding: FindingOut
+
+
+class HolderOut(PersonOut):
+    department: str | None
+    products: list[str]
 
 
 class UseOut(_Out):
@@ -617,8 +629,20 @@ def _rules(deps: Deps) -> Router:
 
     @router.get("/explain", dependencies=[Viewer])
     async def explain_seat(connection_id: str, holder: Annotated[str, Query(max_length=200)]) -> ExplainedOut:
-        """Say for one holder's seat, rule by rule and check by check, why it is flagged or not."""
-        return shown_explanation(await explain(deps, connection_id, holder))
+        """Say for one holder's seat, rule by rule and check by check, why it is flagged or not.
+
+        The holder is an account's id, an e-mail address, or a part of a name that nobody else has.
+        """
+        return shown_explanation(await finding.explained(deps, connection_id, holder))
+
+    @router.get("/holders", dependencies=[Viewer])
+    async def find_holders(
+        connection_id: str, q: Annotated[str, Query(min_length=1, max_length=200, description="As in explain")]
+    ) -> list[HolderOut]:
+        """Find holders by id, e-mail address or a part of the name, among the seats that were read so far."""
+        async with deps.database.reading() as db:
+            await store.connection(db, connection_id)
+            return [HolderOut.model_validate(one) for one in await finding.holders(db, connection_id, q)]
 
     return router
 

@@ -93,16 +93,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 Rows = tuple[Row, ...]
 """The rows of one rule, each chosen one followed by its components."""
 
-CheckFilter = Callable[[str], str]
-"""Takes filter text, returns it in its normal form; Invalid, saying what is wrong, if it is none."""
-
-
-def no_filters(text: str) -> str:
-    """Accept no filter but none: what is used where no filter language is wired."""
-    if text:
-        raise Invalid("Products cannot be filtered in this installation: leave the filter empty.", field="filter")
-    return text
-
 
 # ------------------------------------------------------------------------------------------------ products
 
@@ -383,7 +373,7 @@ class Suite:
 class Coverage:
     """What a rule's rows come to when seats are read: every product to read, and the suites that are one case each.
 
-    `filters` has the filter of each chosen product that has one.
+    `filters` has the filter of each chosen product that has one: it holds for the seats that count as that product.
     """
 
     products: tuple[str, ...]

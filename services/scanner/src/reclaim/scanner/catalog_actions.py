@@ -14,11 +14,10 @@ from msgspec.structs import replace
 
 from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict, Invalid, NotFound
-from reclaim.scanner import catalog_store, merging, store
+from reclaim.scanner import catalog_store, choosing, merging, store
 from reclaim.scanner.catalog import (
     Catalog,
     Changes,
-    CheckFilter,
     Product,
     Rows,
     carried,
@@ -172,7 +171,6 @@ async def add_to_rule(
     product: str,
     *,
     author: str,
-    check_filter: CheckFilter,
     filter: str = "",  # noqa: A002
 ) -> Rule:
     """Choose a product for a rule: a suite brings its components and all their processes.
@@ -181,9 +179,10 @@ async def add_to_rule(
         Conflict: the rule has it already.
         Invalid: the key can be none, or the filter does not fit.
     """
-    product, text = read_key(product), check_filter(filter.strip())
+    product = read_key(product)
     async with deps.database.unit() as unit:
         rule, rows, known = await _opened(unit, rule_id, product)
+        text = choosing.checked(filter, rule.terms.applies_to)
         return await _change(unit, rule, rows, with_product(rows, product, known, filter=text), known, author=author)
 
 
@@ -193,7 +192,6 @@ async def change_in_rule(
     row_id: str,
     *,
     author: str,
-    check_filter: CheckFilter,
     product: str | None = None,
     filter: str | None = None,  # noqa: A002
 ) -> Rule:
@@ -204,11 +202,11 @@ async def change_in_rule(
         Invalid: the key can be none, or the filter does not fit.
         NotFound: the rule has no such row.
     """
-    text = None if filter is None else check_filter(filter.strip())
     by = None if product is None else read_key(product)
     async with deps.database.unit() as unit:
         rule, rows, known = await _opened(unit, rule_id, by or "")
         present = await _changeable(unit, rule_id, row_id)
+        text = None if filter is None else choosing.checked(filter, rule.terms.applies_to)
         after = rows
         if by is not None and by != present:
             after = exchanged(after, present, by, known)
@@ -292,10 +290,13 @@ async def _change(unit: Unit, rule: Rule, rows: Rows, after: Rows, known: Catalo
     change = changes(rows, after)
     if not change:
         return rule
-    products = tuple(sorted(row.product for row in after if not row.is_component))
-    changed = await store.change_rule(
-        unit.db, rule, terms=replace(rule.terms, products=products), author=author, now=unit.now
+    chosen = [row for row in after if not row.is_component]
+    terms = replace(
+        rule.terms,
+        products=tuple(sorted(row.product for row in chosen)),
+        product_filters={row.product: row.filter for row in chosen if row.filter},
     )
+    changed = await store.change_rule(unit.db, rule, terms=terms, author=author, now=unit.now)
     await _apply(unit, changed, rows, change, known, author=author)
     return changed
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reclaim.common.routing import Router
 from reclaim.scanner import catalog_actions, catalog_store, store
-from reclaim.scanner.catalog import CheckFilter, Product, filter_on, suites_with
+from reclaim.scanner.catalog import Product, filter_on, suites_with
 from reclaim.scanner.catalog_csv import write_csv
 from reclaim.scanner.catalog_store import StoredRow
 from reclaim.scanner.ports import Deps
@@ -99,11 +99,11 @@ class RuleProductsOut(BaseModel):
     review_problem: str | None = Field(description="Why open cases could not be looked at again after a change")
 
 
-def routes(deps: Deps, *, check_filter: CheckFilter) -> Router:
-    """Return the routes; `check_filter` knows the language that filters are written in."""
+def routes(deps: Deps) -> Router:
+    """Return the routes."""
     router = Router(prefix="/api", tags=["products"])
     router.include_router(_products(deps))
-    router.include_router(_rule_products(deps, check_filter))
+    router.include_router(_rule_products(deps))
     return router
 
 
@@ -168,7 +168,7 @@ def _products(deps: Deps) -> Router:
     return router
 
 
-def _rule_products(deps: Deps, check_filter: CheckFilter) -> Router:
+def _rule_products(deps: Deps) -> Router:
     router = Router(prefix="/rules/{rule_id}/products")
 
     @router.get("", dependencies=[Viewer])
@@ -178,22 +178,14 @@ def _rule_products(deps: Deps, check_filter: CheckFilter) -> Router:
     @router.post("", status_code=201)
     async def add_rule_product(rule_id: str, body: RowIn, operator: Editor) -> RuleProductsOut:
         """Choose a product for a rule: a suite brings its components and all their processes."""
-        await catalog_actions.add_to_rule(
-            deps, rule_id, body.product, filter=body.filter, author=operator.name, check_filter=check_filter
-        )
+        await catalog_actions.add_to_rule(deps, rule_id, body.product, filter=body.filter, author=operator.name)
         return await _shown_rule(deps, rule_id)
 
     @router.patch("/{row_id}")
     async def change_rule_product(rule_id: str, row_id: str, body: RowPatch, operator: Editor) -> RuleProductsOut:
-        """Exchange the product of a row, or set its filter. The row of a component is refused with 409."""
+        """Exchange the product of a row, or set its filter (empty: none). A component's row is refused with 409."""
         await catalog_actions.change_in_rule(
-            deps,
-            rule_id,
-            row_id,
-            product=body.product,
-            filter=body.filter,
-            author=operator.name,
-            check_filter=check_filter,
+            deps, rule_id, row_id, product=body.product, filter=body.filter, author=operator.name
         )
         return await _shown_rule(deps, rule_id)
 

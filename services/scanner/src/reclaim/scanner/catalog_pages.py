@@ -13,9 +13,10 @@ from starlette.datastructures import FormData, UploadFile
 from reclaim.common.errors import Invalid, NotFound, ReclaimError
 from reclaim.common.routing import Router
 from reclaim.scanner import catalog_actions, catalog_store, store
-from reclaim.scanner.catalog import CheckFilter, filter_on, suites_with
+from reclaim.scanner.catalog import component_refused, filter_on, suites_with
 from reclaim.scanner.catalog_actions import Imported
 from reclaim.scanner.catalog_api import csv_of, found_by
+from reclaim.scanner.filters_pages import SAVE, FilterForm, edited, filter_form, template_values, to_keep
 from reclaim.scanner.pages import Refused
 from reclaim.scanner.ports import Deps
 from reclaim.web.auth import require
@@ -34,12 +35,12 @@ OFFERED: Final = 500
 BAD_LINES_SHOWN: Final = 100
 
 
-def routes(deps: Deps, *, check_filter: CheckFilter) -> Router:
-    """Return the routes of the pages; `check_filter` knows the language that filters are written in."""
+def routes(deps: Deps) -> Router:
+    """Return the routes of the pages."""
     pages = Pages("reclaim.scanner")
     router = Router(include_in_schema=False, default_response_class=HTMLResponse)
     router.include_router(_product_pages(deps, pages))
-    router.include_router(_rule_product_pages(deps, pages, check_filter))
+    router.include_router(_rule_product_pages(deps, pages))
     return router
 
 
@@ -200,7 +201,7 @@ _LINES: Final = ("components", "processes")
 # ------------------------------------------------------------------------------------------------ a rule's products
 
 
-def _rule_product_pages(deps: Deps, pages: Pages, check_filter: CheckFilter) -> Router:
+def _rule_product_pages(deps: Deps, pages: Pages) -> Router:
     router = Router(prefix="/rules/{rule_id}/products")
 
     async def page(
@@ -241,12 +242,7 @@ def _rule_product_pages(deps: Deps, pages: Pages, check_filter: CheckFilter) -> 
         form = await request.form()
         try:
             await catalog_actions.add_to_rule(
-                deps,
-                rule_id,
-                _text(form, "product"),
-                filter=_text(form, "filter"),
-                author=operator.name,
-                check_filter=check_filter,
+                deps, rule_id, _text(form, "product"), filter=_text(form, "filter"), author=operator.name
             )
         except NotFound:
             raise
@@ -270,12 +266,52 @@ def _rule_product_pages(deps: Deps, pages: Pages, check_filter: CheckFilter) -> 
                 product=_text(form, "product") if "product" in form else None,
                 filter=_text(form, "filter") if "filter" in form else None,
                 author=operator.name,
-                check_filter=check_filter,
             )
         except NotFound:
             raise
         except ReclaimError as error:
             return await page(request, rule_id, refused=Refused.of(error), status_code=error.status)
+        return _go(f"/scanner/rules/{rule_id}/products")
+
+    async def filter_page(
+        request: Request, rule_id: str, row_id: str, form: FilterForm | None = None, *, status_code: int = 200
+    ) -> HTMLResponse:
+        async with deps.database.reading() as db:
+            rule = await store.rule(db, rule_id)
+            rows = await catalog_store.rows(db, rule_id)
+            row = catalog_actions.find_row(rows, row_id).row
+            known = await catalog_store.catalog(db, {row.product})
+        if row.is_component:
+            raise component_refused(row.product, [row.parent])
+        shown = filter_form(rule.terms.applies_to, row.filter) if form is None else form
+        return pages.render(
+            request,
+            "product-filter.html",
+            status_code=status_code,
+            rule=rule,
+            row_id=row_id,
+            name=known[row.product].name if row.product in known else row.product,
+            components=[known[each.row.product].name for each in rows if each.row.parent == row.product],
+            filter=shown,
+            **template_values(rule.terms.applies_to),
+        )
+
+    @router.get("/{row_id}/filter")
+    async def product_filter(request: Request, rule_id: str, row_id: str, _operator: Editor) -> HTMLResponse:
+        return await filter_page(request, rule_id, row_id)
+
+    @router.post("/{row_id}/filter")
+    async def set_filter(request: Request, rule_id: str, row_id: str, operator: Editor) -> Response:
+        """Keep the filter if that is what was pressed; else do to the form what the builder's button says."""
+        sent = await request.form()
+        if _text(sent, "filter_do") != SAVE:
+            return await filter_page(request, rule_id, row_id, await edited(deps, sent))
+        async with deps.database.reading() as db:
+            rule = await store.rule(db, rule_id)
+        form = to_keep(sent, rule.terms.applies_to)
+        if form.problems or form.row_problems:
+            return await filter_page(request, rule_id, row_id, form, status_code=Invalid.status)
+        await catalog_actions.change_in_rule(deps, rule_id, row_id, filter=form.text, author=operator.name)
         return _go(f"/scanner/rules/{rule_id}/products")
 
     @router.post("/{row_id}/{what}")

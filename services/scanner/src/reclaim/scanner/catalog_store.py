@@ -306,6 +306,15 @@ async def relations(db: AsyncConnection, products: Collection[str]) -> dict[str,
     return related(await catalog(db, {*wanted, *above.scalars()}))
 
 
+async def kindred(db: AsyncConnection) -> list[tuple[str, str, str]]:
+    """Return every pair of a suite and a component, both ways round: key and name of the one, key of the other."""
+    found: list[tuple[str, str, str]] = []
+    for one, other in ((COMPONENTS.c.suite, COMPONENTS.c.component), (COMPONENTS.c.component, COMPONENTS.c.suite)):
+        pairs = sa.select(PRODUCTS.c.key, PRODUCTS.c.name, other).join(PRODUCTS, PRODUCTS.c.key == one)
+        found += [(key, name, kin) for key, name, kin in await db.execute(pairs)]
+    return found
+
+
 # ------------------------------------------------------------------------------------------------ open cases
 
 

@@ -325,7 +325,11 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     asked when there is no manager who could be. `hand_over_to` is the id of the user who takes open records over;
     empty: the manager. Accounts are acted on from `act_from` until `act_until` on working days; None: at any time.
 
-    `filter` chooses among the seats of the products, see `filters`; empty: all of them.
+    `filter` chooses among the seats of the products, see `filters`; empty: all of them. `product_filters` are those of
+    single products, as the rows of the rule's products had them when this version was written.
+    `desk` is the service desk that opens the tickets, by the id it is connected as; empty: the one that asks.
+    At most `most_a_day` and `most_a_month` of the rule's seats are frozen in 24 hours and in 30 days, and apart from
+    them as many freed; None: as many as the connection's limits allow.
     A question that is not answered `remind_days` after its delivery is put again.
     A scan that would flag more than `most_flagged` seats, or more per cent of those it read than `most_flagged_share`,
     opens nothing.
@@ -370,6 +374,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     ask_first: AskFirst = "manager"
     holder_days: int = 3
     filter: str = ""
+    product_filters: dict[str, str] = msgspec.field(default_factory=dict)
+    desk: str = ""
+    most_a_day: int | None = None
+    most_a_month: int | None = None
     applies_to: Software = APPLIES_TO
     condition: ConditionKind = "last_used"
     minimum_hours: Decimal | None = None
@@ -448,6 +456,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             remind_days=self.remind_days,
             ask_first=self.ask_first,
             holder_days=self.holder_days,
+            desk=self.desk or None,
+            most_a_day=self.most_a_day,
+            most_a_month=self.most_a_month,
             usage=UsageTerms(words=self.words) if self.by_usage else None,
         )
 
@@ -466,6 +477,7 @@ DAYS_A_MONTH: Final = 31
 MOST_DAYS_OFF: Final = 400
 MOST_REMINDERS: Final = 5
 _ADDRESS: Final = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\".]+(\.[^@\s<>()\[\],;:\\\".]+)+")
+_DESK: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
 class _Input:
@@ -577,6 +589,22 @@ class _Input:
         text = str(self._raw.get(name) or "").strip()
         if text and (problems := read_filter(text, applies_to).problems):
             self.problems[name] = " ".join(problem.of(text) for problem in problems)
+        return text
+
+    def filters(self, name: str, products: Collection[str]) -> dict[str, str]:
+        """Return the filters of those of these products that have one."""
+        given = self._raw.get(name)
+        found = given if isinstance(given, Mapping) else {}
+        return {product: text for product in sorted(products) if (text := str(found.get(product) or "").strip())}
+
+    def desk(self, name: str) -> str:
+        """Return the id of a service desk; empty for none."""
+        text = str(self._raw.get(name) or "").strip()
+        if text and not _DESK.fullmatch(text):
+            self.problems[name] = (
+                "The service desk must be the id that it is connected as, such as servicenow: at most 80 letters, "
+                f"digits, - and _, not {text[:40]!r}."
+            )
         return text
 
     def hours(self, name: str, *, of: str) -> Decimal | None:
@@ -707,13 +735,23 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         ask_first=given.choice("ask_first", _FIRST, of="Who is asked first", default="manager"),
         filter=given.filter("filter", "installed" if applies_to == "installed" else APPLIES_TO),
         holder_days=given.whole("holder_days", 1, 30, of="Time for the holder to answer", default=3),
+        product_filters=given.filters("product_filters", products),
+        desk=given.desk("desk"),
+        most_a_day=given.number("most_a_day", of="The most seats in 24 hours"),
+        most_a_month=given.number("most_a_month", of="The most seats in 30 days"),
     )
+    if terms.desk and terms.route == "email":
+        given.problems.setdefault(
+            "desk", "The rule asks by mail only, so no service desk opens a ticket: name none, or ask by it as well."
+        )
     if terms.ask_first == "holder" and terms.route != "email":
         given.problems["ask_first"] = "The holder can be asked first by mail only: a service desk would ask at once."
     if terms.remind_days and terms.remind_days[-1] >= terms.decision_days:
         given.problems["remind_days"] = (
             f"A reminder must come before the time to decide is over, which is {terms.decision_days} days."
         )
+    if terms.most_a_day is not None and terms.most_a_month is not None and terms.most_a_day > terms.most_a_month:
+        given.problems["most_a_month"] = "The most seats in 30 days cannot be fewer than those in 24 hours."
     if (terms.act_from is None) != (terms.act_until is None):
         given.problems["act_from"] = "Enter both when acting begins and when it ends, or neither."
     elif terms.act_from is not None and terms.act_until is not None and terms.act_from >= terms.act_until:
@@ -877,15 +915,29 @@ class Exclusion:
         return f"excluded{until} by {self.author}: {self.reason}"
 
 
-class Exclusions:
-    """The exclusions that are in force on one connection, for looking up many seats."""
+Kin = Mapping[str, Collection[str]]
 
-    def __init__(self, exclusions: Iterable[Exclusion], connection_id: str, now: datetime) -> None:
+
+class Exclusions:
+    """The exclusions that are in force on one connection, for looking up many seats.
+
+    `kin` has, for the key and the name of a product, the keys of the suites and components that go with it: whoever is
+    to be left alone with a component would lose it with its suite, and the other way round.
+    """
+
+    def __init__(
+        self, exclusions: Iterable[Exclusion], connection_id: str, now: datetime, kin: Kin | None = None
+    ) -> None:
         self._by_key: dict[tuple[str, str], str] = {}
+        related: dict[tuple[str, str], str] = {}
         for exclusion in exclusions:
             if exclusion.holds(now) and exclusion.connection_id in (None, connection_id):
-                key = (exclusion.kind, _folded(exclusion.value))
-                self._by_key.setdefault(key, exclusion.evidence)
+                value = folded(exclusion.value)
+                self._by_key.setdefault((exclusion.kind, value), exclusion.evidence)
+                for product in (kin or {}).get(value, ()) if exclusion.kind == "product" else ():
+                    evidence = f"{exclusion.value}, which goes with it, is {exclusion.evidence}"
+                    related.setdefault(("product", folded(product)), evidence)
+        self._by_key = {**related, **self._by_key}
 
     def evidence(self, seat: SeatRecord | Seat) -> str | None:
         """Return why a seat is left alone; None if no exclusion covers it."""
@@ -893,16 +945,17 @@ class Exclusions:
             return None
         keys = (
             ("connection", ""),
-            ("product", _folded(seat.product)),
-            ("product", _folded(seat.product_name)),
-            ("group", _folded(seat.department or "")),
-            ("person", _folded(seat.holder.id)),
-            ("person", _folded(seat.holder.email or "")),
+            ("product", folded(seat.product)),
+            ("product", folded(seat.product_name)),
+            ("group", folded(seat.department or "")),
+            ("person", folded(seat.holder.id)),
+            ("person", folded(seat.holder.email or "")),
         )
         return next((self._by_key[key] for key in keys if key in self._by_key), None)
 
 
-def _folded(value: str) -> str:
+def folded(value: str) -> str:
+    """Return the form in which what exclusions name is compared: without regard to case and to spaces around."""
     return " ".join(value.split()).casefold()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -13,7 +14,8 @@ from reclaim.common.contracts import Person, Seat
 from reclaim.common.db import UtcDateTime
 from reclaim.common.errors import Conflict, NotFound
 from reclaim.common.ids import new_id
-from reclaim.scanner.domain import Exclusion, Exclusions, ExclusionTerms
+from reclaim.scanner import catalog_store
+from reclaim.scanner.domain import Exclusion, Exclusions, ExclusionTerms, Kin, folded
 from reclaim.scanner.store import CANDIDATES, CONNECTIONS, OPEN, PRESENT, metadata
 
 IN_FORCE: Final = sa.text("ended_at IS NULL")
@@ -64,14 +66,26 @@ async def exclusions(db: AsyncConnection, now: datetime, *, past: bool = False) 
 
 
 async def on(db: AsyncConnection, connection_id: str, now: datetime) -> Exclusions:
-    """Return what is excluded on one connection at an instant."""
+    """Return what is excluded on one connection at an instant; a product with what it goes with."""
     rows = await db.execute(
         _EXCLUSION.where(
             _holds(now),
             sa.or_(EXCLUSIONS.c.connection_id.is_(None), EXCLUSIONS.c.connection_id == connection_id),
         ).order_by(EXCLUSIONS.c.created_at, EXCLUSIONS.c.id)
     )
-    return Exclusions([_exclusion(row) for row in rows], connection_id, now)
+    found = [_exclusion(row) for row in rows]
+    return Exclusions(found, connection_id, now, await kin(db, found))
+
+
+async def kin(db: AsyncConnection, exclusions: Sequence[Exclusion]) -> Kin:
+    """Return what goes with the products that exclusions name, see `Exclusions`; read only if one names a product."""
+    if not any(one.kind == "product" for one in exclusions):
+        return {}
+    found: dict[str, set[str]] = defaultdict(set)
+    for key, name, other in await catalog_store.kindred(db):
+        found[folded(key)].add(other)
+        found[folded(name)].add(other)
+    return found
 
 
 def _holds(now: datetime) -> sa.ColumnElement[bool]:

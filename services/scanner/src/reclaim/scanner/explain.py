@@ -94,8 +94,8 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
             held = await store.held(
                 db, connection_id, {seat.holder.id}, cooldown_days=rule.terms.cooldown_days, now=now
             )
-            chooses = await chooser(db, rule.terms, connection_id, {holder}, prices=prices, now=now)
             covered = await catalog_store.covered(db, rule.terms.products, rule.id)
+            chooses = await chooser(db, rule.terms, connection_id, {holder}, prices=prices, now=now, covered=covered)
             held = spread(held, await catalog_store.relations(db, covered.products))
             whole = fold(seats, covered.suites)
             meant = [one for one in whole if one.product in rule.terms.products] or whole[:1]

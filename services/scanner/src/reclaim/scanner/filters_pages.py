@@ -37,6 +37,14 @@ Viewer = Annotated[Operator, Depends(require("viewer"))]
 MOST_ROWS: Final = 100
 EMPTY: Final = Builder("all", (BuilderGroup("all", (BuilderRow(),)),))
 
+SAVE: Final = "save"
+"""What the button sends that keeps a filter, on the pages of what has one."""
+
+BOTH_EDITED: Final = (
+    "The rows and the text were both edited and say different things: check the text, or write it from the rows, then "
+    "save."
+)
+
 LABELS: Final[dict[Kind, str]] = {"subscription": "Subscription software", "installed": "Installed software"}
 
 
@@ -94,19 +102,40 @@ def routes(deps: Deps) -> Router:
     @router.post("")
     async def edit(request: Request, _operator: Viewer) -> HTMLResponse:
         """Do what the pressed button says to the form that came with it. Nothing is kept."""
-        sent = await request.form()
-        kind: Kind = "installed" if _text(sent, "filter_kind") == "installed" else "subscription"
-        what, _, place = _text(sent, "filter_do").partition(":")
-        text = _text(sent, "filter")
-        if what in ("", "text", "count"):
-            form = filter_form(kind, text)
-        else:
-            form = _by_rows(kind, text, _changed(_sent_rows(sent), what, place))
-        if what == "count":
-            form = await _counted(deps, form)
-        return shown(request, replace(form, inside="filter_inside" in sent))
+        return shown(request, await edited(deps, await request.form()))
 
     return router
+
+
+async def edited(deps: Deps, sent: FormData) -> FilterForm:
+    """Return a posted form as the pressed button leaves it."""
+    kind: Kind = "installed" if _text(sent, "filter_kind") == "installed" else "subscription"
+    what, _, place = _text(sent, "filter_do").partition(":")
+    text = _text(sent, "filter")
+    if what in ("", "text", "count"):
+        form = filter_form(kind, text)
+    else:
+        form = _by_rows(kind, text, _changed(_sent_rows(sent), what, place))
+    if what == "count":
+        form = await _counted(deps, form)
+    return replace(form, inside="filter_inside" in sent)
+
+
+def to_keep(sent: FormData, kind: Kind) -> FilterForm:
+    """Return the posted form with the text to keep: what was edited since it was shown, the rows or the text.
+
+    Its problems say what does not fit, or that both were edited and say different things.
+    """
+    text, before = _text(sent, "filter").strip(), _text(sent, "filter_shown").strip()
+    by_text = filter_form(kind, text)
+    rows = _sent_rows(sent)
+    built = build(rows, kind)
+    if not rows.groups or (not built.problems and built.tree == read(before, kind).tree):
+        return by_text
+    by_rows = _by_rows(kind, text, rows)
+    if text == before or by_rows.text == by_text.text:
+        return by_rows
+    return replace(by_text, form=rows, problems=(*by_text.problems, BOTH_EDITED))
 
 
 def _by_rows(kind: Kind, text: str, rows: Builder) -> FilterForm:

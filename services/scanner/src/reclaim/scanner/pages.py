@@ -63,12 +63,14 @@ LABELS: Final = {
     "applies_to": "Applies to",
     "condition": "Condition",
     "inactive_days": "Unused for (days)",
+    "product_filters": "Filters of products",
     "minimum_hours": "Hours that keep a seat",
     "window_count": "Window",
     "window_unit": "The window counts",
     "include_no_activity": "Include no activity",
     "channels": "Use that counts",
     "route": "How the approver is asked",
+    "desk": "Service desk",
     "decision_days": "Time to decide (days)",
     "ask_first": "Who is asked first",
     "holder_days": "Time for the holder to answer (days)",
@@ -97,6 +99,8 @@ LABELS: Final = {
     "act_until": "Act until",
     "most_flagged": "Most seats that one scan flags",
     "most_flagged_share": "And at most (per cent)",
+    "most_a_day": "Most seats frozen or freed in a day",
+    "most_a_month": "Most seats frozen or freed in 30 days",
 }
 """What the parts of a rule are called where two versions are compared."""
 
@@ -654,6 +658,9 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "ask_first",
         "holder_days",
         "filter",
+        "desk",
+        "most_a_day",
+        "most_a_month",
         "applies_to",
         "condition",
         "minimum_hours",

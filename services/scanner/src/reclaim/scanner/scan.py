@@ -71,7 +71,9 @@ class Scan:
         self.products = readable(self.covered, licences)
         expected = expected_seats(self.terms, pooled(licences, self.covered.suites))
         check_population(self.terms, self.baseline, expected=expected, seen=None)
-        survey = await reader.survey(None, since=self.now - timedelta(days=self.terms.inactive_days))
+        # Far enough back to see whose account is new as well, which a thaw makes it.
+        days = max(self.terms.inactive_days, self.terms.young_days)
+        survey = await reader.survey(None, since=self.now - timedelta(days=days))
         self.tally = Tally(expected=expected, missing=missing_readings(survey, by_usage=self.terms.by_usage))
         return survey
 
@@ -102,6 +104,7 @@ class Scan:
                         {seat.holder.id for seat in page},
                         prices=self.prices,
                         now=self.now,
+                        covered=self.covered,
                     )
                     told = await judge.seats(db, page)
                 assessed = assess(

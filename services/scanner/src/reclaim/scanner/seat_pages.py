@@ -12,7 +12,8 @@ from reclaim.common.errors import ReclaimError
 from reclaim.common.routing import Router
 from reclaim.scanner import actions, exclusion_store, store
 from reclaim.scanner.domain import Rejected
-from reclaim.scanner.explain import Explained, explain
+from reclaim.scanner.explain import Explained
+from reclaim.scanner.finding import Several, explained
 from reclaim.scanner.ports import Deps
 from reclaim.web.auth import require
 from reclaim.web.operators import Operator
@@ -104,14 +105,17 @@ def routes(deps: Deps, pages: Pages) -> Router:
         connection_id: Annotated[str, Query(max_length=100)] = "",
         holder: Annotated[str, Query(max_length=200)] = "",
     ) -> HTMLResponse:
-        """Say why a seat is flagged or not; without a holder, ask for one."""
+        """Say why a seat is flagged or not; without a holder, ask for one, and of several let one be chosen."""
         async with deps.database.reading() as db:
             connections = await store.connections(db)
         found: Explained | None = None
         problem: ReclaimError | None = None
+        several: Several | None = None
         if connection_id and holder.strip():
             try:
-                found = await explain(deps, connection_id, holder.strip())
+                found = await explained(deps, connection_id, holder)
+            except Several as error:
+                several = error
             except ReclaimError as error:
                 problem = error
         return pages.render(
@@ -122,6 +126,7 @@ def routes(deps: Deps, pages: Pages) -> Router:
             connection_id=connection_id or None,
             holder=holder,
             found=found,
+            several=several.holders if several else (),
             problem=None if problem is None else str(problem),
             results=RESULTS,
             outcomes=OUTCOMES,

@@ -22,7 +22,6 @@ from reclaim.scanner import (
     sources_pages,
     usage_api,
 )
-from reclaim.scanner.catalog import no_filters
 from reclaim.scanner.handlers import SUBSCRIPTIONS
 from reclaim.scanner.jobs import jobs
 from reclaim.scanner.ports import Deps
@@ -51,8 +50,8 @@ def build(
     router.include_router(profiles_api.routes(deps))
     router.include_router(sources_pages.routes(deps))
     router.include_router(usage_api.routes(deps))
-    router.include_router(catalog_api.routes(deps, check_filter=no_filters))
-    router.include_router(catalog_pages.routes(deps, check_filter=no_filters))
+    router.include_router(catalog_api.routes(deps))
+    router.include_router(catalog_pages.routes(deps))
     return Service(
         name="scanner",
         metadata=metadata,

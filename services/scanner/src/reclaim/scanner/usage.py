@@ -115,7 +115,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `seconds` is None from a source that does not measure time, such as one of sign-ins. `last_used_at` is the latest
     use within the period, if it is known. A `session` is a single use from the period's start to its end, not a sum:
-    those that overlap are merged. `user` is the holder's id or e-mail address.
+    those that overlap are merged. `user` is the holder's id or e-mail address. `process` is the program's file name and
+    `version` the product's, where the source tells them; records that differ in either count beside each other.
     """
 
     user: str
@@ -128,6 +129,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     runs: int = 0
     last_used_at: Aware | None = None
     session: bool = False
+    process: str = ""
+    version: str = ""
 
     @property
     def used(self) -> bool:

@@ -32,6 +32,8 @@ class RecordIn(_In):
     seconds: int | None = Field(None, ge=0, le=10**9, description="Left out by a source that does not measure time")
     runs: int = Field(0, ge=0, le=10**9)
     last_used_at: AwareDatetime | None = None
+    process: str = Field("", max_length=255, description="File name of the program; empty where none is named")
+    version: str = Field("", max_length=100, description="Of the product; records of two versions are added up")
     session: bool = Field(False, description="One use from start to end; sessions that overlap are merged")
 
 

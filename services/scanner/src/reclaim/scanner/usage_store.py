@@ -51,6 +51,9 @@ USAGE = sa.Table(
     sa.Column("device", sa.Text, primary_key=True),  # empty where the source names none
     sa.Column("channel", sa.Text, primary_key=True),
     sa.Column("period_start", UtcDateTime, primary_key=True),
+    # Both empty where the source names none.
+    sa.Column("process", sa.Text, primary_key=True, server_default=""),
+    sa.Column("version", sa.Text, primary_key=True, server_default=""),
     sa.Column("period_end", UtcDateTime, nullable=False),
     sa.Column("user_name", sa.Text, nullable=False),
     sa.Column("seconds", sa.BigInteger),
@@ -117,7 +120,7 @@ NOBODY: Final = "device:"
 """What the holder of an installation begins with of which no source says whose it is."""
 
 _INSTALLATION_KEY: Final = ("source", "product", "device", "path")
-_RECORD_KEY: Final = ("source", "product", "user_key", "device", "channel", "period_start")
+_RECORD_KEY: Final = ("source", "product", "user_key", "device", "channel", "period_start", "process", "version")
 PAGE: Final = 1_000
 """Seats that are judged together."""
 
@@ -173,6 +176,8 @@ def _row(record: UsageRecord) -> dict[str, Any]:
         "device": record.device.strip(),
         "channel": record.channel,
         "period_start": record.period_start,
+        "process": record.process.strip(),
+        "version": record.version.strip(),
         "period_end": record.period_end,
         "seconds": seconds,
         "runs": record.runs,

@@ -40,6 +40,9 @@ T = TypeVar("T")
 BUSINESS: Final = {"Opportunity": "IsClosed", "Case": "IsClosed", "Lead": "IsConverted"}
 """The objects whose records need a new owner, and the field that tells that a record is done with."""
 
+IDS_INSIDE: Final = 500
+"""Ids in a query that stands within another one, which has to fit into the URL as well."""
+
 INTEGRATION_LICENCE: Final = "Salesforce Integration"
 
 _NO_MANAGE: Final = "Reclaim's user lacks the permission Manage Users, so Salesforce shows it only itself."
@@ -223,13 +226,14 @@ class SalesforceReader:
             scope.read(lambda: self._integration_users(scope), needs="manage_users"),
             scope.read(lambda: self._administrators(scope), needs="manage_users"),
             scope.read(lambda: self._exempt(scope, taken_at.date()), needs="manage_users"),
-            scope.read(lambda: self._logins(scope), needs="manage_users"),
+            scope.read(lambda: self._logins(scope, since), needs="manage_users"),
         )
+        frozen = logins.value[0] if holders is None and isinstance(logins, Known) else None
         scheduled, approvals, queues, business = await asyncio.gather(
             scope.read(lambda: self._scheduled_work(scope), needs="view_all_data"),
             scope.read(lambda: self._approvals(scope), needs="view_all_data"),
             scope.read(lambda: self._queues(scope), needs="manage_users"),
-            scope.read(lambda: self._open_business(scope), needs="view_all_data"),
+            scope.read(lambda: self._open_business(scope, frozen), needs="view_all_data"),
         )
         if scope.failed and not scope.succeeded and all(isinstance(error, Transient) for error in scope.failed):
             raise scope.failed[0]
@@ -330,8 +334,13 @@ class SalesforceReader:
                 found[row["Id"]] = f"on hold until {row[held]}"
         return found
 
-    async def _logins(self, scope: _Scope) -> tuple[frozenset[str], Mapping[str, datetime]]:
-        rows = await scope.rows(Query("UserId, IsFrozen, LastModifiedDate", "UserLogin"), "UserId")
+    async def _logins(self, scope: _Scope, since: datetime) -> tuple[frozenset[str], Mapping[str, datetime]]:
+        query = Query("UserId, IsFrozen, LastModifiedDate", "UserLogin")
+        if scope.everybody:
+            # There is a row for every user, and few of them say anything.
+            ours = soql.equal("UserId", scope.rights.user_id)
+            query = query.where(f"(IsFrozen = true OR {soql.at_least('LastModifiedDate', since)} OR {ours})")
+        rows = await scope.rows(query, "UserId")
         scope.must_know(row["UserId"] for row in rows)
         frozen = frozenset(row["UserId"] for row in rows if row["IsFrozen"])
         return frozen, {row["UserId"]: _instant(row["LastModifiedDate"]) for row in rows if not row["IsFrozen"]}
@@ -374,16 +383,34 @@ class SalesforceReader:
             evidence[row["UserOrGroupId"]].append(f"queue {row['Group']['Name']}")
         return _joined(evidence)
 
-    async def _open_business(self, scope: _Scope) -> Mapping[str, int]:
+    async def _open_business(self, scope: _Scope, frozen: frozenset[str] | None) -> Mapping[str, int]:
         queries = [
             Query("OwnerId, COUNT(Id) records", kind, group="OwnerId").where(soql.equal(done, value=False))
             for kind, done in BUSINESS.items()
         ]
+        if frozen is not None:
+            owners = await self._without_manager(frozen)
+            queries = [query.where(soql.found_in("OwnerId", each)) for query in queries for each in owners]
         total: Counter[str] = Counter()
         for groups in await asyncio.gather(*(scope.grouped(query, "OwnerId") for query in queries)):
             for group in groups:
                 total[group["OwnerId"]] += int(group["records"])
         return dict(total)
+
+    async def _without_manager(self, frozen: frozenset[str]) -> list[Query]:
+        """Return the queries for everybody whose records no manager can take over; nobody is in two of them.
+
+        Of the others it does not matter what they own, and in a large org they are nearly all.
+        """
+        people = Query("Id", "User", ("IsActive = true",))
+        above = await self._per_chunk(
+            Query("ManagerId", "User", ("IsActive = true",), group="ManagerId"), "ManagerId", sorted(frozen)
+        )
+        managers = sorted(row["ManagerId"] for row in above)
+        return [
+            people.where("(ManagerId = null OR Manager.IsActive = false)"),
+            *soql.in_chunks(people.where("Manager.IsActive = true"), "ManagerId", managers, most=IDS_INSIDE),
+        ]
 
     # Helpers.
 
@@ -442,6 +469,10 @@ class _Scope:
         self._session = session
         # Our own user is always asked about too: an answer that does not know it has left something out.
         self._holders = None if holders is None else list(dict.fromkeys((*holders, rights.user_id)))
+
+    @property
+    def everybody(self) -> bool:
+        return self._holders is None
 
     async def read(self, source: Callable[[], Awaitable[T]], *, needs: _Right) -> Reading[T]:
         """Read one source; its failure is its own, unless the org as a whole does not answer."""

@@ -72,6 +72,14 @@ def among(field: str, values: Collection[Value]) -> str:
     return f"{field} IN {literal(values)}"
 
 
+def found_in(field: str, query: Query) -> str:
+    """Return the condition that a field has a value which another query selects: a semi-join.
+
+    Salesforce takes at most two in a query, only joined by AND, and none within another.
+    """
+    return f"{field} IN ({query})"
+
+
 def literal(value: Value | Collection[Value]) -> str:
     """Return a value, or a list of values for `IN`, as SOQL; the text can never end its own literal.
 

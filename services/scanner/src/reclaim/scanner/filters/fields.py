@@ -15,6 +15,8 @@ Kind = Literal["subscription", "installed"]
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 MOST_HOPS: Final = 2
+FIRST_SEEN: Final = "first_seen_at"
+"""The field that no connector reads: the register has it."""
 
 Type = Literal["text", "number", "instant", "flag"]
 
@@ -43,7 +45,7 @@ _COMMON: Final = (
     FilterField("product/name", "Product: name", "text"),
     FilterField("price", "Price a month", "number"),
     FilterField("currency", "Currency", "text"),
-    FilterField("first_seen_at", "First seen", "instant"),
+    FilterField(FIRST_SEEN, "First seen", "instant"),
     FilterField("last_used_at", "Last used", "instant"),
 )
 

@@ -145,6 +145,13 @@ def walk(tree: Condition) -> Iterator[tuple[Condition, int]]:
                 pass
 
 
+def names(tree: Condition) -> frozenset[str]:
+    """Return the fields that a tree names."""
+    return frozenset(
+        node.field for node, _ in walk(tree) if isinstance(node, Compare | IsNull | Among | Matches | Within)
+    )
+
+
 def depth(tree: Condition) -> int:
     """Return the number of levels, a single comparison being one."""
     return max(level for _, level in walk(tree))
