@@ -26,11 +26,18 @@ from reclaim.lifecycle.domain import Effect, SeatChecked, State
 from reclaim.savings import domain as savings_domain
 from reclaim.savings import handlers as savings_handlers
 from reclaim.savings import store as savings_store
+from tests.simulation.database import Life
 from tests.simulation.invariants import Limits
 from tests.simulation.stage import Stage
 from tests.simulation.world import Chances
 
 Plant = Callable[[], AbstractContextManager[Any]]
+
+
+def _life(db: Any) -> Life:
+    """Return the process that has this connection."""
+    life: Life = db.dialect.simulated.life
+    return life
 
 
 def _transition(state: State, kind: type[Any], instead: Callable[..., Any]) -> AbstractContextManager[Any]:
@@ -70,6 +77,13 @@ def too_early_is_dropped() -> AbstractContextManager[Any]:
         return
 
     return patch.object(inbox.Inbox, "_set_aside", set_aside)
+
+
+def what_came_too_early_waits_for_its_turn() -> AbstractContextManager[Any]:
+    async def none(*_: Any) -> list[Any]:
+        return []
+
+    return patch.object(inbox, "_waiting_for", none)
 
 
 def outbox_row_is_lost() -> AbstractContextManager[Any]:
@@ -344,7 +358,7 @@ def cap_is_counted_per_process() -> AbstractContextManager[Any]:
     ledger, add_permits = brake_store.ledger, brake_store.add_permits
 
     async def of_this_process(db: Any, *args: Any, **more: Any) -> Any:
-        mine = taken.setdefault(db.sync_connection.engine, [])
+        mine = taken.setdefault(_life(db), [])
         return replace(
             await ledger(db, *args, **more),
             runs=Counter((request.step, request.run_id) for request in mine),
@@ -352,7 +366,7 @@ def cap_is_counted_per_process() -> AbstractContextManager[Any]:
         )
 
     async def add(db: Any, permits: Sequence[Any], *args: Any, **more: Any) -> None:
-        taken.setdefault(db.sync_connection.engine, []).extend(permit.request for permit in permits)
+        taken.setdefault(_life(db), []).extend(permit.request for permit in permits)
         await add_permits(db, permits, *args, **more)
 
     return patch.multiple(brake_store, ledger=of_this_process, add_permits=add)
@@ -386,10 +400,10 @@ def kill_switch_is_read_at_the_start() -> AbstractContextManager[Any]:
     original = brake_store.engaged
 
     async def engaged(db: Any) -> Any:
-        engine = db.sync_connection.engine
-        if engine not in known:
-            known[engine] = await original(db)
-        return known[engine]
+        life = _life(db)
+        if life not in known:
+            known[life] = await original(db)
+        return known[life]
 
     return patch.object(brake_store, "engaged", engaged)
 
@@ -437,6 +451,7 @@ BUGS: Final[dict[str, Plant]] = {
         ack_before_commit,
         no_inbox,
         too_early_is_dropped,
+        what_came_too_early_waits_for_its_turn,
         outbox_row_is_lost,
         outbox_row_deleted_at_publish,
         keep_is_never_said,
@@ -480,6 +495,10 @@ HAUNTED: Final[dict[str, Chances]] = {
     "no_answer_is_taken_for_success": Chances(hold=0, kill=0, database=0, broker=0, org=0.2, mail=0),
     "cap_is_counted_per_process": Chances(hold=0, kill=0.05, database=0, broker=0, org=0, mail=0),
     "too_early_is_dropped": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
+    "what_came_too_early_waits_for_its_turn": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
+    "writes_without_reading": Chances(hold=0, kill=0.02, database=0, broker=0, org=0.3, mail=0),
+    "kill_switch_is_read_at_the_start": Chances(hold=0.05, kill=0, database=0, broker=0, org=0.1, mail=0),
+    "reactivations_are_not_booked": Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0),
     "whose_freeze_it_is_is_not_read": Chances(hold=0.05, kill=0.1, database=0, broker=0, org=0.3, mail=0),
     "outbox_row_is_lost": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
     "outbox_row_deleted_at_publish": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
@@ -491,6 +510,7 @@ HAUNTED: Final[dict[str, Chances]] = {
 BRAKED: Final[dict[str, Limits]] = {
     "cap_is_counted_per_process": Limits(run=100, day=100, month=1, canary=0),
     "permits_are_not_kept": Limits(run=1, day=1, month=1, canary=0),
+    "permit_counts_from_the_first_attempt": Limits(run=100, day=1, month=100, canary=0),
     "canary_is_ignored": Limits(run=100, day=100, month=100, canary=1),
 }
 """The limits without which a bug in the brakes does not show."""

@@ -86,6 +86,8 @@ class History:
         self.hears = {name: self.chance.choice(speeds) for name in SERVICES}
         self.works = {name: self.chance.choice(speeds) for name in SERVICES}
         """How soon each process hears what waits in its queues, and does what it has to: some lag far behind."""
+        self.drills = self.chance.random() < 0.2
+        """Whether operators have their hand on the kill switch all the while."""
 
     async def play(self) -> Outcome:
         """Play the history to its end and judge it."""
@@ -224,13 +226,20 @@ class History:
             choices.append((0.8, self._console))
         choices.append((0.5, self._in_the_org))
         choices.append((0.15, self._scan))
-        choices.append((1.5 if world.judge.switches else 0.1, self._at_the_kill_switch))
+        choices.append((self._alarm(), self._at_the_kill_switch))
         choices.append((0.4, self._at_the_brakes))
         choices.append((3.0, self._time))
         choices.append((1.0 if world.broker.away else 0.1, self._broker_goes_or_comes))
         weights = [weight for weight, _ in choices]
         (_, chosen) = self.chance.choices(choices, weights)[0]
         await chosen()
+
+    def _alarm(self) -> float:
+        """Return how likely somebody is to reach for the kill switch: more so while a step hangs on its way out."""
+        if self.world.judge.switches:
+            return 0.5 if self.drills else 1.5
+        hangs = any(hold.step.process.name == "lifecycle" for hold in self.world.holds)
+        return (0.8 if self.drills else 0.1) + (0.8 if hangs else 0)
 
     async def _busy(self) -> None:
         """Let everything that waits be looked at once, in order: histories of single steps hardly come far."""
@@ -296,10 +305,11 @@ class History:
                 "made exempt",
                 "made administrator",
                 "freeze changed",
+                "freeze renewed",
                 "active changed",
                 "manager",
             ),
-            (3, 1, 1, 1, 1.5, 0.5, 0.5),
+            (3, 1, 1, 1, 1.5, 1, 0.5, 0.5),
         )[0]
         self.world.happened(f"person: {what}")
         self.world.log(f"  {holder}")
@@ -314,6 +324,9 @@ class History:
                 org.person(holder, administrator=None if user.administrator else "Manage Users")
             case "freeze changed":
                 org.person(holder, frozen=not user.frozen)
+            case "freeze renewed" if user.frozen:
+                org.person(holder, frozen=False)
+                org.person(holder, frozen=True)
             case "active changed":
                 org.person(holder, active=not user.active)
             case "manager":
@@ -587,7 +600,7 @@ class History:
             for link in world.audit
         ]
         signature += [
-            f"{write.at.true:%m-%d %H:%M:%S} {write.id}.{write.field} {write.before}>{write.after} {write.by_us}"
+            f"{str(write.at.true)[5:19]} {write.id}.{write.field} {write.before}>{write.after} {write.by_us}"
             for write in world.judge.writes
         ]
         return Outcome(
