@@ -81,7 +81,8 @@ class History:
         self.limits = limits
         self.world = World(seed, database_url, chances=chances)
         self.chance = self.world.chance
-        self.length = self.chance.randint(30, 70)
+        self.length = self.chance.randint(25, 60)
+        self.pushes = self.chance.randint(0, 4)
         speeds = (0.3, 3.0, 4.0, 4.0)
         self.hears = {name: self.chance.choice(speeds) for name in SERVICES}
         self.works = {name: self.chance.choice(speeds) for name in SERVICES}
@@ -97,6 +98,8 @@ class History:
                 await self._set_up()
                 for _ in range(self.length):
                     await self._anything()
+                for _ in range(self.pushes):
+                    await self._push_on()
                 await self._settle()
                 await self._judge_the_end()
             finally:
@@ -248,6 +251,13 @@ class History:
         for process in self.world.processes.values():
             for job in process.woken():
                 await self.world.do_job(process, job)
+
+    async def _push_on(self) -> None:
+        """Let time pass and everybody work with the faults going on, or few cases are acted on while there are any."""
+        self._advance(self.chance.choice((timedelta(minutes=10), timedelta(hours=3), 3 * DAY, 8 * DAY)))
+        await self._busy()
+        await self._look_round()
+        await self._busy()
 
     async def _some_job(self) -> None:
         process = self.chance.choice(list(self.world.processes.values()))
