@@ -245,12 +245,17 @@ class History:
         return (0.8 if self.drills else 0.1) + (0.8 if hangs else 0)
 
     async def _busy(self) -> None:
-        """Let everything that waits be looked at once, in order: histories of single steps hardly come far."""
+        """Let what waits be looked at once, in order: histories of single steps hardly come far. Who lags still lags."""
         for name in self.world.broker.waiting():
-            await self.world.deliver(name)
+            if self._keeps_up(self.hears[name[0]]):
+                await self.world.deliver(name)
         for process in self.world.processes.values():
             for job in process.woken():
-                await self.world.do_job(process, job)
+                if self._keeps_up(self.works[process.name]):
+                    await self.world.do_job(process, job)
+
+    def _keeps_up(self, speed: float) -> bool:
+        return speed > 1 or self.chance.random() < 0.3
 
     async def _push_on(self) -> None:
         """Let time pass and everybody work with the faults going on, or few cases are acted on while there are any."""
@@ -398,7 +403,7 @@ class History:
         cases = [case for case in self.world.judge.cases.values() if case.id in shown]
         if not cases:
             return
-        case = self.chance.choices(cases, [4 if shown[case.id] in UNDER_WAY else 1 for case in cases])[0]
+        case = self.chance.choices(cases, [self._draws_attention(case) for case in cases])[0]
         lifecycle = self.world.processes["lifecycle"]
         offered = {"attention": ("retry", "retry", "keep", "revoke", "resend"), "reclaimed": ("reactivate",)}
         wanted = self.chance.choice(
@@ -414,6 +419,12 @@ class History:
                 await self._order(lifecycle, case.id, Reactivate("otto", "asked for"))
             case "keep" | "revoke" as decision:
                 await self._decide(lifecycle, case, decision)
+
+    def _draws_attention(self, case: Known) -> float:
+        """Return how likely an operator is to look at a case: more so if it is acted on, or an answer is on its way."""
+        shown = self.world.shown[case.id]
+        overtaken = shown in {"flagged", "awaiting_decision"} and bool(case.sent)
+        return 4 if shown in UNDER_WAY or overtaken else 1
 
     async def _decide(self, lifecycle: Process, case: Known, decision: Literal["keep", "revoke"]) -> None:
         at = self.world.moment("lifecycle")
