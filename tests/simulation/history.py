@@ -245,7 +245,7 @@ class History:
         return (0.8 if self.drills else 0.1) + (0.8 if hangs else 0)
 
     async def _busy(self) -> None:
-        """Let what waits be looked at once, in order: histories of single steps hardly come far. Who lags still lags."""
+        """Let what waits be looked at once, in order: single steps hardly bring a history far. Who lags still lags."""
         for name in self.world.broker.waiting():
             if self._keeps_up(self.hears[name[0]]):
                 await self.world.deliver(name)

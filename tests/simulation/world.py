@@ -409,19 +409,24 @@ class World:
             self._heard(bodies)
 
     def _heard(self, bodies: Sequence[bytes]) -> None:
-        parts = [part for body in bodies for part in split(body) if isinstance(part, Received)]
-        for part in parts:
-            case = self.judge.cases.get(getattr(part.data, "case_id", ""))
-            if case is not None and isinstance(part.data, UserFlagged):
+        """Note which keeps the lifecycle has: one that came before its case counts from when that opened."""
+        parts = [part.data for body in bodies for part in split(body) if isinstance(part, Received)]
+        for event in parts:
+            case = self.judge.cases.get(getattr(event, "case_id", ""))
+            if case is not None and isinstance(event, UserFlagged):
                 case.flag_heard = True
-        for part in parts:
-            case = self.judge.cases.get(getattr(part.data, "case_id", ""))
-            if case is None or not isinstance(part.data, DecisionReceived) or not case.flag_heard:
+                case.keeps_heard += [(self.steps, made) for made in case.early]
+                case.early.clear()
+        for event in parts:
+            case = self.judge.cases.get(getattr(event, "case_id", ""))
+            if case is None or not isinstance(event, DecisionReceived) or event.decision != "keep":
                 continue
-            if part.data.decision == "keep":
-                made = part.data.decided_at
-                true = next((at.true for what, at in case.sent if what == "keep" and at.clock == made), self.true)
-                case.keeps_heard.append((self.steps, Instant(made, true)))
+            clock = event.decided_at
+            true = next((at.true for what, at in case.sent if what == "keep" and at.clock == clock), self.true)
+            if case.flag_heard:
+                case.keeps_heard.append((self.steps, Instant(clock, true)))
+            else:
+                case.early.append(Instant(clock, true))
 
     # Requests.
 
