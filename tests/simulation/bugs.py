@@ -499,7 +499,7 @@ HAUNTED: Final[dict[str, Chances]] = {
     "writes_without_reading": Chances(hold=0, kill=0.02, database=0, broker=0, org=0.3, mail=0),
     "kill_switch_is_read_at_the_start": Chances(hold=0.05, kill=0, database=0, broker=0, org=0.1, mail=0),
     "reactivations_are_not_booked": Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0),
-    "whose_freeze_it_is_is_not_read": Chances(hold=0.05, kill=0.1, database=0, broker=0, org=0.3, mail=0),
+    "whose_freeze_it_is_is_not_read": Chances(hold=0.05, kill=0, database=0, broker=0, org=0, mail=0),
     "outbox_row_is_lost": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
     "outbox_row_deleted_at_publish": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
     "kill_switch_is_not_read_before_the_write": Chances(hold=0.4, kill=0, database=0, broker=0, org=0, mail=0),

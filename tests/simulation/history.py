@@ -324,8 +324,12 @@ class History:
                 "active changed",
                 "manager",
             ),
-            (3, 1, 1, 1, 1.5, 1, 0.5, 0.5),
+            (3, 1, 1, 1, 1.5, 2, 0.5, 0.5),
         )[0]
+        frozen = [each for each in sorted(org.users) if org.users[each].frozen]
+        if what == "freeze renewed" and frozen:
+            holder = chance.choice(frozen)
+            user = org.users[holder]
         self.world.happened(f"person: {what}")
         self.world.log(f"  {holder}")
         match what:
