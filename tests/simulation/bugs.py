@@ -279,7 +279,7 @@ def no_answer_is_taken_for_success() -> AbstractContextManager[Any]:
 def dry_run_writes() -> AbstractContextManager[Any]:
     original = store.claim_effects
 
-    async def claim(db: Any, *, most: int) -> list[Any]:
+    async def claim(db: Any, **given: Any) -> list[Any]:
         return [
             replace(
                 effect,
@@ -287,7 +287,7 @@ def dry_run_writes() -> AbstractContextManager[Any]:
                     effect.case, policy=msgspec.structs.replace(effect.case.policy, dry_run=False)
                 ),
             )
-            for effect in await original(db, most=most)
+            for effect in await original(db, **given)
         ]
 
     return patch.object(store, "claim_effects", claim)
@@ -502,8 +502,9 @@ HAUNTED: Final[dict[str, Chances]] = {
     "whose_freeze_it_is_is_not_read": Chances(hold=0.05, kill=0, database=0, broker=0, org=0, mail=0),
     "outbox_row_is_lost": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
     "outbox_row_deleted_at_publish": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
-    "kill_switch_is_not_read_before_the_write": Chances(hold=0.4, kill=0, database=0, broker=0, org=0, mail=0),
-    "permit_counts_from_the_first_attempt": Chances(hold=0.1, kill=0, database=0, broker=0, org=0.2, mail=0),
+    "kill_switch_is_not_read_before_the_write": Chances(hold=0.25, kill=0, database=0, broker=0, org=0, mail=0),
+    "permit_counts_from_the_first_attempt": Chances(hold=0, kill=0, database=0, broker=0, org=0.6, mail=0),
+    "exempt_is_ignored": Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0),
 }
 """The trouble without which a bug does no harm; the others are looked for in histories as they come."""
 
@@ -516,37 +517,42 @@ BRAKED: Final[dict[str, Limits]] = {
 """The limits without which a bug in the brakes does not show."""
 
 FOUND_BY: Final[dict[str, int]] = {
-    "ack_before_commit": 2,
-    "no_inbox": 15,
-    "too_early_is_dropped": 9,
-    "outbox_row_is_lost": 5,
-    "outbox_row_deleted_at_publish": 13,
-    "keep_is_never_said": 5,
+    "ack_before_commit": 0,
+    "no_inbox": 1,
+    "too_early_is_dropped": 2,
+    "outbox_row_is_lost": 2,
+    "outbox_row_deleted_at_publish": 2,
+    "keep_is_never_said": 8,
     "no_recheck_before_freeze": 1,
-    "no_recheck_before_reclaim": 5,
-    "old_check_is_good_enough": 7,
-    "exempt_is_ignored": 1,
-    "administrator_is_ignored": 7,
-    "sign_in_is_ignored": 14,
-    "get_mutates": 1,
-    "timer_early": 5,
-    "grace_is_ignored": 5,
-    "keep_in_grace_is_ignored": 30,
-    "appeal_while_acting_is_ignored": 51,
-    "no_answer_is_taken_for_success": 8,
-    "canary_is_ignored": 17,
-    "keep_before_the_freeze_is_ignored": 6,
-    "second_decision_wins": 4,
-    "delivered_before_it_is_sent": 7,
+    "no_recheck_before_reclaim": 0,
+    "old_check_is_good_enough": 14,
+    "exempt_is_ignored": 0,
+    "administrator_is_ignored": 22,
+    "sign_in_is_ignored": 0,
+    "get_mutates": 0,
+    "timer_early": 1,
+    "grace_is_ignored": 0,
+    "keep_in_grace_is_ignored": 3,
+    "appeal_while_acting_is_ignored": 10,
+    "keep_before_the_freeze_is_ignored": 0,
+    "second_decision_wins": 11,
+    "delivered_before_it_is_sent": 0,
     "deadline_without_a_question": 5,
+    "no_answer_is_taken_for_success": 3,
     "dry_run_writes": 15,
-    "unfreezes_what_others_froze": 6,
-    "unfreeze_is_only_said": 30,
-    "acts_within_a_transaction": 1,
-    "audit_entry_is_skipped": 5,
-    "savings_are_counted_twice": 5,
-    "cap_is_counted_per_process": 9,
-    "permits_are_not_kept": 17,
+    "unfreezes_what_others_froze": 4,
+    "unfreeze_is_only_said": 3,
+    "acts_within_a_transaction": 0,
+    "writes_without_reading": 4,
+    "whose_freeze_it_is_is_not_read": 9,
+    "cap_is_counted_per_process": 16,
+    "permits_are_not_kept": 0,
+    "canary_is_ignored": 0,
+    "kill_switch_is_read_at_the_start": 24,
+    "audit_entry_is_skipped": 0,
+    "savings_are_counted_twice": 0,
+    "reactivations_are_not_booked": 4,
+    "projection_misses_rows": 0,
 }
 """The first history that finds each bug; `python -m tests.simulation --bugs` tells them anew."""
 

@@ -75,13 +75,6 @@ class InlineConnection(sqlite3.Connection):
         return super().cursor(factory)
 
 
-class OneConnection(AsyncAdaptedQueuePool):
-    """Never more than one at a time: those to one database in memory get in each other's way at once."""
-
-    def __init__(self, creator: Any, **given: Any) -> None:
-        super().__init__(creator, **{**given, "pool_size": 1, "max_overflow": 0})
-
-
 class InlineDialect(SQLiteDialect_pysqlite):
     """SQLite without a thread: what SQLAlchemy takes for asynchronous answers at once."""
 
@@ -91,7 +84,7 @@ class InlineDialect(SQLiteDialect_pysqlite):
 
     @classmethod
     def get_pool_class(cls, url: URL) -> type[Pool]:
-        return OneConnection
+        return AsyncAdaptedQueuePool
 
     def __eq__(self, other: object) -> bool:
         # What one engine compiled, and every type it prepared, is good for all.

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
@@ -668,6 +669,47 @@ async def test_a_process_that_lost_its_lease_does_not_count_what_is_left_of_a_ha
         await it.act()
         case = await it.case()
         assert (case.state, case.records_transferred) == (State.RECLAIMED, 3)
+
+
+@pytest.mark.parametrize("step", ["freeze", "deactivate"])
+async def test_a_step_that_hung_until_its_case_had_ended_is_undone(
+    database_url: str | None, tmp_path: Path, step: str
+) -> None:
+    """A process is stopped between its last look at the lease and the call: nothing can keep it from writing then."""
+    async with world(database_url, tmp_path) as it:
+        await it.tell(flagged(hand_over=False), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.once("act")
+        if step == "deactivate":
+            await it.act()
+            it.clock.advance(7 * DAY)
+            await it.once("timers")
+            await it.once("act")
+        async with it.running.database.unit() as unit:
+            (stopped,) = await store.claim_effects(unit.db, most=200)
+            connection = await store.connection(unit.db, "c1")
+        assert stopped.kind.value == step
+        await it.sql("UPDATE effect SET due = 0")
+        kept = msgspec.structs.replace(decision("keep"), decided_at=NOW + DAY)
+        await it.tell(kept)
+        await it.act()
+        assert (await it.case()).state is State.RESTORED
+
+        actions = Actions(it.running.database, it.org, Sealer([KEY]), it.clock)
+        actor = it.org.actor()
+        outcomes = await actions._act([stopped], stopped.kind, actor)
+        assert it.org.users["005A"].frozen or not it.org.users["005A"].active, "it was carried out all the same"
+
+        async def perform(*_: Any) -> Any:
+            return outcomes
+
+        actions._perform = perform  # type: ignore[method-assign]
+        await actions._work_off([stopped], connection)
+        await it.act()
+        user = it.org.users["005A"]
+        assert (user.active, user.frozen) == (True, False)
+        assert (await it.case()).state is State.RESTORED
+        assert await it.verified()
 
 
 async def test_an_error_of_ours_in_one_case_does_not_hold_up_its_neighbours(
