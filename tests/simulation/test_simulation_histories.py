@@ -13,7 +13,7 @@ from tests.simulation.stage import Stage, Summary, play_many, summed_up
 from tests.simulation.world import Chances
 
 PART = 100
-SOME = [range(start, start + PART) for start in range(0, 2_000, PART)]
+SOME = [range(start, start + PART) for start in range(0, 600, PART)]
 """The histories of `make test`, a hundred at a time."""
 MANY = range(2_000, 12_000)
 CALM = Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0)
@@ -26,7 +26,9 @@ def test_no_history_violates_an_invariant(stage: Stage, seeds: range) -> None:
     assert not total.failed, total.text()
     assert total.histories == PART
     assert total.cases > PART
-    _had_everything(total)
+    # A simulation in which nothing goes wrong, or nothing goes right, proves nothing.
+    assert len(total.faults) > 40, total.text()
+    assert {"reclaimed", "restored", "kept", "cancelled", "skipped", "attention", "reactivated"} <= set(total.states)
 
 
 @pytest.mark.long
@@ -35,6 +37,7 @@ def test_no_history_of_many_violates_an_invariant() -> None:
     *_, total = play_many(MANY)
     assert not total.failed, total.text()
     assert total.histories == len(MANY)
+    _had_everything(total)
 
 
 def test_without_faults_histories_come_to_their_end(stage: Stage) -> None:
@@ -75,7 +78,6 @@ def test_a_seed_replays_in_another_process() -> None:
 
 
 def _had_everything(total: Summary) -> None:
-    # A simulation in which nothing goes wrong, or nothing goes right, proves nothing.
     for state in ("reclaimed", "restored", "kept", "cancelled", "skipped", "attention", "reactivated"):
         assert total.states[state] > 0, f"no case was {state}\n{total.text()}"
     for kind in (

@@ -6,13 +6,13 @@ were their files handed out whole, one worker would play while the others are do
 
 from __future__ import annotations
 
-from xdist.scheduler import LoadFileScheduling
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 APART = "tests/simulation/"
 
 
-class FilesAndHistories(LoadFileScheduling):
+class FilesAndHistories(LoadFileScheduling):  # type: ignore[misc]
     """`--dist=loadfile`, with each test of `tests/simulation/` by itself."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid if nodeid.startswith(APART) else super()._split_scope(nodeid)
+        return nodeid if nodeid.startswith(APART) else str(super()._split_scope(nodeid))

@@ -209,7 +209,7 @@ class Inbox:
             if begun:
                 await self._recall(unit, await _waiting_for(unit.db, begun))
 
-    async def _recall(self, unit: Unit, parts: Sequence[Received[CaseEvent]]) -> None:
+    async def _recall(self, unit: Unit, parts: Sequence[Received[Any]]) -> None:
         """Handle what waited for its case; what fails even now goes on waiting, for its back-off to end."""
         if not parts:
             return
@@ -385,7 +385,7 @@ def _recording(given: str) -> sa.TextClause:
     ).bindparams(sa.bindparam("received", type_=sa.BigInteger))
 
 
-async def _waiting_for(db: AsyncConnection, cases: Collection[str]) -> list[Received[CaseEvent]]:
+async def _waiting_for(db: AsyncConnection, cases: Collection[str]) -> list[Received[Any]]:
     """Return what is set aside for these cases and not parked, in the order in which it came.
 
     The case stands in the body alone: next to nothing is set aside at any time, and a search for it is rare.
