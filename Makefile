@@ -90,7 +90,7 @@ fuzz: $(VENV)/.installed ## Alter a million webhooks in process, 20,000 over TCP
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 .PHONY: test-long
-test-long: $(VENV)/.installed ## Play 2,000 histories, many on both databases, and look for each planted bug (an hour)
+test-long: $(VENV)/.installed ## Play 10,000 more histories, 100 on both databases, and look for each planted bug (an hour)
 	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 .PHONY: test-node

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,16 @@ from tests.support.providers import ServersUnavailable
 from tests.support.servers import SESSION_VARIABLE, Servers, Session, Topology
 
 OWNER_VARIABLE = "RECLAIM_TEST_OWNER"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object | None:
+    """Share histories out by themselves, and everything else a file at a time."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.support.sharing import FilesAndHistories  # here, so that tests run without xdist too
+
+    return FilesAndHistories(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,24 +1,30 @@
 """The databases of a simulation: SQLite within the step that uses it, and the faults of any database.
 
 `sqlite+inline://` is SQLAlchemy's own SQLite, run in the event loop's thread: a step that only speaks to its database
-never waits, so nothing but the scheduler decides what comes next. Faults are put between SQLAlchemy and its driver,
-where a network or a disk would have them, and look to the product like what the driver raises.
+never waits, so nothing but the scheduler decides what comes next. A service's database lies in memory and outlives its
+processes; the next history finds the engine as this one left it, with all that it compiled, and other contents.
+
+Faults are put between SQLAlchemy and its driver, where a network or a disk would have them, and look to the product
+like what the driver raises.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
 from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
-from sqlalchemy.util import LRUCache, await_only
+from sqlalchemy.util import LRUCache
+
+from reclaim.common.contracts import SERVICES
+from reclaim.common.db import open_engine
 
 Kind = Literal[
     "cut", "cut before commit", "cut after commit", "disk full", "busy", "kill before commit", "kill after commit"
@@ -88,25 +94,146 @@ class InlineDialect(SQLiteDialect_pysqlite):
         return hash(type(self))
 
     def create_connect_args(self, url: URL) -> Any:
-        positional, named = super().create_connect_args(url)
-        return positional, {**named, "factory": InlineConnection}
-
-    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        # SQLAlchemy makes sure that an asynchronous driver was really waited for.
-        await_only(_at_once())
-        super().do_execute(cursor, statement, parameters, context)
-
-    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        await_only(_at_once())
-        super().do_executemany(cursor, statement, parameters, context)
+        shared = f"file:{url.database}?mode=memory&cache=shared"
+        return [shared], {"uri": True, "factory": InlineConnection, "cached_statements": 1_000}
 
 
-async def _at_once() -> None:
-    """Nothing to wait for."""
+class InlineTransaction(AsyncTransaction):
+    """A transaction that begins and ends at once."""
+
+    async def start(self, is_ctxmanager: bool = False) -> InlineTransaction:
+        connection = self.connection.sync_connection
+        assert connection is not None
+        self.sync_transaction = connection.begin_nested() if self.nested else connection.begin()
+        if is_ctxmanager:
+            self.sync_transaction.__enter__()
+        return self
+
+    async def rollback(self) -> None:
+        self._proxied.rollback()
+
+    async def commit(self) -> None:
+        self._proxied.commit()
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._proxied.__exit__(kind, error, trace)
+
+
+class InlineAsyncConnection(AsyncConnection):
+    """What the product does with its connection, without the greenlet in which SQLAlchemy lets a driver wait."""
+
+    async def start(self, is_ctxmanager: bool = False) -> InlineAsyncConnection:
+        if not self.sync_engine.pool.checkedin():  # type: ignore[attr-defined]
+            # Connecting for the first time SQLAlchemy takes a lock that it can only wait for in a greenlet.
+            await super().start(is_ctxmanager)
+        else:
+            self.sync_connection = self.sync_engine.connect()
+        return self
+
+    async def execution_options(self, **options: Any) -> InlineAsyncConnection:
+        self._proxied.execution_options(**options)
+        return self
+
+    async def execute(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
+        return self._proxied.execute(statement, parameters, execution_options=execution_options)
+
+    async def exec_driver_sql(self, statement: str, parameters: Any = None, execution_options: Any = None) -> Any:
+        return self._proxied.exec_driver_sql(statement, parameters, execution_options)
+
+    def begin(self) -> InlineTransaction:
+        return InlineTransaction(self)
+
+    def begin_nested(self) -> InlineTransaction:
+        return InlineTransaction(self, nested=True)
+
+    async def close(self) -> None:
+        self._proxied.close()
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._proxied.close()
+
+
+class InlineEngine(AsyncEngine):
+    """An engine that stays when the process ends that used it."""
+
+    _connection_cls = InlineAsyncConnection
+
+    async def dispose(self, close: bool = True) -> None:
+        """Keep the connection: the database is as a killed process left it."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is in a database: how it is made, and its rows by table."""
+
+    schema: tuple[str, ...]
+    rows: Mapping[str, Sequence[tuple[Any, ...]]]
+
+    @classmethod
+    def of(cls, connection: sqlite3.Connection) -> Content:
+        made = connection.execute("SELECT name, type, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+        tables = sorted(name for name, kind, _ in made if kind == "table")
+        schema = tuple(sql for name, _, sql in made if not name.startswith("sqlite_"))
+        return cls(schema, {table: connection.execute(f'SELECT * FROM "{table}"').fetchall() for table in tables})
+
+    def into(self, connection: sqlite3.Connection) -> None:
+        """Put the rows in the place of all that is there.
+
+        The tables stay: what was prepared for them, by whatever connection, is good for the next history too.
+        """
+        if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            for statement in self.schema:
+                connection.execute(statement)
+        for table, rows in self.rows.items():
+            connection.execute(f'DELETE FROM "{table}"')
+            if rows:
+                marks = ", ".join("?" * len(rows[0]))
+                connection.executemany(f'INSERT INTO "{table}" VALUES ({marks})', rows)
+        connection.commit()
+
+
+class Databases:
+    """The databases of all services, in memory for as long as this is."""
+
+    def __init__(self) -> None:
+        self.url = f"sqlite+inline:///{id(self):x}.{{service}}"
+        self._engines: dict[str, InlineEngine] = {}
+        names = (service.replace("-", "_") for service in SERVICES)
+        self._kept = {name: _connect(self.url.format(service=name)) for name in names}
+
+    def open_engine(self, url: str, **given: Any) -> AsyncEngine:
+        """Return the engine of a database; takes the place of the product's own."""
+        if make_url(url).get_driver_name() != InlineDialect.driver:
+            return open_engine(url, **given)
+        if url not in self._engines:
+            engine = self._engines[url] = InlineEngine(open_engine(url).sync_engine)
+            engine.sync_engine._compiled_cache = _COMPILED
+        return self._engines[url]
+
+    def contents(self) -> dict[str, Content]:
+        """Return what is in each database, by service."""
+        return {service: Content.of(kept) for service, kept in self._kept.items()}
+
+    def fill(self, contents: Mapping[str, Content]) -> None:
+        """Let each database hold this and nothing else."""
+        for service, content in contents.items():
+            content.into(self._kept[service])
+
+    def close(self) -> None:
+        """Forget everything."""
+        for engine in self._engines.values():
+            engine.sync_engine.dispose()
+        for connection in self._kept.values():
+            connection.close()
+
+
+def _connect(url: str) -> sqlite3.Connection:
+    positional, named = InlineDialect().create_connect_args(make_url(url))
+    return sqlite3.connect(*positional, **named)
 
 
 _COMPILED: Any = LRUCache(5_000)
-"""Compiled statements of all engines: compiling them anew after every kill would take longer than running them."""
+"""Compiled statements of all engines."""
 
 registry.register("sqlite.inline", __name__, "InlineDialect")
 
@@ -119,20 +246,32 @@ class Fault:
     countdown: int
 
 
+class Life:
+    """One process's, from its start to its end."""
+
+
 class Driver:
     """What lies between SQLAlchemy and the driver of one process: it lets through, cuts, or kills."""
 
-    def __init__(self, engine: AsyncEngine, happened: Callable[[Kind], None]) -> None:
+    def __init__(self, dialect: Any) -> None:
         self.armed: Fault | None = None
         self.dead = False
         self.commits = 0
-        self._happened = happened
-        self._dialect: Any = engine.sync_engine.dialect
-        if isinstance(self._dialect, InlineDialect):
-            engine.sync_engine._compiled_cache = _COMPILED
+        self.life = Life()
+        self._happened: Callable[[Kind], None] = lambda _kind: None
+        self._dialect = dialect
         for name in ("do_execute", "do_executemany", "do_execute_no_params"):
-            setattr(self._dialect, name, self._statement(getattr(self._dialect, name)))
-        self._dialect.do_commit = self._commit(self._dialect.do_commit)
+            setattr(dialect, name, self._statement(getattr(dialect, name)))
+        dialect.do_commit = self._commit(dialect.do_commit)
+
+    @classmethod
+    def of(cls, engine: AsyncEngine, happened: Callable[[Kind], None]) -> Driver:
+        """Return the driver of a process that starts on this engine."""
+        dialect: Any = engine.sync_engine.dialect
+        driver: Driver = vars(dialect).setdefault("simulated", None) or cls(dialect)
+        dialect.simulated = driver
+        driver.armed, driver.dead, driver.life, driver._happened = None, False, Life(), happened
+        return driver
 
     def _statement(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def run(cursor: Any, statement: str, *args: Any, **more: Any) -> Any:

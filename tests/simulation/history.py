@@ -81,11 +81,14 @@ class History:
         self.limits = limits
         self.world = World(seed, database_url, chances=chances)
         self.chance = self.world.chance
-        self.length = self.chance.randint(30, 70)
+        self.length = self.chance.randint(25, 60)
+        self.pushes = self.chance.randint(0, 4)
         speeds = (0.3, 3.0, 4.0, 4.0)
         self.hears = {name: self.chance.choice(speeds) for name in SERVICES}
         self.works = {name: self.chance.choice(speeds) for name in SERVICES}
         """How soon each process hears what waits in its queues, and does what it has to: some lag far behind."""
+        self.drills = self.chance.random() < 0.2
+        """Whether operators have their hand on the kill switch all the while."""
 
     async def play(self) -> Outcome:
         """Play the history to its end and judge it."""
@@ -95,6 +98,8 @@ class History:
                 await self._set_up()
                 for _ in range(self.length):
                     await self._anything()
+                for _ in range(self.pushes):
+                    await self._push_on()
                 await self._settle()
                 await self._judge_the_end()
             finally:
@@ -224,7 +229,7 @@ class History:
             choices.append((0.8, self._console))
         choices.append((0.5, self._in_the_org))
         choices.append((0.15, self._scan))
-        choices.append((1.5 if world.judge.switches else 0.1, self._at_the_kill_switch))
+        choices.append((self._alarm(), self._at_the_kill_switch))
         choices.append((0.4, self._at_the_brakes))
         choices.append((3.0, self._time))
         choices.append((1.0 if world.broker.away else 0.1, self._broker_goes_or_comes))
@@ -232,13 +237,32 @@ class History:
         (_, chosen) = self.chance.choices(choices, weights)[0]
         await chosen()
 
+    def _alarm(self) -> float:
+        """Return how likely somebody is to reach for the kill switch: more so while a step hangs on its way out."""
+        if self.world.judge.switches:
+            return 0.5 if self.drills else 1.5
+        hangs = any(hold.step.process.name == "lifecycle" for hold in self.world.holds)
+        return (0.8 if self.drills else 0.1) + (0.8 if hangs else 0)
+
     async def _busy(self) -> None:
-        """Let everything that waits be looked at once, in order: histories of single steps hardly come far."""
+        """Let what waits be looked at once, in order: single steps hardly bring a history far. Who lags still lags."""
         for name in self.world.broker.waiting():
-            await self.world.deliver(name)
+            if self._keeps_up(self.hears[name[0]]):
+                await self.world.deliver(name)
         for process in self.world.processes.values():
             for job in process.woken():
-                await self.world.do_job(process, job)
+                if self._keeps_up(self.works[process.name]):
+                    await self.world.do_job(process, job)
+
+    def _keeps_up(self, speed: float) -> bool:
+        return speed > 1 or self.chance.random() < 0.3
+
+    async def _push_on(self) -> None:
+        """Let time pass and everybody work with the faults going on, or few cases are acted on while there are any."""
+        self._advance(self.chance.choice((timedelta(minutes=10), timedelta(hours=3), 3 * DAY, 8 * DAY)))
+        await self._busy()
+        await self._look_round()
+        await self._busy()
 
     async def _some_job(self) -> None:
         process = self.chance.choice(list(self.world.processes.values()))
@@ -296,11 +320,16 @@ class History:
                 "made exempt",
                 "made administrator",
                 "freeze changed",
+                "freeze renewed",
                 "active changed",
                 "manager",
             ),
-            (3, 1, 1, 1, 1.5, 0.5, 0.5),
+            (3, 1, 1, 1, 1.5, 2, 0.5, 0.5),
         )[0]
+        frozen = [each for each in sorted(org.users) if org.users[each].frozen]
+        if what == "freeze renewed" and frozen:
+            holder = chance.choice(frozen)
+            user = org.users[holder]
         self.world.happened(f"person: {what}")
         self.world.log(f"  {holder}")
         match what:
@@ -314,6 +343,9 @@ class History:
                 org.person(holder, administrator=None if user.administrator else "Manage Users")
             case "freeze changed":
                 org.person(holder, frozen=not user.frozen)
+            case "freeze renewed" if user.frozen:
+                org.person(holder, frozen=False)
+                org.person(holder, frozen=True)
             case "active changed":
                 org.person(holder, active=not user.active)
             case "manager":
@@ -375,7 +407,7 @@ class History:
         cases = [case for case in self.world.judge.cases.values() if case.id in shown]
         if not cases:
             return
-        case = self.chance.choices(cases, [4 if shown[case.id] in UNDER_WAY else 1 for case in cases])[0]
+        case = self.chance.choices(cases, [self._draws_attention(case) for case in cases])[0]
         lifecycle = self.world.processes["lifecycle"]
         offered = {"attention": ("retry", "retry", "keep", "revoke", "resend"), "reclaimed": ("reactivate",)}
         wanted = self.chance.choice(
@@ -391,6 +423,12 @@ class History:
                 await self._order(lifecycle, case.id, Reactivate("otto", "asked for"))
             case "keep" | "revoke" as decision:
                 await self._decide(lifecycle, case, decision)
+
+    def _draws_attention(self, case: Known) -> float:
+        """Return how likely an operator is to look at a case: more so if it is acted on, or an answer is on its way."""
+        shown = self.world.shown[case.id]
+        overtaken = shown in {"flagged", "awaiting_decision"} and bool(case.sent)
+        return 4 if shown in UNDER_WAY or overtaken else 1
 
     async def _decide(self, lifecycle: Process, case: Known, decision: Literal["keep", "revoke"]) -> None:
         at = self.world.moment("lifecycle")
@@ -587,7 +625,7 @@ class History:
             for link in world.audit
         ]
         signature += [
-            f"{write.at.true:%m-%d %H:%M:%S} {write.id}.{write.field} {write.before}>{write.after} {write.by_us}"
+            f"{str(write.at.true)[5:19]} {write.id}.{write.field} {write.before}>{write.after} {write.by_us}"
             for write in world.judge.writes
         ]
         return Outcome(

@@ -114,6 +114,8 @@ class Known:
     confirmed: list[tuple[str, Instant]] = field(default_factory=list)
     flag_heard: bool = False
     keeps_heard: list[tuple[int, Instant]] = field(default_factory=list)
+    early: list[Instant] = field(default_factory=list)
+    """Keeps that the lifecycle has had since before it heard of the case."""
     reactivations: int = 0
 
     @property

@@ -1,4 +1,4 @@
-"""Where histories are played: a folder in memory, a template of migrated databases, as many workers as cores."""
+"""Where histories are played: databases in memory, each begun with a migrated one, and as many workers as cores."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import asyncio
 import gc
 import logging
 import os
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import repeat
 from multiprocessing import get_context
-from pathlib import Path
 from types import TracebackType
 from typing import Self
+from unittest.mock import patch
 
+from reclaim.common import db
+from tests.simulation.database import Content, Databases
 from tests.simulation.history import History, Outcome
 from tests.simulation.invariants import Limits
-from tests.simulation.world import Chances, copy_template, make_template
+from tests.simulation.world import Chances, migrated
 
-IN_MEMORY = Path("/dev/shm")
 CHUNK = 20
 
 
@@ -35,19 +33,16 @@ class StillLoop(asyncio.SelectorEventLoop):
 
 
 class Stage:
-    """Plays histories on SQLite, one after the other, in a folder of its own."""
+    """Plays histories on SQLite, one after the other, over the same engines."""
 
-    def __init__(self, template: Path | None = None) -> None:
-        """Take the databases of `template`, or migrate new ones."""
+    def __init__(self, template: Mapping[str, Content] | None = None) -> None:
+        """Begin every history with the databases of `template`, or migrate new ones."""
         self._runner = asyncio.Runner(loop_factory=StillLoop)
-        folder = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="reclaim-simulation-", dir=folder if template is None else template.parent
-        )
+        self._databases = Databases()
         if template is None:
-            template = Path(self._folder.name) / "template"
-            template.mkdir()
-            self._runner.run(make_template(template))
+            with patch.object(db, "open_engine", self._databases.open_engine):
+                self._runner.run(migrated(self._databases.url))
+            template = self._databases.contents()
         self.template = template
 
     def __enter__(self) -> Self:
@@ -57,15 +52,13 @@ class Stage:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._runner.close()
-        self._folder.cleanup()
+        self._databases.close()
 
     def play(self, seed: int, *, chances: Chances | None = None, limits: Limits | None = None) -> Outcome:
         """Play one history from its beginning to its end."""
-        return self._runner.run(self._play(seed, chances, limits))
-
-    async def _play(self, seed: int, chances: Chances | None, limits: Limits | None) -> Outcome:
-        url = copy_template(self.template, Path(self._folder.name))
-        return await History(seed, url, chances=chances, limits=limits).play()
+        self._databases.fill(self.template)
+        with patch.object(db, "open_engine", self._databases.open_engine):
+            return self._runner.run(History(seed, self._databases.url, chances=chances, limits=limits).play())
 
 
 @dataclass
@@ -104,48 +97,53 @@ class Summary:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the product's own log out of the way: it tells of every fault that was put in on purpose."""
-    before = logging.root.manager.disable
+    """Keep the product's own log out of the way, which tells of every fault that was put in on purpose.
+
+    And the garbage collector, mostly: next to nothing that a history leaves behind hangs together in a cycle.
+    """
+    logged, collected = logging.root.manager.disable, gc.get_threshold()
     logging.disable(logging.CRITICAL)
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     try:
         yield
     finally:
-        logging.disable(before)
+        gc.set_threshold(*collected)
+        gc.unfreeze()
+        logging.disable(logged)
 
 
-@cache
-def _stage(template: Path) -> Stage:
-    """Return a worker's stage; its folder lies in the template's, and goes with it."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    return Stage(template)
+def summed_up(outcomes: Iterable[Outcome]) -> Summary:
+    """Return what histories came to."""
+    total = Summary()
+    for each in outcomes:
+        failed = {each.seed: each.violations} if each.violations else {}
+        total.add(Summary(1, each.cases, each.steps, each.faults, each.states, failed))
+    return total
 
 
-def _play_some(template: Path, seeds: Iterable[int]) -> Summary:
-    found = Summary()
-    stage = _stage(template)
+_of_this_worker: list[Stage] = []
+
+
+def _begin(template: Mapping[str, Content]) -> None:
+    _of_this_worker.append(Stage(template))
+
+
+def _play_some(seeds: Iterable[int]) -> Summary:
     with quiet():
-        for seed in seeds:
-            outcome = stage.play(seed)
-            found.add(
-                Summary(
-                    1,
-                    outcome.cases,
-                    outcome.steps,
-                    outcome.faults,
-                    outcome.states,
-                    {seed: outcome.violations} if outcome.violations else {},
-                )
-            )
-    return found
+        return summed_up(_of_this_worker[0].play(seed) for seed in seeds)
 
 
 def play_many(seeds: range, *, workers: int | None = None) -> Iterator[Summary]:
     """Play histories on all cores; yield the sum so far after each part."""
     total = Summary()
     parts = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
+    with quiet(), Stage() as stage:
+        template = stage.template
     spawn = get_context("spawn")
-    with quiet(), Stage() as stage, ProcessPoolExecutor(workers or os.cpu_count(), mp_context=spawn) as pool:
-        for part in pool.map(_play_some, repeat(stage.template), parts):
-            total.add(part)
+    with ProcessPoolExecutor(
+        workers or os.cpu_count(), mp_context=spawn, initializer=_begin, initargs=(template,)
+    ) as pool:
+        for done in as_completed([pool.submit(_play_some, part) for part in parts]):
+            total.add(done.result())
             yield total

@@ -9,14 +9,13 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from reclaim.common import migrate
 from reclaim.common.contracts import SERVICES
 from tests.simulation.history import History, Outcome
-from tests.simulation.stage import Stage, StillLoop, quiet
-from tests.simulation.world import World, controlled
+from tests.simulation.stage import Stage, StillLoop
+from tests.simulation.world import migrated
 from tests.support.providers import plain_url
 
-SEEDS, MORE = range(8), range(8, 108)
+SEEDS, MORE = range(25), range(25, 125)
 """Histories compared: every step, every entry of the audit trail and every write in the org."""
 
 
@@ -33,12 +32,7 @@ class Postgres:
 
     async def prepare(self) -> None:
         await self._each("CREATE DATABASE {template} TEMPLATE template0")
-        world = World(0, self.url("template"))
-        with controlled(world):
-            world.start()
-            for process in world.processes.values():
-                await migrate.upgrade(process.running.database.engine, process.running.service.migrations)
-            await world.close()
+        await migrated(self.url("template"))
 
     async def play(self, seed: int) -> Outcome:
         await self._each("CREATE DATABASE {played} TEMPLATE {template}")
@@ -63,7 +57,7 @@ class Postgres:
 @pytest.mark.servers
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seeds", [SEEDS, pytest.param(MORE, marks=pytest.mark.long)], ids=["some", "more"])
-def test_a_history_is_the_same_on_both_databases(postgres_url: str, seeds: range) -> None:
+def test_a_history_is_the_same_on_both_databases(stage: Stage, postgres_url: str, seeds: range) -> None:
     async def on_postgres() -> list[Outcome]:
         postgres = Postgres(postgres_url)
         try:
@@ -72,10 +66,9 @@ def test_a_history_is_the_same_on_both_databases(postgres_url: str, seeds: range
         finally:
             await postgres.drop()
 
-    with quiet(), Stage() as stage:
-        on_sqlite = [stage.play(seed) for seed in seeds]
-        with asyncio.Runner(loop_factory=StillLoop) as runner:
-            there = runner.run(on_postgres())
+    on_sqlite = [stage.play(seed) for seed in seeds]
+    with asyncio.Runner(loop_factory=StillLoop) as runner:
+        there = runner.run(on_postgres())
     for here, other in zip(on_sqlite, there, strict=True):
         assert here.trace == other.trace
         assert here.signature == other.signature

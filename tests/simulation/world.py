@@ -9,14 +9,12 @@ and builds it again over the same database.
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from pathlib import Path
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -29,13 +27,14 @@ from starlette.responses import Response
 
 from reclaim.approvals.service import build as build_approvals
 from reclaim.approvals.settings import ApprovalsSettings
-from reclaim.common import ids, migrate, timing
+from reclaim.common import ids, timing
 from reclaim.common.bus import DEAD, EVENTS, RECEIPTS
 from reclaim.common.contracts import SERVICES, DecisionReceived, UserFlagged
 from reclaim.common.db import is_outage
 from reclaim.common.envelope import Received, split
 from reclaim.common.errors import Conflict, NotFound, Transient
 from reclaim.common.host import _receipts
+from reclaim.common.migrate import upgrade  # the migrations themselves: other tests copy a file that they made
 from reclaim.common.routing import Router
 from reclaim.common.service import Build, Running
 from reclaim.common.settings import Settings
@@ -44,6 +43,7 @@ from reclaim.itsm_gateway.settings import ItsmGatewaySettings
 from reclaim.lifecycle import store as lifecycle_store
 from reclaim.lifecycle.audit import Link, Verifier
 from reclaim.lifecycle.service import build as build_lifecycle
+from reclaim.lifecycle.settings import LifecycleSettings
 from reclaim.savings.service import build as build_savings
 from reclaim.scanner.service import build as build_scanner
 from reclaim.scanner.settings import ScannerSettings
@@ -61,6 +61,11 @@ START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 SIGNING = "simulated-signing-key-0123456789-abcdef"
 SEALING = Fernet.generate_key().decode()
 PUBLIC = "http://127.0.0.1:8080"
+_AUDIT_SINCE = (
+    sa.select(lifecycle_store.AUDIT)
+    .where(lifecycle_store.AUDIT.c.position > sa.bindparam("read"))
+    .order_by(lifecycle_store.AUDIT.c.position)
+)
 BARE = jinja2.Environment(autoescape=True)
 
 
@@ -148,7 +153,7 @@ class Process:
         self.running = Running.start(
             self._build(), self.name, world.settings, self.clock, Line(world.broker, self.gate)
         )
-        self.driver = Driver(self.running.database.engine, world.happened)
+        self.driver = Driver.of(self.running.database.engine, world.happened)
 
     def _build(self) -> Build:
         connected = Connected(self.world.org, self.name, self.gate)
@@ -164,7 +169,7 @@ class Process:
             case "itsm-gateway":
                 return lambda runtime: build_gateway(runtime, settings=_gateway())
             case "lifecycle":
-                return lambda runtime: build_lifecycle(runtime, connectors=connected)
+                return lambda runtime: build_lifecycle(runtime, connectors=connected, settings=_lifecycle())
         return build_savings
 
     async def gate(self, where: str) -> None:
@@ -215,6 +220,19 @@ class Process:
 
 
 @cache
+def _settings(database_url: str) -> Settings:
+    return Settings(
+        _env_file=None,  # type: ignore[call-arg]
+        environment="test",
+        secret_keys=[SIGNING],
+        sealing_keys=[SEALING],
+        audit_keys=[SEALING],
+        database_url=database_url,
+        public_url=PUBLIC,
+    )
+
+
+@cache
 def _scanner() -> ScannerSettings:
     return ScannerSettings(_env_file=None)  # type: ignore[call-arg]
 
@@ -227,6 +245,11 @@ def _approvals() -> ApprovalsSettings:
 @cache
 def _gateway() -> ItsmGatewaySettings:
     return ItsmGatewaySettings(_env_file=None)  # type: ignore[call-arg]
+
+
+@cache
+def _lifecycle() -> LifecycleSettings:
+    return LifecycleSettings(_env_file=None)  # type: ignore[call-arg]
 
 
 class World:
@@ -252,15 +275,7 @@ class World:
         """The state of each case as the console shows it."""
         self._numbers = 0
         self.building: Process | None = None
-        self.settings = Settings(
-            _env_file=None,  # type: ignore[call-arg]
-            environment="test",
-            secret_keys=[SIGNING],
-            sealing_keys=[SEALING],
-            audit_keys=[SEALING],
-            database_url=database_url,
-            public_url=PUBLIC,
-        )
+        self.settings = _settings(database_url)
         self.broker = Broker(self.chance, self.chances.broker, self.happened, self._published)
         self.org = SimOrg(_TrueClock(self), self.judge, self, self.chance, self.chances.org, self.happened)
         self.processes: dict[str, Process] = {}
@@ -278,7 +293,7 @@ class World:
         self.log(f"! {what}")
 
     def log(self, line: str) -> None:
-        self.trace.append(f"{self.steps:4} {self.true:%m-%d %H:%M:%S} {line}")
+        self.trace.append(f"{self.steps:4} {str(self.true)[5:19]} {line}")
 
     def next_id(self) -> str:
         """Return an identifier that sorts by when it was made, the same in every run of a seed."""
@@ -351,11 +366,7 @@ class World:
             return
         process.checked = process.driver.commits  # type: ignore[attr-defined]
         async with process.running.database.reading() as db:
-            rows = await db.execute(
-                sa.select(lifecycle_store.AUDIT)
-                .where(lifecycle_store.AUDIT.c.position > len(self.audit))
-                .order_by(lifecycle_store.AUDIT.c.position)
-            )
+            rows = await db.execute(_AUDIT_SINCE, {"read": len(self.audit)})
             links = [lifecycle_store.link_of(row) for row in rows]
         if links:
             self.verifier.read(links)
@@ -399,19 +410,24 @@ class World:
             self._heard(bodies)
 
     def _heard(self, bodies: Sequence[bytes]) -> None:
-        parts = [part for body in bodies for part in split(body) if isinstance(part, Received)]
-        for part in parts:
-            case = self.judge.cases.get(getattr(part.data, "case_id", ""))
-            if case is not None and isinstance(part.data, UserFlagged):
+        """Note which keeps the lifecycle has: one that came before its case counts from when that opened."""
+        parts = [part.data for body in bodies for part in split(body) if isinstance(part, Received)]
+        for event in parts:
+            case = self.judge.cases.get(getattr(event, "case_id", ""))
+            if case is not None and isinstance(event, UserFlagged):
                 case.flag_heard = True
-        for part in parts:
-            case = self.judge.cases.get(getattr(part.data, "case_id", ""))
-            if case is None or not isinstance(part.data, DecisionReceived) or not case.flag_heard:
+                case.keeps_heard += [(self.steps, made) for made in case.early]
+                case.early.clear()
+        for event in parts:
+            case = self.judge.cases.get(getattr(event, "case_id", ""))
+            if case is None or not isinstance(event, DecisionReceived) or event.decision != "keep":
                 continue
-            if part.data.decision == "keep":
-                made = part.data.decided_at
-                true = next((at.true for what, at in case.sent if what == "keep" and at.clock == made), self.true)
-                case.keeps_heard.append((self.steps, Instant(made, true)))
+            clock = event.decided_at
+            true = next((at.true for what, at in case.sent if what == "keep" and at.clock == clock), self.true)
+            if case.flag_heard:
+                case.keeps_heard.append((self.steps, Instant(clock, true)))
+            else:
+                case.early.append(Instant(clock, true))
 
     # Requests.
 
@@ -490,27 +506,11 @@ def controlled(world: World) -> Iterator[None]:
         yield
 
 
-async def make_template(folder: Path) -> None:
-    """Migrate an empty database of every service; histories begin with copies of them."""
-    settings = Settings(
-        _env_file=None,  # type: ignore[call-arg]
-        environment="test",
-        secret_keys=[SIGNING],
-        sealing_keys=[SEALING],
-        database_url=f"sqlite+inline:///{folder}/{{service}}.db",
-    )
-    world = World(0, settings.database_url)
+async def migrated(database_url: str) -> None:
+    """Migrate the database of every service."""
+    world = World(0, database_url)
     with controlled(world):
         world.start()
         for process in world.processes.values():
-            await migrate.upgrade(process.running.database.engine, process.running.service.migrations)
+            await upgrade(process.running.database.engine, process.running.service.migrations)
         await world.close()
-
-
-def copy_template(template: Path, folder: Path) -> str:
-    """Put fresh databases into a folder and return their URL."""
-    for source in template.glob("*.db"):
-        shutil.copyfile(source, folder / source.name)
-        for suffix in ("-wal", "-shm"):
-            (folder / f"{source.name}{suffix}").unlink(missing_ok=True)
-    return f"sqlite+inline:///{folder}/{{service}}.db"

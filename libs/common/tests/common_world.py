@@ -16,7 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from reclaim.common import envelope, migrate
 from reclaim.common.bus import Receive
 from reclaim.common.clock import FixedClock
-from reclaim.common.contracts import CONSUMERS, CaseClosed, Event, NoticeDelivered
+from reclaim.common.contracts import (
+    CONSUMERS,
+    CaseClosed,
+    CaseEvent,
+    Event,
+    NoticeDelivered,
+    Person,
+    Policy,
+    Seat,
+    UserFlagged,
+)
 from reclaim.common.db import Database, Unit
 from reclaim.common.errors import Transient
 from reclaim.common.inbox import Inbox, Received
@@ -78,6 +88,29 @@ class Wall:
 
 def notice(case: object) -> NoticeDelivered:
     return NoticeDelivered(case_id=str(case), channel="email", recipient="m@example.com", delivered_at=NOW)
+
+
+def flagged(case: object) -> UserFlagged:
+    return UserFlagged(
+        case_id=str(case),
+        seat=Seat(connection_id="c1", product="p", product_name="P", holder=Person(id="h", name="H")),
+        approver=None,
+        policy=Policy(
+            rule_id="r",
+            rule_version=1,
+            rule_name="R",
+            inactive_days=90,
+            route="email",
+            decision_days=7,
+            on_timeout="keep",
+            grace_days=7,
+            hand_over=False,
+            dry_run=False,
+        ),
+        findings=(),
+        last_used_at=None,
+        flagged_at=NOW,
+    )
 
 
 def closed(case: object) -> CaseClosed:
@@ -180,7 +213,7 @@ class Listening:
         async with self.database.unit() as unit:
             await unit.db.execute(sa.text("CREATE TABLE effect (case_id TEXT NOT NULL)"))
 
-    async def hear(self, unit: Unit, events: Sequence[Received[NoticeDelivered]]) -> None:
+    async def hear(self, unit: Unit, events: Sequence[Received[CaseEvent]]) -> None:
         cases = [event.data.case_id for event in events]
         self.calls.append(cases)
         await unit.db.execute(sa.text("INSERT INTO effect VALUES (:case)"), [{"case": case} for case in cases])

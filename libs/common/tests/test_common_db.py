@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -18,8 +19,20 @@ from hypothesis import strategies as st
 from sqlalchemy import exc
 
 from libs.common.tests.common_world import NOW, Said, notice, sqlite_url
+from reclaim.common import envelope
 from reclaim.common.clock import FixedClock
-from reclaim.common.db import Amount, BigKey, Database, Json, UtcDateTime, insert_many, is_outage, listed, update_many
+from reclaim.common.db import (
+    Amount,
+    BigKey,
+    Database,
+    Json,
+    Unit,
+    UtcDateTime,
+    insert_many,
+    is_outage,
+    listed,
+    update_many,
+)
 
 THINGS = sa.Table(
     "things",
@@ -555,6 +568,35 @@ async def test_a_reading_sees_one_state_whatever_is_committed_meanwhile(database
         await keep(database, number=1)
         assert (await db.execute(counted)).scalar_one() == before
     assert await count(database) == before + 1
+
+
+async def test_a_part_of_a_unit_is_taken_back_with_all_that_it_said_and_asked_for(said: Said) -> None:
+    woken: list[frozenset[str]] = []
+    said.database.on_commit = woken.append
+    ended: list[str] = []
+
+    async def end(what: str) -> None:
+        ended.append(what)
+
+    async def part(unit: Unit, what: str, *, fails: bool) -> None:
+        async with unit.attempt():
+            unit.emit(notice(what))
+            unit.wake(what)
+            unit.at_end(partial(end, what))
+            if fails:
+                await unit.db.execute(sa.text("SELECT no_such_column FROM outbox"))
+
+    async with said.database.unit() as unit:
+        await part(unit, "first", fails=False)
+        with pytest.raises(exc.DBAPIError):
+            await part(unit, "failing", fails=True)
+        await part(unit, "last", fails=False)
+    assert ended == ["first", "last"]
+    assert woken == [{"first", "last", "relay"}]
+    async with said.database.reading() as db:
+        bodies = (await db.execute(sa.text("SELECT body FROM outbox"))).scalars()
+        parts = envelope.split(envelope.join(list(bodies)))
+    assert [part.data.case_id for part in parts] == ["first", "last"]  # type: ignore[union-attr]
 
 
 async def test_what_is_left_for_the_end_runs_last_in_the_same_transaction(database: Database) -> None:

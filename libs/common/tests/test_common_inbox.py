@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from libs.common.tests.common_world import NOW, Listening, Wall, body, closed, message, notice
+from libs.common.tests.common_world import NOW, Listening, Wall, body, closed, flagged, message, notice
 from reclaim.common import envelope, inbox
+from reclaim.common.contracts import CaseEvent, UserFlagged
 from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict, NotFound, NotYet, Permanent, Transient
 from reclaim.common.inbox import DEFECT_ATTEMPTS, HISTORY_DAYS, IN_ONE_TRANSACTION, TRANSIENT_ATTEMPTS, Received, hold
@@ -276,6 +277,84 @@ async def test_two_replicas_that_retry_at_once_have_one_effect(listening: Listen
     assert await listening.effects() == names
     assert await listening.aside() == {}
     await other.database.close()
+
+
+# ------------------------------------------------------------------------------------------- before its case
+
+
+class Cases(Listening):
+    """Handlers for which a case begins with `UserFlagged`, as in every service; they tell what they handled, in order.
+
+    A defect keeps them from handling the events of `unable`.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.begun: set[str] = set()
+        self.handled: list[str] = []
+        self.unable: set[str] = set()
+
+    async def hear(self, unit: Unit, events: Sequence[Received[CaseEvent]]) -> None:
+        await super().hear(unit, events)
+        for event in events:
+            if isinstance(event.data, UserFlagged):
+                self.begun.add(event.data.case_id)
+            elif event.data.case_id not in self.begun:
+                raise NotYet(f"case {event.data.case_id} has not begun")
+            if event.id in self.unable:
+                raise ZeroDivisionError
+        self.handled += [event.id for event in events]
+
+
+@pytest.fixture
+async def cases(database_url: str) -> AsyncIterator[Cases]:
+    made = Cases(database_url)
+    await made.create()
+    yield made
+    await made.database.close()
+
+
+async def test_what_came_before_its_case_is_handled_with_the_beginning_of_it(cases: Cases, wall: Wall) -> None:
+    """Right then: whatever comes next finds it done, a person at a page as well."""
+    for number, case in enumerate(["a", "b", "a", "c"]):
+        await cases.inbox.receive([envelope.join([body(notice(case), f"{number}-{case}")])])
+    assert cases.handled == []
+    await cases.inbox.receive([envelope.join([body(flagged("a"), "begins-a"), body(flagged("c"), "begins-c")])])
+    assert cases.handled == ["begins-a", "begins-c", "0-a", "2-a", "3-c"], "in the order in which they came"
+    assert set(await cases.aside()) == {"1-b"}
+    wall.move(3600)
+    assert await cases.inbox.retry()
+    assert cases.handled[5:] == [], "once, and the one whose case has not begun is still waiting"
+    assert await cases.effects() == ["a", "a", "a", "c", "c"]
+
+
+async def test_it_is_handled_before_what_came_together_with_the_beginning(cases: Cases, wall: Wall) -> None:
+    await cases.inbox.receive([envelope.join([body(notice("a"), "early")])])
+    together = [body(notice("a"), "later"), body(flagged("a"), "begins")]
+    await cases.inbox.receive([envelope.join(together[::-1])])
+    assert cases.handled == ["begins", "early", "later"]
+
+
+async def test_a_beginning_that_was_itself_set_aside_brings_what_waited_for_it(cases: Cases, wall: Wall) -> None:
+    cases.failing = {"a": ZeroDivisionError()}
+    await cases.inbox.receive([envelope.join([body(flagged("a"), "begins")])])
+    await cases.inbox.receive([envelope.join([body(notice("a"), "early")])])
+    assert set(await cases.aside()) == {"begins", "early"}
+    cases.failing = {}
+    await cases.inbox.redrive("begins")
+    assert cases.handled == ["begins", "early"]
+    assert await cases.aside() == {}
+
+
+async def test_what_fails_even_with_its_case_there_goes_on_waiting_and_stops_nobody(cases: Cases, wall: Wall) -> None:
+    for name in "abcd":
+        await cases.inbox.receive([envelope.join([body(notice(name), name)])])
+    before = await cases.aside()
+    cases.unable = {"b"}
+    await cases.inbox.receive([envelope.join([body(flagged(name), f"begins-{name}") for name in "abcd"])])
+    assert cases.handled == [*(f"begins-{name}" for name in "abcd"), "a", "c", "d"]
+    assert await cases.effects() == ["a", "a", "b", "c", "c", "d", "d"], "what failed left no trace"
+    assert await cases.aside() == {"b": before["b"]}, "and used up no attempt"
 
 
 # ------------------------------------------------------------------------------------------- an operator

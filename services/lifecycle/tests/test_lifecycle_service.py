@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
@@ -56,10 +57,14 @@ class World:
     def __init__(self, running: Running, org: FakeOrg, clock: FixedClock) -> None:
         self.running, self.org, self.clock = running, org, clock
 
-    async def tell(self, *events: Event, source: str = "approvals") -> None:
+    async def receive(self, *events: Event, source: str = "approvals") -> None:
+        """Take events over; what comes too early is not tried again by itself."""
         now = self.clock.now()
         batch = envelope.join([envelope.encode(event, source=source, time=now) for event in events])
         await self.running.inbox.receive([batch])
+
+    async def tell(self, *events: Event, source: str = "approvals") -> None:
+        await self.receive(*events, source=source)
         while await self.running.inbox.retry():
             pass
 
@@ -227,13 +232,33 @@ async def test_a_dry_run_takes_every_step_and_writes_nothing(database_url: str |
         assert it.org.writes == []
 
 
-async def test_a_decision_that_comes_before_its_case_waits_for_it(tmp_path: Path) -> None:
-    async with world(None, tmp_path) as it:
-        await it.tell(decision("keep"))
-        await it.tell(flagged(), source="scanner")
-        while (await it.case()).state is not State.KEPT:
-            await it.running.inbox.retry()
+async def test_a_decision_that_comes_before_its_case_is_taken_as_the_case_opens(
+    database_url: str | None, tmp_path: Path
+) -> None:
+    """Were it taken later, an operator could decide first, and it would be an appeal that undoes what they decided."""
+    async with world(database_url, tmp_path) as it:
+        await it.receive(decision("keep"))
+        await it.receive(decision("revoke", actor="eve@example.com"))
+        await it.receive(flagged(), source="scanner")
+        case = await it.case()
+        assert (case.state, case.decided_by) == (State.KEPT, "max@example.com")
+        operator = Operator("otto", "operator", "session")
+        with pytest.raises(Conflict, match="does not fit a case that is kept"):
+            await give_command(it.running.database, "case-1", operator, Decide("revoke", "otto", "console", "", NOW))
+        async with it.running.database.reading() as db:
+            trail = [
+                (moment.link.entry.command, moment.link.entry.accepted) for moment in await store.history(db, case.id)
+            ]
+        assert trail == [
+            ("open_case", True),
+            ("decide_keep", True),
+            ("decide_revoke", False),
+            ("decide_revoke", False),
+        ]
+        assert await it.said() == ["CaseClosed"]
+        assert not await it.running.inbox.retry(), "nothing waits any more"
         assert await it.running.inbox.parked() == []
+        assert await it.verified()
 
 
 async def test_a_second_case_for_the_same_seat_is_closed_at_once(database_url: str | None, tmp_path: Path) -> None:
@@ -285,10 +310,9 @@ async def test_a_frozen_seat_whose_case_is_withdrawn_is_given_back(database_url:
 
 async def test_a_withdrawal_that_comes_before_its_case_waits_for_it(tmp_path: Path) -> None:
     async with world(None, tmp_path) as it:
-        await it.tell(withdrawn(), source="scanner")
-        await it.tell(flagged(), source="scanner")
-        while (await it.case()).state is not State.SKIPPED:
-            await it.running.inbox.retry()
+        await it.receive(withdrawn(), source="scanner")
+        await it.receive(flagged(), source="scanner")
+        assert (await it.case()).state is State.SKIPPED
         assert it.org.writes == []
 
 
@@ -645,6 +669,47 @@ async def test_a_process_that_lost_its_lease_does_not_count_what_is_left_of_a_ha
         await it.act()
         case = await it.case()
         assert (case.state, case.records_transferred) == (State.RECLAIMED, 3)
+
+
+@pytest.mark.parametrize("step", ["freeze", "deactivate"])
+async def test_a_step_that_hung_until_its_case_had_ended_is_undone(
+    database_url: str | None, tmp_path: Path, step: str
+) -> None:
+    """A process is stopped between its last look at the lease and the call: nothing can keep it from writing then."""
+    async with world(database_url, tmp_path) as it:
+        await it.tell(flagged(hand_over=False), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.once("act")
+        if step == "deactivate":
+            await it.act()
+            it.clock.advance(7 * DAY)
+            await it.once("timers")
+            await it.once("act")
+        async with it.running.database.unit() as unit:
+            (stopped,) = await store.claim_effects(unit.db, most=200)
+            connection = await store.connection(unit.db, "c1")
+        assert stopped.kind.value == step
+        await it.sql("UPDATE effect SET due = 0")
+        kept = msgspec.structs.replace(decision("keep"), decided_at=NOW + DAY)
+        await it.tell(kept)
+        await it.act()
+        assert (await it.case()).state is State.RESTORED
+
+        actions = Actions(it.running.database, it.org, Sealer([KEY]), it.clock)
+        actor = it.org.actor()
+        outcomes = await actions._act([stopped], stopped.kind, actor)
+        assert it.org.users["005A"].frozen or not it.org.users["005A"].active, "it was carried out all the same"
+
+        async def perform(*_: Any) -> Any:
+            return outcomes
+
+        actions._perform = perform  # type: ignore[method-assign]
+        await actions._work_off([stopped], connection)
+        await it.act()
+        user = it.org.users["005A"]
+        assert (user.active, user.frozen) == (True, False)
+        assert (await it.case()).state is State.RESTORED
+        assert await it.verified()
 
 
 async def test_an_error_of_ours_in_one_case_does_not_hold_up_its_neighbours(

@@ -268,6 +268,19 @@ class Unit:
         for run in self._last:
             await run()
 
+    @asynccontextmanager
+    async def attempt(self) -> AsyncIterator[None]:
+        """Open a part of the unit that is taken back by itself if it raises, with all that it emitted and asked for."""
+        emitted, last, woken = len(self.emitted), len(self._last), set(self._woken)
+        try:
+            async with self.db.begin_nested():
+                yield
+        except BaseException:
+            del self.emitted[emitted:]
+            del self._last[last:]
+            self._woken = woken
+            raise
+
     def wake(self, job: str) -> None:
         """Let a job of the service look for work right after the commit, instead of at its next round."""
         self._woken.add(job)

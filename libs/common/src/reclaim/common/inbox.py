@@ -3,6 +3,9 @@
 A message's events are recorded, handled and answered in one transaction, all that wait at a time. If that fails the
 set is split in halves until the event to blame stands alone; it is set aside in this database, to be tried again
 with backoff or, when trying cannot help, parked until an operator looks. Its neighbours go on.
+
+What came before its case began has its effect in the very transaction in which the case begins: nothing that comes
+later can be taken before it.
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -20,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common import envelope
-from reclaim.common.contracts import Event
+from reclaim.common.contracts import CaseEvent, Event, UserFlagged
 from reclaim.common.db import Database, Unit, UtcDateTime, is_outage, listed
 from reclaim.common.envelope import Received, Unreadable
 from reclaim.common.errors import Conflict, NotFound, Permanent, Transient
@@ -43,6 +47,9 @@ DEFECT_ATTEMPTS: Final = 5
 
 HISTORY_DAYS: Final = 30
 """How long it is remembered that an event was handled; far longer than any outbox publishes again."""
+
+BEGINS: Final = UserFlagged
+"""The event that every other one of its case builds on, in every service."""
 
 D = TypeVar("D")
 Handle = Callable[[Unit, Sequence[Received[Any]]], Awaitable[None]]
@@ -89,6 +96,13 @@ def inbox_tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table]:
 
 _TABLES = sa.MetaData()
 INBOX, SET_ASIDE = inbox_tables(_TABLES)
+
+_DUE: Final = (
+    sa.select(SET_ASIDE.c.event_id).where(SET_ASIDE.c.due <= sa.bindparam("now")).order_by(SET_ASIDE.c.due).limit(100)
+)
+_WAITING: Final = (
+    sa.select(SET_ASIDE.c.body).where(SET_ASIDE.c.due.is_not(None)).order_by(SET_ASIDE.c.since, SET_ASIDE.c.event_id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +186,7 @@ class Inbox:
     async def _record(self, db: AsyncConnection, parts: Sequence[Received[Event] | Unreadable]) -> set[str]:
         # In one order for everybody, so that two replicas that have the same events wait and do not deadlock.
         ids = msgspec.json.encode(sorted({part.id for part in parts})).decode()
-        # WHERE true: without it SQLite reads ON CONFLICT as part of a join.
-        statement = sa.text(
-            f"INSERT INTO inbox (event_id, received) SELECT value, :received FROM {listed(db, 'ids')} "
-            "WHERE true ON CONFLICT DO NOTHING RETURNING event_id"
-        ).bindparams(sa.bindparam("received", type_=sa.BigInteger))
-        rows = await db.execute(statement, {"ids": ids, "received": wall_milliseconds()})
+        rows = await db.execute(_recording(listed(db, "ids")), {"ids": ids, "received": wall_milliseconds()})
         return set(rows.scalars())
 
     async def _handle(self, unit: Unit, parts: Sequence[Received[Event] | Unreadable]) -> None:
@@ -196,6 +205,35 @@ class Inbox:
                     raise
                 # A missing file is no outage of the database: taken for one it would hold up its neighbours for ever.
                 raise HandlerFailed(f"{type(error).__name__}: {error}") from error
+            begun = {one.data.case_id for one in received.values() if isinstance(one.data, BEGINS)}
+            if begun:
+                await self._recall(unit, await _waiting_for(unit.db, begun))
+
+    async def _recall(self, unit: Unit, parts: Sequence[Received[Any]]) -> None:
+        """Handle what waited for its case; what fails even now goes on waiting, for its back-off to end."""
+        if not parts:
+            return
+        try:
+            async with unit.attempt():
+                taken = await unit.db.execute(
+                    sa.text(
+                        f"DELETE FROM set_aside WHERE event_id IN (SELECT value FROM {listed(unit.db, 'ids')}) "
+                        "RETURNING event_id"
+                    ),
+                    {"ids": msgspec.json.encode([part.id for part in parts]).decode()},
+                )
+                # Less than that if another replica has just tried them again.
+                ours = set(taken.scalars())
+                await self._handle(unit, [part for part in parts if part.id in ours])
+        except Exception as error:
+            if is_outage(error):
+                raise
+            if len(parts) > 1:
+                middle = len(parts) // 2
+                await self._recall(unit, parts[:middle])
+                await self._recall(unit, parts[middle:])
+            else:
+                log.info("%s: %s goes on waiting: %s", self._service, parts[0].data.wire, error)
 
     async def _set_aside(self, part: Received[Event] | Unreadable, error: Exception) -> None:
         due = _due_after(error, attempts=1)
@@ -241,16 +279,7 @@ class Inbox:
     async def retry(self) -> bool:
         """Try again what is due; return whether there was anything. Each in a transaction of its own."""
         async with self._database.reading() as db:
-            due = list(
-                (
-                    await db.execute(
-                        sa.select(SET_ASIDE.c.event_id)
-                        .where(SET_ASIDE.c.due <= wall_milliseconds())
-                        .order_by(SET_ASIDE.c.due)
-                        .limit(100)
-                    )
-                ).scalars()
-            )
+            due = list((await db.execute(_DUE, {"now": wall_milliseconds()})).scalars())
         for event_id in due:
             await self._try_again(event_id)
         return bool(due)
@@ -345,6 +374,28 @@ class Inbox:
                 )
             )
         return False
+
+
+@cache
+def _recording(given: str) -> sa.TextClause:
+    # WHERE true: without it SQLite reads ON CONFLICT as part of a join.
+    return sa.text(
+        f"INSERT INTO inbox (event_id, received) SELECT value, :received FROM {given} "
+        "WHERE true ON CONFLICT DO NOTHING RETURNING event_id"
+    ).bindparams(sa.bindparam("received", type_=sa.BigInteger))
+
+
+async def _waiting_for(db: AsyncConnection, cases: Collection[str]) -> list[Received[Any]]:
+    """Return what is set aside for these cases and not parked, in the order in which it came.
+
+    The case stands in the body alone: next to nothing is set aside at any time, and a search for it is rare.
+    """
+    parts = (envelope.read(body) for body in (await db.execute(_WAITING)).scalars())
+    return [
+        part
+        for part in parts
+        if isinstance(part, Received) and isinstance(part.data, CaseEvent) and part.data.case_id in cases
+    ]
 
 
 def _chunks(

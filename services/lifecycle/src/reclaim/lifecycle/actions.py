@@ -62,6 +62,7 @@ from reclaim.lifecycle.domain import (
     SeatFrozen,
     SeatGivenBack,
     SeatUnfrozen,
+    TakenLate,
 )
 from reclaim.lifecycle.store import Claimed
 from reclaim.lifecycle.submit import Submission, submit
@@ -98,10 +99,14 @@ UNSURE: Final = frozenset({Effect.FREEZE, Effect.DEACTIVATE, Effect.DOWNGRADE})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an effect led to: a command for its case, with the evidence for the record."""
+    """What an effect led to: a command for its case, with the evidence for the record.
+
+    `changed`: something was written that was not so before.
+    """
 
     command: Command
     evidence: str
+    changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +201,20 @@ class Actions:
         async with self._database.unit() as unit:
             final = [(effect, self._final(effect, outcome)) for effect, outcome in answers]
             ours = await store.drop_effects(unit.db, [e.id for e, outcome in final if isinstance(outcome, Answer)])
+            # This process was stopped for longer than its lease, right before its call. It alone knows what that did.
+            late = [
+                Submission(effect.case.id, TakenLate(effect.kind), evidence=outcome.evidence)
+                for effect, outcome in final
+                if isinstance(outcome, Answer) and outcome.changed and effect.kind in UNSURE and effect.id not in ours
+            ]
             await submit(
                 unit,
                 [
                     Submission(effect.case.id, outcome.command, evidence=outcome.evidence)
                     for effect, outcome in final
                     if isinstance(outcome, Answer) and effect.id in ours
-                ],
+                ]
+                + late,
             )
             await store.put_off_effects(
                 unit.db,
@@ -361,7 +373,7 @@ class Actions:
                     outcomes[effect.id] = _found("exempt", "somebody else froze the account since it was checked")
                 case Done(changed, before):
                     evidence = msgspec.json.encode({"changed": changed, "before": before}).decode()
-                    outcomes[effect.id] = Answer(SUCCESS[kind], evidence)
+                    outcomes[effect.id] = Answer(SUCCESS[kind], evidence, changed=changed)
                 case Refused(code, message, remedy):
                     # Of a downgrade that is refused, a part may have been done.
                     unsure = kind is Effect.DOWNGRADE or (kind in UNSURE and effect.attempts > 1)

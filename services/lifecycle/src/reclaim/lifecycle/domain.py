@@ -237,6 +237,12 @@ class SeatFrozen(msgspec.Struct, frozen=True):
     """The holder cannot sign in any more."""
 
 
+class TakenLate(msgspec.Struct, frozen=True):
+    """A step that hung, and that another process had answered for meanwhile, was carried out all the same."""
+
+    kind: Effect
+
+
 class SeatUnfrozen(msgspec.Struct, frozen=True):
     """The holder can sign in again."""
 
@@ -323,6 +329,7 @@ Command = (
     | SeatChecked
     | DayOff
     | SeatFrozen
+    | TakenLate
     | SeatUnfrozen
     | RecordsHandedOver
     | SeatDeactivated
@@ -810,6 +817,15 @@ def _frozen(case: Case, command: SeatFrozen, now: datetime) -> Verdict:  # noqa:
     return _go(frozen, State.FROZEN, "frozen", said, timer=Timer("grace", grace_ends_at))
 
 
+def _taken_after_the_end(case: Case, command: TakenLate, now: datetime) -> Verdict:
+    """Undo what a process did that was stopped right before its call for longer than its lease."""
+    if command.kind is not Effect.FREEZE:
+        # Given back whole, as after a step that got no answer.
+        case = replace(case, frozen_at=case.frozen_at or now, unsure=True)
+    note = f"a step that hung ({command.kind}) was carried out after the case had ended; the account is restored"
+    return _go(case, State.RESTORING, note)
+
+
 def _announced(case: Case, now: datetime) -> Accepted:
     """Begin the grace of a seat that a person will free: it stays as it is until then."""
     until = calendar.grace_end(case.policy, now)
@@ -1086,6 +1102,10 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.IN_GRACE, SeatChecked): _vanished,
     (State.IN_GRACE, Withdraw): _withdrawn,
     (State.RESTORING, SeatUnfrozen): _unfrozen,
+    (State.KEPT, TakenLate): _taken_after_the_end,
+    (State.CANCELLED, TakenLate): _taken_after_the_end,
+    (State.SKIPPED, TakenLate): _taken_after_the_end,
+    (State.RESTORED, TakenLate): _taken_after_the_end,
     (State.RESTORING, ActionFailed): _failed,
     (State.CHECKING_BEFORE_RECLAIM, UseTold): _use_told,
     (State.CHECKING_BEFORE_RECLAIM, SeatChecked): _checked_before_reclaim,

@@ -31,9 +31,11 @@ from reclaim.lifecycle.drift import Comparison
 from reclaim.lifecycle.settings import LifecycleSettings
 
 
-def build(runtime: Runtime, *, connectors: Connectors | None = None) -> Service:
-    """Return the service on the given runtime; `connectors` replaces the real ones in tests."""
-    settings = LifecycleSettings()
+def build(
+    runtime: Runtime, *, connectors: Connectors | None = None, settings: LifecycleSettings | None = None
+) -> Service:
+    """Return the service on the given runtime; the keyword arguments are for tests."""
+    settings = settings or LifecycleSettings()
     limits = settings.limits()
     reached = connectors or Registry(runtime.clock, runtime.settings.outgoing())
     actions = Actions(runtime.database, reached, runtime.sealer, runtime.clock, limits)

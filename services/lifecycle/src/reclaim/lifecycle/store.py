@@ -180,6 +180,8 @@ def _row(case: Case, now: datetime) -> dict[str, Any]:
 
 async def load(db: AsyncConnection, ids: Collection[str]) -> dict[str, Case]:
     """Return the cases of these ids, locked until the transaction ends, in one order for everybody."""
+    if not ids:
+        return {}
     lock = "" if db.dialect.name == "sqlite" else " FOR UPDATE"
     rows = await db.execute(
         sa.text(
@@ -313,12 +315,21 @@ async def set_timers(db: AsyncConnection, timers: Sequence[tuple[str, Timer]]) -
 
 async def due_timers(db: AsyncConnection, now: datetime, *, most: int) -> list[tuple[str, datetime]]:
     """Return (case id, instant) of the timers whose instant has passed, the earliest first."""
-    due = sa.select(TIMER.c.case_id, TIMER.c.at).where(TIMER.c.at <= now).order_by(TIMER.c.at).limit(most)
-    return list((await db.execute(due)).tuples())
+    return list((await db.execute(_DUE_TIMERS, {"now": now, "most": most})).tuples())
+
+
+_DUE_TIMERS: Final = (
+    sa.select(TIMER.c.case_id, TIMER.c.at)
+    .where(TIMER.c.at <= sa.bindparam("now"))
+    .order_by(TIMER.c.at)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
 
 
 async def take_timers(db: AsyncConnection, case_ids: Collection[str], now: datetime) -> list[tuple[str, str]]:
     """Take out the due timers of cases, which the caller has locked; return their (case id, command), in order."""
+    if not case_ids:
+        return []
     rows = await db.execute(
         sa.text(
             f"DELETE FROM timer WHERE case_id IN (SELECT value FROM {listed(db, 'ids')}) AND at <= :now "
