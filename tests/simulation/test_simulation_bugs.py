@@ -7,7 +7,7 @@ import pytest
 from tests.simulation.bugs import BUGS, FOUND_BY, find, violations
 from tests.simulation.stage import Stage
 
-WITHIN = 150
+WITHIN = 300
 """Histories in which a bug has to be found."""
 
 
