@@ -19,6 +19,7 @@ from reclaim.common.contracts import (
     Use,
     UserFlagged,
 )
+from reclaim.lifecycle import store
 from reclaim.lifecycle.actions import CHECK_HOLDS
 from reclaim.lifecycle.domain import Decide, Fulfilled, Retry, State
 from services.lifecycle.tests.test_lifecycle_service import DAY, World, decision, flagged, world
@@ -231,6 +232,22 @@ async def about_to_freeze(it: World) -> None:
     )
     await it.once("act")
     it.clock.advance(CHECK_HOLDS + timedelta(minutes=1))
+
+
+async def test_an_answer_takes_no_step_away_from_who_is_taking_it(it: World) -> None:
+    """The process at work holds the lease; a second one beside it would send the step twice."""
+    await about_to_freeze(it)
+    await it.act()
+    await it.sql("UPDATE effect SET due = 0")
+    async with it.running.database.unit() as unit:
+        (claimed,) = await store.claim_effects(unit.db, most=200)
+    asked = (await questions(it))[-1]
+    now = it.clock.now()
+    told = UsageJudged(case_id="case-1", use="unused", reason="", asked_at=asked.asked_at, judged_at=now)
+    await it.tell(told, source="scanner")
+    async with it.running.database.unit() as unit:
+        assert await store.claim_effects(unit.db, most=200) == []
+        assert await store.prolong_leases(unit.db, {claimed.id: claimed.attempts}) == {claimed.id}
 
 
 async def test_who_was_only_asked_about_is_not_restored(it: World) -> None:

@@ -430,7 +430,7 @@ async def claim_effects(db: AsyncConnection, *, most: int, avoiding: Collection[
         await db.execute(
             sa.update(EFFECT)
             .where(EFFECT.c.id == sa.bindparam("effect_id"))
-            .values(due=now + LEASE, attempts=EFFECT.c.attempts + 1),
+            .values(due=now + LEASE, attempts=EFFECT.c.attempts + 1, reason=""),
             [{"effect_id": effect.id} for effect in claimed],
         )
     return claimed
@@ -501,7 +501,7 @@ async def put_off_effects(
 
 
 async def hurry_effects(db: AsyncConnection, case_ids: Collection[str], reason: str) -> None:
-    """Let the effects of some cases be tried at once that rest for this reason."""
+    """Let the effects of some cases be tried at once that rest for this reason; none does while it is claimed."""
     chosen = sa.text(f"case_id IN (SELECT value FROM {listed(db, 'ids')})").bindparams(ids=_ids(case_ids))
     await db.execute(sa.update(EFFECT).where(chosen, EFFECT.c.reason == reason).values(due=wall_milliseconds()))
 
