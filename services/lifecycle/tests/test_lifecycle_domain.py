@@ -846,6 +846,14 @@ def test_a_case_that_is_withdrawn_before_anything_was_done_closes_untouched(stat
     assert (verdict.case.state, verdict.effect) == (State.SKIPPED, None)
 
 
+@pytest.mark.parametrize("state", [State.FLAGGED, State.AWAITING_DECISION, State.CHECKING_BEFORE_FREEZE])
+def test_a_case_of_a_used_seat_closes_with_nothing_that_older_readers_do_not_know(state: State) -> None:
+    """Such a reader refuses the whole event, and would go on asking people about a case that is closed."""
+    (closed,) = accept(at(state), withdraw("used")).events
+    assert isinstance(closed, CaseClosed)
+    assert (closed.outcome, closed.withdrawn) == ("cancelled", None)
+
+
 @pytest.mark.parametrize("state", [State.FROZEN, State.CHECKING_BEFORE_RECLAIM])
 def test_a_frozen_seat_whose_case_is_withdrawn_is_restored_and_saves_nothing(state: State) -> None:
     verdict = accept(at(state), withdraw())

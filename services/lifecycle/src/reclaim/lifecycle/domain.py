@@ -682,7 +682,8 @@ def _withdrawn(case: Case, command: Withdraw, now: datetime) -> Verdict:
     if may_be_frozen and case.method != "task":
         return _go(withdrawn, State.RESTORING, f"{_why(command)}; the account is restored")
     if command.kind == "used":
-        return _end(withdrawn, State.CANCELLED, "cancelled", _why(command), now, withdrawn=command.kind)
+        # The outcome says it. The kind is younger than its field, and older readers would refuse the event for it.
+        return _end(withdrawn, State.CANCELLED, "cancelled", _why(command), now)
     return _end(withdrawn, State.SKIPPED, "skipped", _why(command), now, withdrawn=command.kind)
 
 
