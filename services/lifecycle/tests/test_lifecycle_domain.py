@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import product
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -62,6 +62,7 @@ from reclaim.lifecycle.domain import (
     SeatTaken,
     SeatUnfrozen,
     State,
+    TakenLate,
     Withdraw,
     decide,
     open_case,
@@ -202,6 +203,9 @@ COMMANDS: list[Command] = [
     Retry("op"),
 ]
 
+LATE = [TakenLate(kind) for kind in (Effect.FREEZE, Effect.DEACTIVATE, Effect.DOWNGRADE)]
+"""Steps that hung. They are heard of after the end too, and open a case again: the laws of a sequence know none."""
+
 
 def walk(path: Sequence[tuple[Command, timedelta]], **changes: object) -> tuple[Case, list[Event]]:
     case, said = new_case(**changes), []
@@ -229,7 +233,7 @@ def test_every_state_can_be_reached(state: State) -> None:
     assert at(state).state is state
 
 
-@pytest.mark.parametrize(("state", "command"), list(product(State, COMMANDS)), ids=str)
+@pytest.mark.parametrize(("state", "command"), list(product(State, [*COMMANDS, *LATE])), ids=str)
 def test_every_command_in_every_state_has_an_answer(state: State, command: Command) -> None:
     case = at(state)
     verdict = decide(case, command, NOW + 100 * DAY)
@@ -247,6 +251,88 @@ def test_every_command_in_every_state_has_an_answer(state: State, command: Comma
         assert after.state not in {State.FREEZING, State.RESTORING} or after.method != "task"
     else:
         assert verdict.reason
+
+
+NOTHING_BEGUN = {State.FLAGGED, State.AWAITING_DECISION, State.IN_GRACE, State.AWAITING_FULFILMENT}
+"""States before a decision, and those of a seat that a person frees: no step was sent that could hang."""
+
+
+def test_a_step_that_hung_is_heeded_wherever_its_case_may_have_got() -> None:
+    assert {state for state in State if (state, TakenLate) not in TRANSITIONS} == NOTHING_BEGUN
+
+
+@pytest.mark.parametrize("kind", [Effect.FREEZE, Effect.DEACTIVATE])
+def test_a_step_that_hung_while_the_account_was_restored_is_undone_after_it(kind: Effect) -> None:
+    noted = accept(at(State.RESTORING), TakenLate(kind))
+    assert (noted.case.state, noted.effect) == (State.RESTORING, None)
+    once = accept(noted.case, SeatUnfrozen())
+    assert (once.case.state, once.effect, once.events) == (State.RESTORING, Effect.UNFREEZE, ())
+    assert once.case.unsure is (kind is Effect.DEACTIVATE), "a deactivation is undone by giving back all there is"
+    twice = accept(once.case, SeatUnfrozen())
+    assert twice.case.state is State.RESTORED
+    assert [type(event) for event in twice.events] == [UserRestored, CaseClosed]
+
+
+def test_a_step_that_hung_while_the_seat_was_given_back_is_undone_after_it() -> None:
+    once = accept(accept(at(State.REACTIVATING), TakenLate(Effect.DEACTIVATE)).case, SeatGivenBack())
+    assert (once.case.state, once.effect, once.events) == (State.REACTIVATING, Effect.REACTIVATE, ())
+    twice = accept(once.case, SeatGivenBack())
+    assert twice.case.state is State.REACTIVATED
+    assert [type(event) for event in twice.events] == [SeatReactivated]
+
+
+def test_a_step_that_hung_until_the_seat_was_back_is_undone_and_booked_once() -> None:
+    again = accept(at(State.REACTIVATED), TakenLate(Effect.DEACTIVATE))
+    assert (again.case.state, again.effect) == (State.REACTIVATING, Effect.REACTIVATE)
+    back = accept(again.case, SeatGivenBack())
+    assert (back.case.state, back.events) == (State.REACTIVATED, ())
+
+
+@pytest.mark.parametrize(
+    ("order", "state"), [(Retry("op"), State.CHECKING_BEFORE_FREEZE), (keep(), State.RESTORING)], ids=str
+)
+def test_a_freeze_that_hung_until_its_case_is_checked_anew_calls_a_person(order: Command, state: State) -> None:
+    called = accept(at(State.CHECKING_BEFORE_FREEZE), TakenLate(Effect.FREEZE))
+    assert (called.case.state, called.case.unsure) == (State.ATTENTION, True)
+    assert [type(event) for event in called.events] == [AttentionRaised]
+    assert accept(called.case, order).case.state is state
+
+
+def test_somebody_elses_freeze_is_not_left_to_them_once_a_late_one_of_ours_came() -> None:
+    foreign = accept(at(State.FREEZING), ActionFailed("frozen by another", "ask them", foreign=True)).case
+    called = accept(foreign, TakenLate(Effect.FREEZE)).case
+    assert called.attention is not None
+    assert "frozen by another" in called.attention.reason
+    assert "ask them" in called.attention.remedy
+    console = replace(keep(), channel="console")
+    assert accept(called, console).case.state is State.RESTORING
+
+
+@pytest.mark.parametrize("found", ["exempt", "gone", "changed"])
+@pytest.mark.parametrize(
+    ("state", "kind", "check"),
+    [
+        (State.FREEZING, Effect.FREEZE, State.CHECKING_BEFORE_FREEZE),
+        (State.CHECKING_BEFORE_RECLAIM, Effect.DEACTIVATE, State.CHECKING_BEFORE_RECLAIM),
+        (State.RECLAIMING, Effect.DEACTIVATE, State.CHECKING_BEFORE_RECLAIM),
+    ],
+)
+def test_a_check_that_began_before_a_late_step_was_heard_of_is_made_again(
+    state: State, kind: Effect, check: State, found: Literal["exempt", "gone", "changed"]
+) -> None:
+    noted = accept(at(state), TakenLate(kind)).case
+    assert (noted.state, noted.unsure) == (state, True)
+    again = accept(noted, SeatChecked(found, "it is off"))
+    assert (again.case.state, again.effect) == (check, Effect.CHECK)
+
+
+def test_a_freeze_that_hung_until_the_holder_was_moved_calls_a_person() -> None:
+    moved = accept(at(State.DOWNGRADING), SeatDowngraded()).case
+    assert isinstance(decide(moved, TakenLate(Effect.DOWNGRADE), NOW), Rejected)
+    called = accept(moved, TakenLate(Effect.FREEZE)).case
+    assert called.attention is not None
+    assert "Let the holder in" in called.attention.remedy
+    assert accept(called, Retry("op")).case.state is State.RECLAIMED
 
 
 def test_the_table_names_only_commands_there_are() -> None:
@@ -758,6 +844,14 @@ def test_a_case_that_is_withdrawn_before_a_decision_closes_untouched(state: Stat
 def test_a_case_that_is_withdrawn_before_anything_was_done_closes_untouched(state: State) -> None:
     verdict = accept(at(state), withdraw("rule_withdrawn"))
     assert (verdict.case.state, verdict.effect) == (State.SKIPPED, None)
+
+
+@pytest.mark.parametrize("state", [State.FLAGGED, State.AWAITING_DECISION, State.CHECKING_BEFORE_FREEZE])
+def test_a_case_of_a_used_seat_closes_with_nothing_that_older_readers_do_not_know(state: State) -> None:
+    """Such a reader refuses the whole event, and would go on asking people about a case that is closed."""
+    (closed,) = accept(at(state), withdraw("used")).events
+    assert isinstance(closed, CaseClosed)
+    assert (closed.outcome, closed.withdrawn) == ("cancelled", None)
 
 
 @pytest.mark.parametrize("state", [State.FROZEN, State.CHECKING_BEFORE_RECLAIM])

@@ -712,6 +712,50 @@ async def test_a_step_that_hung_until_its_case_had_ended_is_undone(
         assert await it.verified()
 
 
+@pytest.mark.parametrize("step", ["unfreeze", "reactivate"])
+async def test_a_step_that_hung_until_the_account_was_given_back_is_undone_in_the_end(
+    database_url: str | None, tmp_path: Path, step: str
+) -> None:
+    """What gives back has been sent, and not answered yet, when the step that hung is carried out after it."""
+    async with world(database_url, tmp_path) as it:
+        await it.tell(flagged(hand_over=False), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.once("act")
+        if step == "reactivate":
+            await it.act()
+            it.clock.advance(7 * DAY)
+            await it.once("timers")
+            await it.once("act")
+        async with it.running.database.unit() as unit:
+            (stopped,) = await store.claim_effects(unit.db, most=200)
+            connection = await store.connection(unit.db, "c1")
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
+        await it.order(Reactivate("op", "needed") if step == "reactivate" else Decide("keep", "op", "email", "", NOW))
+        async with it.running.database.unit() as unit:
+            (giving_back,) = await store.claim_effects(unit.db, most=200)
+        assert giving_back.kind.value == step
+
+        actions = Actions(it.running.database, it.org, Sealer([KEY]), it.clock)
+        given = await actions._act([giving_back], giving_back.kind, it.org.actor())
+        taken = await actions._act([stopped], stopped.kind, it.org.actor())
+        user = it.org.users["005A"]
+        assert user.frozen or not user.active, "it was carried out all the same"
+        outcomes = given | taken
+
+        async def perform(claimed: Sequence[Any], *_: Any) -> Any:
+            return {effect.id: outcomes[effect.id] for effect in claimed}
+
+        actions._perform = perform  # type: ignore[method-assign]
+        for effect in (stopped, giving_back):
+            await actions._work_off([effect], connection)
+        await it.act()
+        assert (user.active, user.frozen) == (True, False)
+        assert (await it.case()).state is (State.REACTIVATED if step == "reactivate" else State.RESTORED)
+        assert (await it.said()).count("SeatReactivated" if step == "reactivate" else "UserRestored") == 1
+        assert await it.verified()
+
+
 async def test_an_error_of_ours_in_one_case_does_not_hold_up_its_neighbours(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

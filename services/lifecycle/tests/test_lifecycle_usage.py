@@ -19,8 +19,9 @@ from reclaim.common.contracts import (
     Use,
     UserFlagged,
 )
+from reclaim.lifecycle import store
 from reclaim.lifecycle.actions import CHECK_HOLDS
-from reclaim.lifecycle.domain import Fulfilled, Retry, State
+from reclaim.lifecycle.domain import Decide, Fulfilled, Retry, State
 from services.lifecycle.tests.test_lifecycle_service import DAY, World, decision, flagged, world
 
 TERMS = UsageTerms(words="been used for less than 20 hours in the last complete month")
@@ -218,6 +219,93 @@ async def test_a_dry_run_asks_as_well_and_writes_nothing(it: World) -> None:
     await answered(it, "unused")
     assert (await it.case()).state is State.FROZEN
     assert it.org.writes == []
+
+
+async def about_to_freeze(it: World) -> None:
+    """Bring the case to where the freeze is claimed next, and its check is old: it asks the scanner once more."""
+    await revoked(it)
+    (asked,) = await questions(it)
+    now = it.clock.now()
+    await it.tell(
+        UsageJudged(case_id="case-1", use="unused", reason="3 of 20.", asked_at=asked.asked_at, judged_at=now),
+        source="scanner",
+    )
+    await it.once("act")
+    it.clock.advance(CHECK_HOLDS + timedelta(minutes=1))
+
+
+async def test_an_answer_takes_no_step_away_from_who_is_taking_it(it: World) -> None:
+    """The process at work holds the lease; a second one beside it would send the step twice."""
+    await about_to_freeze(it)
+    await it.act()
+    await it.sql("UPDATE effect SET due = 0")
+    async with it.running.database.unit() as unit:
+        (claimed,) = await store.claim_effects(unit.db, most=200)
+    asked = (await questions(it))[-1]
+    now = it.clock.now()
+    told = UsageJudged(case_id="case-1", use="unused", reason="", asked_at=asked.asked_at, judged_at=now)
+    await it.tell(told, source="scanner")
+    async with it.running.database.unit() as unit:
+        assert await store.claim_effects(unit.db, most=200) == []
+        assert await store.prolong_leases(unit.db, {claimed.id: claimed.attempts}) == {claimed.id}
+
+
+async def test_who_was_only_asked_about_is_not_restored(it: World) -> None:
+    """Nothing was sent by the attempt that asked, so nothing is undone, and nobody is told that it was."""
+    await about_to_freeze(it)
+    await it.act()
+    assert (await it.case()).state is State.FREEZING
+    await answered(it, "used")
+    assert (await it.case()).state is State.CANCELLED
+    assert "UserRestored" not in await it.said()
+    assert it.org.writes == []
+
+
+async def test_a_freeze_by_somebody_else_while_the_scanner_is_asked_is_not_ours(it: World) -> None:
+    await about_to_freeze(it)
+    await it.act()
+    it.org.users["005A"].frozen = it.org.users["005A"].frozen_by_another = True
+    await answered(it, "unused")
+    assert (await it.case()).state is State.SKIPPED
+    assert it.org.users["005A"].frozen
+    assert "UserFrozen" not in await it.said()
+
+
+async def test_who_left_while_the_scanner_was_asked_is_not_let_in_again(it: World) -> None:
+    await about_to_freeze(it)
+    await it.act()
+    it.org.users["005A"].active = False
+    await answered(it, "unused")
+    assert (await it.case()).state is State.SKIPPED
+    assert not it.org.users["005A"].active
+    assert it.org.writes == []
+
+
+async def test_a_scanner_that_never_answers_leaves_no_doubt_about_what_was_never_sent(it: World) -> None:
+    await about_to_freeze(it)
+    await it.sql("UPDATE effect SET attempts = 39, asked = 39")
+    await it.act()
+    case = await it.case()
+    assert (case.state, case.unsure) == (State.ATTENTION, False)
+
+
+async def test_a_freeze_that_got_no_answer_stays_in_doubt_when_its_use_is_not_known(it: World) -> None:
+    await about_to_freeze(it)
+    await it.act()
+    it.org.trouble = lambda _operation, _id: "after"
+    await answered(it, "unused")
+    it.org.trouble = lambda _operation, _id: "none"
+    assert it.org.users["005A"].frozen
+    it.clock.advance(CHECK_HOLDS + timedelta(minutes=1))
+    await it.sql("UPDATE effect SET due = 0")
+    await it.act()
+    await answered(it, "unknown")
+    case = await it.case()
+    assert (case.state, case.unsure) == (State.ATTENTION, True)
+    await it.order(Decide("keep", "op", "console", "needed", it.clock.now()))
+    await it.act()
+    assert (await it.case()).state is State.RESTORED
+    assert not it.org.users["005A"].frozen
 
 
 async def test_a_rule_that_rests_on_the_system_alone_asks_nobody(it: World) -> None:

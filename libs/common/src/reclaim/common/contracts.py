@@ -375,7 +375,8 @@ class CaseClosed(CaseEvent, frozen=True):
     """A case ended, whichever way. The holder and product may be flagged again from now on.
 
     `frozen` is the seat that had been frozen and was neither restored nor freed by us: what it might have saved is off.
-    `withdrawn` is why the scanner took back a case for which nothing had been done to the account yet.
+    `withdrawn` is why the scanner took back a case for which nothing had been done to the account yet; a case of a seat
+    that is used is `cancelled`, and has none.
     """
 
     wire = "reclaim.CaseClosed.v1"

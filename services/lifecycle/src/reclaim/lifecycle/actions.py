@@ -229,6 +229,7 @@ class Actions:
             await store.put_off_effects(
                 unit.db,
                 [(e, int(1000 * backoff(e.attempts, first=ASK_AGAIN, most=LONGEST_WAIT)), ASKED) for e, _ in asked],
+                only_asked=True,
             )
             await brake_store.hold_effects(
                 unit.db, [(e, outcome.reason) for e, outcome in final if isinstance(outcome, Held)]
@@ -237,9 +238,11 @@ class Actions:
     def _final(self, effect: Claimed, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Answer | Held):
             return outcome
+        unsure = effect.kind in UNSURE
         if isinstance(outcome, Asked):
             if effect.attempts < ATTEMPTS:
                 return outcome
+            unsure = unsure and effect.tried
             outcome = Later("the scanner does not say whether the seat is used")
         log.warning("case %s: %s is tried again: %s", effect.case.id, effect.kind.value, outcome.reason)
         if effect.attempts < ATTEMPTS:
@@ -249,7 +252,7 @@ class Actions:
                 f"{effect.kind.value} did not succeed in {effect.attempts} attempts: {outcome.reason}",
                 "Find out why the connected system does not answer (test the connection), then retry.",
                 moved=outcome.moved,
-                unsure=effect.kind in UNSURE,
+                unsure=unsure,
             ),
             outcome.reason,
         )
@@ -366,7 +369,7 @@ class Actions:
                     results |= await act[how]([effect.case.seat.holder.id for effect in effects])
         outcomes: dict[str, Outcome] = {}
         for effect in claimed:
-            tried = effect.case.unsure or effect.attempts > 1
+            tried = effect.case.unsure or effect.tried
             match results.get(effect.case.seat.holder.id):
                 case Done(changed=False) | Refused(ports.FROZEN_BY_ANOTHER) if kind is Effect.FREEZE and not tried:
                     # Undone at an appeal, or taken for the beginning of grace, it would be somebody else's freeze.
@@ -376,7 +379,7 @@ class Actions:
                     outcomes[effect.id] = Answer(SUCCESS[kind], evidence, changed=changed)
                 case Refused(code, message, remedy):
                     # Of a downgrade that is refused, a part may have been done.
-                    unsure = kind is Effect.DOWNGRADE or (kind in UNSURE and effect.attempts > 1)
+                    unsure = kind is Effect.DOWNGRADE or (kind in UNSURE and effect.tried)
                     foreign = code == ports.FROZEN_BY_ANOTHER
                     failed = ActionFailed(f"{code}: {message}", remedy, unsure=unsure, foreign=foreign)
                     outcomes[effect.id] = Answer(failed, message)
@@ -390,7 +393,7 @@ class Actions:
         """Return the steps that waited into a day on which their rule frees no seat; records half moved go on."""
         now = self._clock.now()
         return {
-            effect.id: Answer(DayOff(tried=effect.kind in UNSURE and effect.attempts > 1), "")
+            effect.id: Answer(DayOff(tried=effect.kind in UNSURE and effect.tried), "")
             for effect in claimed
             if effect.kind in RECLAIMS and effect.plan is None and not calendar.may_reclaim(effect.case.policy, now)
         }
@@ -458,10 +461,14 @@ class Actions:
 
     def _checked(self, effect: Claimed, record: SeatRecord | None, survey: Survey) -> Outcome:
         case = effect.case
-        tried = case.unsure or (effect.kind in UNSURE and effect.attempts > 1)
+        tried = case.unsure or (effect.kind in UNSURE and effect.tried)
         outcome = self._compared(case, record, survey, tried=tried and not case.policy.dry_run)
-        if tried and isinstance(outcome, Answer) and isinstance(outcome.command, SeatChecked):
-            return Answer(msgspec.structs.replace(outcome.command, tried=True), outcome.evidence)
+        match outcome:
+            case Answer(SeatChecked() as command, evidence) if tried:
+                return Answer(msgspec.structs.replace(command, tried=True), evidence)
+            case Answer(ActionFailed() as command, evidence) if tried:
+                # A check that failed says nothing of the attempt before it: the doubt about that one stays.
+                return Answer(msgspec.structs.replace(command, unsure=True), evidence)
         return outcome
 
     def _compared(self, case: Case, record: SeatRecord | None, survey: Survey, *, tried: bool) -> Outcome:
@@ -676,7 +683,7 @@ def _appealed_meanwhile(claimed: Sequence[Claimed]) -> dict[str, Outcome]:
             ActionFailed(
                 f"{effect.kind.value} was not begun any more",
                 "Nothing is to be done: the appeal is granted.",
-                unsure=effect.kind in UNSURE and effect.attempts > 1,
+                unsure=effect.kind in UNSURE and effect.tried,
             ),
             "the appeal came first",
         )

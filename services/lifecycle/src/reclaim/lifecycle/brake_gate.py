@@ -81,7 +81,7 @@ async def admit(unit: Unit, claimed: Sequence[Claimed], defaults: Limits) -> lis
 
 def _unsure(effect: Claimed) -> bool:
     """Tell whether an earlier attempt may have changed the account; handing records over does not touch it."""
-    return effect.kind is not Effect.HAND_OVER and effect.attempts > 1
+    return effect.kind is not Effect.HAND_OVER and effect.tried
 
 
 async def _reserve(unit: Unit, wanting: Sequence[Claimed], step: Step, defaults: Limits) -> dict[str, Stop]:

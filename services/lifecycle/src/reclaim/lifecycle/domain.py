@@ -112,7 +112,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     downgrade, was given up without an answer, and may have happened, a downgrade in part. `before` is what the holder
     had before a downgrade, as the connector gave it, for putting it back. `run_id` is the scan that flagged the seat.
     `withdrawn`: what stands as an appeal is the scanner's withdrawal, so that the case ends as skipped.
-    `told` is what sources of use said last, of a rule that rests on them.
+    `told` is what sources of use said last, of a rule that rests on them. `again`: a step that hung was carried out
+    while the account was given back, which is done once more therefore. `given_back_at` is when it was said that a
+    reclaimed seat is back.
     """
 
     id: str
@@ -146,6 +148,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     fulfilled_by: str | None = None
     withdrawn: bool = False
     told: UseTold | None = None
+    again: bool = False
+    given_back_at: datetime | None = None
 
     @property
     def open(self) -> bool:
@@ -678,7 +682,8 @@ def _withdrawn(case: Case, command: Withdraw, now: datetime) -> Verdict:
     if may_be_frozen and case.method != "task":
         return _go(withdrawn, State.RESTORING, f"{_why(command)}; the account is restored")
     if command.kind == "used":
-        return _end(withdrawn, State.CANCELLED, "cancelled", _why(command), now, withdrawn=command.kind)
+        # The outcome says it. The kind is younger than its field, and older readers would refuse the event for it.
+        return _end(withdrawn, State.CANCELLED, "cancelled", _why(command), now)
     return _end(withdrawn, State.SKIPPED, "skipped", _why(command), now, withdrawn=command.kind)
 
 
@@ -716,6 +721,8 @@ def _use_told(case: Case, command: UseTold, now: datetime) -> Verdict:  # noqa: 
 
 
 def _checked_before_freeze(case: Case, command: SeatChecked, now: datetime) -> Verdict:
+    if _outdated(case, command):
+        return _go(case, State.CHECKING_BEFORE_FREEZE, _CHECKED_TOO_EARLY)
     if command.found != "clear" and command.tried:
         return _go(case, State.RESTORING, f"{command.evidence}; the freeze that was tried is undone, if it happened")
     match command.found:
@@ -730,7 +737,17 @@ def _checked_before_freeze(case: Case, command: SeatChecked, now: datetime) -> V
             return _end(case, State.SKIPPED, "skipped", command.evidence, now)
 
 
+def _outdated(case: Case, command: SeatChecked) -> bool:
+    """Tell whether a check that takes our own step for somebody else's began before that step was heard of."""
+    return case.unsure and not command.tried and command.found != "clear"
+
+
+_CHECKED_TOO_EARLY: Final = "checked again: the check began before it was known that the step may have happened"
+
+
 def _checked_before_reclaim(case: Case, command: SeatChecked, now: datetime) -> Verdict:
+    if _outdated(case, command):
+        return _go(case, State.CHECKING_BEFORE_RECLAIM, _CHECKED_TOO_EARLY)
     match command.found:
         case "clear":
             checked = replace(case, checked_at=now)
@@ -820,10 +837,88 @@ def _frozen(case: Case, command: SeatFrozen, now: datetime) -> Verdict:  # noqa:
 def _taken_after_the_end(case: Case, command: TakenLate, now: datetime) -> Verdict:
     """Undo what a process did that was stopped right before its call for longer than its lease."""
     if command.kind is not Effect.FREEZE:
-        # Given back whole, as after a step that got no answer.
-        case = replace(case, frozen_at=case.frozen_at or now, unsure=True)
+        case = _to_give_back_whole(case, now)
     note = f"a step that hung ({command.kind}) was carried out after the case had ended; the account is restored"
     return _go(case, State.RESTORING, note)
+
+
+def _to_give_back_whole(case: Case, now: datetime) -> Case:
+    """Return a case that is restored as after a deactivation or downgrade that got no answer."""
+    return replace(case, frozen_at=case.frozen_at or now, unsure=True)
+
+
+def _taken_before_its_turn(case: Case, command: TakenLate, now: datetime) -> Verdict:
+    return _call_about_late(case, command, case.state, now)
+
+
+def _taken_while_freezing(case: Case, command: TakenLate, now: datetime) -> Verdict:
+    if command.kind is Effect.FREEZE:
+        return _noted(replace(case, unsure=True), command)
+    return _call_about_late(case, command, State.CHECKING_BEFORE_FREEZE, now)
+
+
+def _taken_after_the_freeze(case: Case, command: TakenLate, now: datetime) -> Verdict:
+    """Go on to what was done already: the check that comes takes it for ours, and an appeal gives all of it back."""
+    if command.kind is not Effect.FREEZE:
+        return _noted(replace(case, unsure=True), command)
+    if case.state is State.DOWNGRADING:
+        # A downgrade lets the holder in again, and may have done so before.
+        return _call_about_late(replace(case, unsure=True), command, State.CHECKING_BEFORE_RECLAIM, now)
+    return Rejected(f"{_late(command)}, and the account is to be frozen")
+
+
+def _taken_while_giving_back(case: Case, command: TakenLate, now: datetime) -> Verdict:
+    """What is under way may have come before it: give back once more after that."""
+    if command.kind is not Effect.FREEZE:
+        case = _to_give_back_whole(case, now)
+    return _noted(replace(case, again=True), command)
+
+
+def _taken_after_the_reclaim(case: Case, command: TakenLate, now: datetime) -> Verdict:
+    if case.method == "downgrade" and command.kind is not Effect.DOWNGRADE:
+        return _call_a_person(
+            case,
+            State.RECLAIMED,
+            f"{_late(command)}, after the holder was moved to the cheaper licence.",
+            "Let the holder in again in the connected system, then retry; or reactivate the seat.",
+            now,
+        )
+    return Rejected(f"{_late(command)}, and the seat is freed")
+
+
+def _taken_after_giving_back(case: Case, command: TakenLate, now: datetime) -> Verdict:  # noqa: ARG001
+    return _go(case, State.REACTIVATING, f"{_late(command)}; the seat is given back once more")
+
+
+def _taken_in_attention(case: Case, command: TakenLate, now: datetime) -> Verdict:
+    assert case.attention is not None
+    resume = case.attention.resume
+    if resume in _UNDECIDED:
+        return Rejected("no step is taken before a decision")
+    if resume is State.RECLAIMED:
+        return _taken_after_the_reclaim(case, command, now)
+    return _call_about_late(case, command, resume, now)
+
+
+def _call_about_late(case: Case, command: TakenLate, resume: State, now: datetime) -> Verdict:
+    """Call a person, anew if one was called already: what they were told of the account is not so any more."""
+    case = replace(case, unsure=True) if command.kind is Effect.FREEZE else _to_give_back_whole(case, now)
+    reason = f"{_late(command)}."
+    remedy = "Retry, which checks the seat and goes on; or keep it, which undoes the step."
+    if resume in {State.RESTORING, State.REACTIVATING}:
+        remedy = "Retry: the account is given back then."
+    if case.attention is not None:
+        reason = f"{case.attention.reason.rstrip('.')}; since then {reason}"
+        remedy = f"{case.attention.remedy} {remedy}"
+    return _call_a_person(case, resume, reason, remedy, now)
+
+
+def _noted(case: Case, command: TakenLate) -> Accepted:
+    return Accepted(replace(case, version=case.version + 1), _late(command))
+
+
+def _late(command: TakenLate) -> str:
+    return f"a step that hung ({command.kind}) was carried out after the case had gone on without it"
 
 
 def _announced(case: Case, now: datetime) -> Accepted:
@@ -912,6 +1007,8 @@ def _day_off(case: Case, command: DayOff, now: datetime) -> Verdict:
 
 
 def _unfrozen(case: Case, command: SeatUnfrozen, now: datetime) -> Verdict:  # noqa: ARG001
+    if case.again:
+        return _go(replace(case, again=False), State.RESTORING, _ONCE_MORE)
     actor = case.appealed_by or "the check before the reclaim"
     said = UserRestored(
         case_id=case.id,
@@ -988,7 +1085,16 @@ def _reactivate_in_attention(case: Case, command: Reactivate, now: datetime) -> 
     return _reactivate(case, command, now)
 
 
+_ONCE_MORE: Final = "given back once more: a step that hung was carried out meanwhile"
+
+
 def _given_back(case: Case, command: SeatGivenBack, now: datetime) -> Verdict:  # noqa: ARG001
+    if case.again:
+        return _go(replace(case, again=False), State.REACTIVATING, _ONCE_MORE)
+    back = replace(case, frozen_at=None, grace_ends_at=None, unsure=False, given_back_at=case.given_back_at or now)
+    if case.given_back_at is not None:
+        # It was said, and booked, the first time.
+        return _go(back, State.REACTIVATED, "the seat is back once more")
     said = SeatReactivated(
         case_id=case.id,
         seat=case.seat,
@@ -1000,7 +1106,7 @@ def _given_back(case: Case, command: SeatGivenBack, now: datetime) -> Verdict:  
         dry_run=case.policy.dry_run,
         downgrade_to=_target(case),
     )
-    return _go(replace(case, frozen_at=None, grace_ends_at=None), State.REACTIVATED, "the seat is back", said)
+    return _go(back, State.REACTIVATED, "the seat is back", said)
 
 
 def _failed(case: Case, command: ActionFailed, now: datetime) -> Verdict:
@@ -1106,6 +1212,18 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.CANCELLED, TakenLate): _taken_after_the_end,
     (State.SKIPPED, TakenLate): _taken_after_the_end,
     (State.RESTORED, TakenLate): _taken_after_the_end,
+    (State.CHECKING_BEFORE_FREEZE, TakenLate): _taken_before_its_turn,
+    (State.FREEZING, TakenLate): _taken_while_freezing,
+    (State.FROZEN, TakenLate): _taken_after_the_freeze,
+    (State.CHECKING_BEFORE_RECLAIM, TakenLate): _taken_after_the_freeze,
+    (State.HANDING_OVER, TakenLate): _taken_after_the_freeze,
+    (State.RECLAIMING, TakenLate): _taken_after_the_freeze,
+    (State.DOWNGRADING, TakenLate): _taken_after_the_freeze,
+    (State.RESTORING, TakenLate): _taken_while_giving_back,
+    (State.RECLAIMED, TakenLate): _taken_after_the_reclaim,
+    (State.REACTIVATING, TakenLate): _taken_while_giving_back,
+    (State.REACTIVATED, TakenLate): _taken_after_giving_back,
+    (State.ATTENTION, TakenLate): _taken_in_attention,
     (State.RESTORING, ActionFailed): _failed,
     (State.CHECKING_BEFORE_RECLAIM, UseTold): _use_told,
     (State.CHECKING_BEFORE_RECLAIM, SeatChecked): _checked_before_reclaim,

@@ -88,6 +88,7 @@ EFFECT: Final = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("plan", Json),
     sa.Column("due", sa.BigInteger, nullable=False, index=True),
+    sa.Column("asked", sa.Integer, nullable=False, server_default="0"),
 )
 
 AUDIT: Final = sa.Table(
@@ -345,13 +346,22 @@ async def take_timers(db: AsyncConnection, case_ids: Collection[str], now: datet
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An effect that this process may run until its lease is over. `plan` is what an earlier attempt fixed."""
+    """An effect that this process may run until its lease is over. `plan` is what an earlier attempt fixed.
+
+    `attempts` counts this one; `asked` of those before it only asked the scanner whether the seat is used.
+    """
 
     id: str
     case: Case
     kind: Effect
     attempts: int
     plan: dict[str, Any] | None
+    asked: int
+
+    @property
+    def tried(self) -> bool:
+        """Whether an earlier attempt may have sent something to the connected system."""
+        return self.attempts - self.asked > 1
 
 
 async def add_effects(db: AsyncConnection, cases: Sequence[tuple[Case, Effect]]) -> None:
@@ -414,13 +424,13 @@ async def claim_effects(db: AsyncConnection, *, most: int, avoiding: Collection[
         if case is None or case.state.value != row.for_state:
             void.append(row.id)
         else:
-            claimed.append(Claimed(row.id, case, Effect(row.kind), row.attempts + 1, row.plan))
+            claimed.append(Claimed(row.id, case, Effect(row.kind), row.attempts + 1, row.plan, row.asked))
     await drop_effects(db, void)
     if claimed:
         await db.execute(
             sa.update(EFFECT)
             .where(EFFECT.c.id == sa.bindparam("effect_id"))
-            .values(due=now + LEASE, attempts=EFFECT.c.attempts + 1),
+            .values(due=now + LEASE, attempts=EFFECT.c.attempts + 1, reason=""),
             [{"effect_id": effect.id} for effect in claimed],
         )
     return claimed
@@ -466,14 +476,23 @@ async def drop_effects(db: AsyncConnection, ids: Sequence[str]) -> set[str]:
     return set(rows.scalars())
 
 
-async def put_off_effects(db: AsyncConnection, later: Sequence[tuple[Claimed, int, str]]) -> None:
-    """Let effects be tried again: (effect, milliseconds from now, reason). What was claimed anew is left alone."""
+async def put_off_effects(
+    db: AsyncConnection, later: Sequence[tuple[Claimed, int, str]], *, only_asked: bool = False
+) -> None:
+    """Let effects be tried again: (effect, milliseconds from now, reason). What was claimed anew is left alone.
+
+    `only_asked`: this attempt sent nothing to the connected system, it asked the scanner.
+    """
     if later:
         now = wall_milliseconds()
         await db.execute(
             sa.update(EFFECT)
             .where(EFFECT.c.id == sa.bindparam("effect_id"), EFFECT.c.attempts == sa.bindparam("claimed"))
-            .values(due=sa.bindparam("new_due"), reason=sa.bindparam("new_reason")),
+            .values(
+                due=sa.bindparam("new_due"),
+                reason=sa.bindparam("new_reason"),
+                asked=EFFECT.c.asked + int(only_asked),
+            ),
             [
                 {"effect_id": effect.id, "claimed": effect.attempts, "new_due": now + wait, "new_reason": reason}
                 for effect, wait, reason in later
@@ -482,7 +501,7 @@ async def put_off_effects(db: AsyncConnection, later: Sequence[tuple[Claimed, in
 
 
 async def hurry_effects(db: AsyncConnection, case_ids: Collection[str], reason: str) -> None:
-    """Let the effects of some cases be tried at once that rest for this reason."""
+    """Let the effects of some cases be tried at once that rest for this reason; none does while it is claimed."""
     chosen = sa.text(f"case_id IN (SELECT value FROM {listed(db, 'ids')})").bindparams(ids=_ids(case_ids))
     await db.execute(sa.update(EFFECT).where(chosen, EFFECT.c.reason == reason).values(due=wall_milliseconds()))
 

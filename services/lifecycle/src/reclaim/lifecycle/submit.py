@@ -64,7 +64,7 @@ async def submit(unit: Unit, submissions: Sequence[Submission]) -> list[Verdict]
             unit.emit(*verdict.events)
             if verdict.timer is not None:
                 timers.append((case.id, verdict.timer))
-            if after.state is not case.state:
+            if after.state is not case.state or verdict.effect is not None:
                 # The effect of a state that the case has left in the same transaction is void.
                 effects[case.id] = verdict
         entries.append((_entry(submission, case, after, verdict, unit), submission.personal))
