@@ -719,3 +719,43 @@ async def test_the_pages_show_the_ticket(small: World) -> None:
     page = await small.site.get("/itsm-gateway/requests/c")
     assert "/desks/freshservice/a/tickets/301" in page
     assert "What the ticket is told" in page
+
+
+# One desk is not another ---------------------------------------------------------------------------------------------
+
+
+async def test_a_tickets_key_is_not_read_on_another_desk(small: World) -> None:
+    small.platform = "jira"
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    small.platform = "freshservice"
+    other = await small.site.call("PUT", "/itsm-gateway/api/desks/other", role="admin", json=small.entered(asks=False))
+    assert other.status_code == 200
+    # The ticket of somebody else has the same key there.
+    small.desk.open(subject="Not ours", description="")
+    async with small.site.running.database.unit() as unit:
+        await unit.db.execute(sa.update(ticket_store.TICKET).values(key="301", number="#301"))
+    small.act("tag", "lr_revoke")
+    _, secret = await small.site.secret("other", "freshservice")
+    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_revoke"}'
+    sent = {"x-reclaim-secret": secret, "content-type": "application/json"}
+    assert (await small.site.post("other", body, sent)).status_code == 202
+    assert await small.decisions() == []
+    assert "is on the desk it" in (await small.site.delivery())["outcome"]
+
+
+@pytest.mark.parametrize("setting", ["base_url", "workspace_id"])
+async def test_a_desk_does_not_move_away_from_its_open_tickets(small: World, setting: str) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    moved = small.entered()
+    moved["settings"][setting] = {"base_url": f"{small.sandbox.url}/desks/generic", "workspace_id": "7"}[setting]
+    put = ("PUT", "/itsm-gateway/api/desks/it")
+    refused = await small.site.call(*put, role="admin", json=moved)
+    assert (refused.status_code, "it has 1 ticket that would be" in refused.text) == (409, True), refused.text
+    await small.site.tell(CaseClosed(case_id="c", outcome="kept", reason="By mail.", closed_at=NOW))
+    assert (await small.site.call(*put, role="admin", json=moved)).status_code == 409, "its end is not told yet"
+    await small.run("tell_tickets")
+    assert (await small.site.call(*put, role="admin", json=moved)).status_code == 200

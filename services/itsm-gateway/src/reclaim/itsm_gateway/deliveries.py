@@ -116,6 +116,9 @@ class Handling:
             return _Read(problem=verdicts.NoTask(delivery.case_id or ""))
         if since is None or _is_taken_at_its_word(delivery, known):
             return _Read()
+        ticket = known.tickets.get(_reference(delivery))
+        if ticket is not None and ticket.desk_id != delivery.connection_id:
+            return _Read(problem=verdicts.OnAnotherDesk(delivery.case_id or "", ticket.desk_id))
         opened = self._desks.open(delivery.connection_id)
         if opened is None:
             return _Read(problem=verdicts.NotConnected(delivery.connection_id))

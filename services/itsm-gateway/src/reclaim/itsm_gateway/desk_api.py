@@ -20,7 +20,7 @@ from reclaim.connectors.itsm.decisions import DEFAULT_TAGS, DecisionRules
 from reclaim.connectors.itsm.ports import Answer
 from reclaim.connectors.itsm.registry import PLATFORMS
 from reclaim.itsm_gateway import setup_store, ticket_store
-from reclaim.itsm_gateway.desks import Desks, check
+from reclaim.itsm_gateway.desks import Desks
 from reclaim.itsm_gateway.ticket_store import Desk
 from reclaim.itsm_gateway.ticketing import OPEN, TELL
 from reclaim.web.auth import require
@@ -153,7 +153,7 @@ def router(database: Database, sealer: Sealer, desks: Desks) -> Router:
         sealed = _sealed(sealer, wanted, before)
         rules = DecisionRules(**wanted.decisions.model_dump())
         async with database.unit() as unit:
-            changed = Desk(
+            entered = Desk(
                 id=desk_id,
                 platform=wanted.platform,
                 settings=_json(wanted.settings),
@@ -163,14 +163,11 @@ def router(database: Database, sealer: Sealer, desks: Desks) -> Router:
                 description=wanted.description,
                 fields=_json(wanted.fields),
                 asks=wanted.asks,
-                version=before.version + 1 if before else 1,
+                version=before.version if before else 0,
                 changed_at=unit.now,
                 changed_by=operator.name,
             )
-            check(changed, desks.profile(changed))
-            desks.check_address(desks.profile(changed))
-            await ticket_store.save_desk(unit.db, changed)
-            await ticket_store.revive(unit.db, desk_id, wall_milliseconds())
+            changed = await desks.store(unit, entered, operator.name)
             unit.wake(OPEN)
             unit.wake(TELL)
         return _out(changed)

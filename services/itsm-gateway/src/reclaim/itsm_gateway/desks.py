@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 import httpx
 import msgspec
 
-from reclaim.common.db import Database
-from reclaim.common.errors import Invalid
+from reclaim.common.db import Database, Unit
+from reclaim.common.errors import Conflict, Invalid
 from reclaim.common.http_client import open_client
 from reclaim.common.outgoing import Outgoing
 from reclaim.common.security import Sealer
+from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Json, PermissionResult, ServiceDesk, TicketDraft, TicketRef
@@ -98,6 +99,29 @@ class Desks:
         """
         return open_client(self._outgoing, _address(profile))
 
+    async def store(self, unit: Unit, wanted: Desk, by: str) -> Desk:
+        """Store a desk that is new (its `version` is 0) or that was read and changed; what failed there is tried again.
+
+        Raises:
+            Invalid, AddressRefused: something does not fit.
+            Conflict: it would lead to another place while tickets are open at the one that it led to.
+        """
+        changed = replace(wanted, version=wanted.version + 1, changed_at=unit.now, changed_by=by)
+        profile = self.profile(changed)
+        check(changed, profile)
+        self.check_address(profile)
+        before = await ticket_store.desk(unit.db, changed.id)
+        if before is not None and _place(before) != _place(changed):
+            there = await ticket_store.unfinished(unit.db, changed.id)
+            if there:
+                raise Conflict(
+                    f"{changed.id} has {there} ticket{'' if there == 1 else 's'} that would be looked for in another "
+                    "place. Connect the other place under another name, or wait until the cases of these have ended."
+                )
+        await ticket_store.save_desk(unit.db, changed)
+        await ticket_store.revive(unit.db, changed.id, wall_milliseconds())
+        return changed
+
     async def test(self, profile: DeskProfile) -> Sequence[PermissionResult]:
         """Try everything that a connection needs; see `ServiceDesk.test_connection`."""
         validate(profile)
@@ -141,8 +165,19 @@ class _Reader:
 
 
 def _address(profile: DeskProfile) -> str:
-    defaults = {entry.name: entry.default for entry in PLATFORMS[profile.platform].entries}
-    return profile.settings.get("base_url", "") or defaults["base_url"]
+    return _setting(profile.platform, profile.settings, "base_url")
+
+
+def _setting(platform: str, settings: Mapping[str, str], name: str) -> str:
+    defaults = {entry.name: entry.default for entry in PLATFORMS[platform].entries}
+    return settings.get(name, "") or defaults.get(name, "")
+
+
+def _place(stored: Desk) -> tuple[str, ...]:
+    """Return where the keys of a desk's tickets mean something."""
+    settings = msgspec.json.decode(stored.settings, type=dict[str, str])
+    found = {name: _setting(stored.platform, settings, name) for name in ("base_url", "table", "workspace_id")}
+    return stored.platform, found["base_url"].rstrip("/"), found["table"], found["workspace_id"]
 
 
 def ref_of(ticket: Ticket) -> TicketRef | None:

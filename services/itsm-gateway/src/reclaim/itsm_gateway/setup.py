@@ -16,14 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, Invalid, NotFound, ReclaimError
 from reclaim.common.security import Sealer
-from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.base import tried
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Answer, Choice, FieldKind, FieldSpec, Json, PermissionResult, TicketRef
 from reclaim.connectors.itsm.registry import PLATFORMS
 from reclaim.itsm_gateway import domain, setup_store, ticket_store
-from reclaim.itsm_gateway.desks import Desks, check, drafted
+from reclaim.itsm_gateway.desks import Desks, drafted
 from reclaim.itsm_gateway.setup_store import Setup
 from reclaim.itsm_gateway.ticket_store import Desk
 from reclaim.itsm_gateway.ticketing import OPEN, TELL
@@ -168,6 +167,7 @@ class Setups:
 
         Raises:
             Invalid, AddressRefused: something does not fit.
+            Conflict: tickets are open at the place that it would no longer lead to.
         """
         begun, before = await self.found(desk_id)
         kept: dict[str, str] = {}
@@ -324,12 +324,7 @@ class Setups:
 
     async def _store(self, begun: Setup, wanted: Desk, by: str, *, then: Step, **also: Any) -> None:
         async with self._database.unit() as unit:
-            changed = replace(wanted, version=wanted.version + 1, changed_at=unit.now, changed_by=by)
-            profile = self._desks.profile(changed)
-            check(changed, profile)
-            self._desks.check_address(profile)
-            await ticket_store.save_desk(unit.db, changed)
-            await ticket_store.revive(unit.db, changed.id, wall_milliseconds())
+            await self._desks.store(unit, wanted, by)
             unit.wake(OPEN)
             unit.wake(TELL)
             await _remember(unit.db, begun)

@@ -269,6 +269,16 @@ async def heard(db: AsyncConnection, reference: str, says: str, closed_since: in
     )
 
 
+async def unfinished(db: AsyncConnection, desk_id: str) -> int:
+    """Return how many tickets of a desk are still read or told something."""
+    to_hear = sa.exists().where(
+        TICKET_WORD.c.reference == TICKET.c.reference, TICKET_WORD.c.state.in_(("waiting", "failed"))
+    )
+    here = (TICKET.c.desk_id == desk_id) & TICKET.c.key.is_not(None)
+    query = sa.select(sa.func.count()).select_from(TICKET).where(here, (TICKET.c.state == "open") | to_hear)
+    return (await db.execute(query)).scalar_one()
+
+
 async def set_failure(db: AsyncConnection, case_id: str, failure: str | None) -> None:
     """Record on a request why there is no ticket, or (None) that there is one."""
     await db.execute(sa.update(TICKET_REQUEST).where(TICKET_REQUEST.c.case_id == case_id).values(failure=failure))

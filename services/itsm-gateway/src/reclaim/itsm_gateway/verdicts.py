@@ -45,6 +45,16 @@ class NoTask(Permanent):
         )
 
 
+class OnAnotherDesk(Permanent):
+    """The case's ticket is on another desk than the one that the webhook is of: its key means nothing here."""
+
+    def __init__(self, case_id: str, desk_id: str) -> None:
+        super().__init__(
+            f"The ticket of case {case_id} is on the desk {desk_id}, and this webhook is of another connection. Answer "
+            "on that ticket, or decide the case on its own page."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known when a delivery is judged. `ticket` is None for a generic sender, or where `problem` says why.
