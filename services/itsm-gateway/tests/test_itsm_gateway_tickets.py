@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import (
     CaseClosed,
     CheckFinding,
@@ -570,6 +572,33 @@ async def test_reopening_after_a_case_was_kept_takes_nothing_away(small: World) 
     assert await small.decisions() == []
     await small.run("tell_tickets")
     assert "nothing was taken away" in ticket.comments[-1].text
+
+
+async def test_a_ticket_that_was_reopened_is_heard_before_it_is_closed_again(world: World) -> None:
+    await frozen(world)
+    (ticket,) = world.tickets()
+    world.act("reopen")
+    for event in life("c")[1:3]:
+        await world.site.tell(event)
+    await world.run("tell_tickets", "tell_tickets")
+    assert not world.desk.is_closed(ticket)
+    assert (await world.decisions())[-1] == ("c", "keep", "itsm")
+    await world.run("tell_tickets", "tell_tickets")
+    assert world.desk.is_closed(ticket)
+    assert len(await world.decisions()) == 2, "once"
+
+
+@pytest.mark.parametrize("platform", sorted(set(PLATFORMS) - {"serval"}))
+async def test_a_reopening_counts_from_when_it_was_made(small: World, platform: str) -> None:
+    small.platform = platform
+    await frozen(small)
+    small.act("reopen")
+    clock = small.site.running.database.clock
+    assert isinstance(clock, FixedClock)
+    clock.advance(timedelta(hours=3))
+    await small.run("poll_tickets")
+    await small.site.handle()
+    assert (await small.site.decisions())[-1].decided_at == NOW
 
 
 # Words ---------------------------------------------------------------------------------------------------------------

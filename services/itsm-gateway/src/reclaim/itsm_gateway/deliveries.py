@@ -250,7 +250,7 @@ def _say(unit: Unit, delivery: Delivery, verdict: Verdict) -> Step:
             channel="itsm",
             actor=verdict.actor,
             reason=verdict.reason,
-            decided_at=delivery.received_at,
+            decided_at=verdict.at or delivery.received_at,
         )
         text = f"{verdict.actor} decided: {verdict.says}. {verdict.reason}".strip()
     unit.emit(said)

@@ -161,7 +161,7 @@ class _Reader:
         if ref is None:
             return None
         said = await self._desk.read_decision(ref)
-        return TicketState(ref.number, said.reading, said.reason, said.actor, said.test, said.closed)
+        return TicketState(ref.number, said.reading, said.reason, said.actor, said.test, said.closed, said.at)
 
 
 def _address(profile: DeskProfile) -> str:

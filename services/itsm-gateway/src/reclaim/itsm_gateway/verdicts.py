@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal, cast, get_args
 
 from reclaim.common.contracts import Decision
@@ -77,7 +78,8 @@ class Facts:
 class Verdict:
     """What becomes of a delivery, and for one that was taken, what was decided by whom.
 
-    `done` is what was said of a task, None where nothing was. `word` is what the ticket is told because of it.
+    `done` is what was said of a task, None where nothing was. `word` is what the ticket is told because of it. `at` is
+    when it was decided, None for when the webhook came.
     """
 
     state: Literal["taken", "ignored", "failed"]
@@ -87,6 +89,7 @@ class Verdict:
     reason: str = ""
     done: bool | None = None
     word: str | None = None
+    at: datetime | None = None
 
 
 def judge(facts: Facts) -> Verdict:
@@ -153,7 +156,9 @@ def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verd
     # Whether one that comes after the end was made in time, the case itself says.
     outcome = "Reopened, which is an appeal" + (": it counts only if it was made in time." if freed else ".")
     reason = f"Ticket {ticket.ticket} was reopened."
-    return Verdict("taken", outcome, "keep", _who(facts, ticket), reason, word=word)
+    # A reading may come long after its ticket was reopened in time; none is older than its case.
+    at = None if ticket.at is None else max(min(ticket.at, facts.delivery.received_at), request.flagged_at)
+    return Verdict("taken", outcome, "keep", _who(facts, ticket), reason, word=word, at=at)
 
 
 def _by_task(facts: Facts, ticket: TicketState) -> Verdict:
