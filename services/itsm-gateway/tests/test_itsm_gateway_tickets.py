@@ -282,6 +282,24 @@ async def test_a_ticket_closed_without_an_answer_takes_nothing_away_and_is_liste
     assert "without an answer" in delivery["outcome"]
 
 
+@pytest.mark.parametrize("tags", [(), ("lr_keep", "lr_revoke")], ids=["none", "two"])
+async def test_a_ticket_that_decides_nothing_is_told_once_how_to_answer(small: World, tags: tuple[str, ...]) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    for tag in tags:
+        small.act("tag", tag)
+    small.act("close")
+    for _ in range(3):
+        await small.run("poll_tickets")
+        await small.site.handle()
+        await small.run("tell_tickets")
+    (comment,) = small.tickets()[0].comments
+    assert "set one tag (label) on this ticket: lr_keep" in comment.text
+    assert "the time to answer runs on" in comment.text
+    assert "nothing is taken away" not in comment.text + small.tickets()[0].description
+
+
 async def test_tags_that_disagree_take_nothing_away(small: World) -> None:
     await small.connect()
     await small.site.tell(flagged("c"))

@@ -20,12 +20,14 @@ from reclaim.common.contracts import DecisionReceived, Event, FulfilmentReported
 from reclaim.common.db import Database, Unit
 from reclaim.common.errors import Conflict, Invalid, NotFound, NotYet, ReclaimError, Transient
 from reclaim.common.timing import backoff, wall_milliseconds
+from reclaim.connectors.itsm import templates
 from reclaim.itsm_gateway import delivery_store, domain, hints, intake, store, ticket_store, verdicts
 from reclaim.itsm_gateway.delivery_store import Delivery, Settled
+from reclaim.itsm_gateway.desks import rules_of
 from reclaim.itsm_gateway.domain import Step
 from reclaim.itsm_gateway.ports import Desks, TicketState
 from reclaim.itsm_gateway.store import TicketRequest
-from reclaim.itsm_gateway.ticket_store import Ticket
+from reclaim.itsm_gateway.ticket_store import Desk, Ticket
 from reclaim.itsm_gateway.verdicts import Facts, Verdict
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class _Known:
 
     requests: Mapping[str, TicketRequest]
     tickets: Mapping[str, Ticket]
-    connected: frozenset[str]
+    desks: Mapping[str, Desk]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Handling:
             known = _Known(
                 await store.requests_of(unit.db, {one.case_id for one in claimed if one.case_id is not None}),
                 await ticket_store.referred(unit.db, {_reference(one) for one in claimed}),
-                frozenset(desk.id for desk in await ticket_store.desks(unit.db)),
+                {desk.id: desk for desk in await ticket_store.desks(unit.db)},
             )
         slots = asyncio.Semaphore(AT_ONCE)
         read = await asyncio.gather(*(self._read(one, known, slots) for one in claimed))
@@ -169,6 +171,7 @@ class Handling:
                 decided.get(case_id),
                 reopened,
                 reference in ended,
+                _how(known.desks.get(delivery.connection_id)),
             )
             verdict = verdicts.judge(facts)
             settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))
@@ -192,6 +195,10 @@ class Handling:
             unit.wake(TELL)
 
 
+def _how(desk: Desk | None) -> str:
+    return "" if desk is None else templates.answers(rules_of(desk))
+
+
 def _since(delivery: Delivery, known: _Known) -> datetime | None:
     """Return what the delivery's ticket is no older than; None if there is none that could be read."""
     match delivery.kind:
@@ -207,9 +214,7 @@ def _since(delivery: Delivery, known: _Known) -> datetime | None:
 
 def _is_taken_at_its_word(delivery: Delivery, known: _Known) -> bool:
     """Tell whether nobody can be asked what is behind a webhook: its sender has no desk here, and decides by it."""
-    return (
-        delivery.platform == "generic" and delivery.kind == "question" and delivery.connection_id not in known.connected
-    )
+    return delivery.platform == "generic" and delivery.kind == "question" and delivery.connection_id not in known.desks
 
 
 def _too_soon(

@@ -118,6 +118,11 @@ def acts(event: Progress) -> tuple[Act, Act]:
             return "comment", "comment"
 
 
+def no_answer(why: str, how: str) -> str:
+    """Return what a ticket is told that was closed and decides nothing."""
+    return f"This is no answer yet. {why} {how}".strip()
+
+
 def reopened_too_late(outcome: str | None) -> str:
     """Return what a ticket is told that was reopened after the end of its case; None: how that was is not known."""
     if outcome is None:

@@ -62,6 +62,7 @@ class Facts:
 
     `before` is what was last heard from this ticket, `decided` what the last webhook said that decided its case.
     `reopened`: it is open, and was closed when it was last heard. `ended`: its case is over, and we close it ourselves.
+    `how` says how to answer on this ticket.
     """
 
     delivery: Delivery
@@ -72,6 +73,7 @@ class Facts:
     decided: str | None = None
     reopened: bool = False
     ended: bool = False
+    how: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,8 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
             "failed",
             f"Ticket {ticket.ticket} decides nothing. {ticket.reason} Answer on the ticket and replay this webhook, or "
             "decide the case on its own page.",
+            # Once: every change of the ticket sends a webhook, this comment too.
+            word=None if facts.before == "undecided" else domain.no_answer(ticket.reason, facts.how),
         )
     if ticket.says == "done":
         return Verdict(
