@@ -419,3 +419,12 @@ def test_rules_default_to_the_documented_tags() -> None:
         "lr_downgrade": "downgrade",
         "lr_done": "done",
     }
+
+
+async def test_a_client_that_was_closed_meanwhile_is_passing_trouble() -> None:
+    settings = {"base_url": "http://127.0.0.1:9", "requester_email": "reclaim@example.com"}
+    profile = DeskProfile("freshservice", settings, {"api_key": "key"}, DecisionRules())
+    client = httpx.AsyncClient()
+    await client.aclose()
+    with pytest.raises(Passing, match="changed just now"):
+        await open_desk(profile, client, Tuning()).comment(TicketRef("1", "#1", ""), "Words.")

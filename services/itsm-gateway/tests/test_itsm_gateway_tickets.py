@@ -24,8 +24,10 @@ from reclaim.common.contracts import (
     UserFlagged,
 )
 from reclaim.common.timing import wall_milliseconds
+from reclaim.connectors.itsm.ports import ServiceDesk
 from reclaim.connectors.itsm.profile import Tuning
-from reclaim.itsm_gateway import ticket_store, ticketing
+from reclaim.itsm_gateway import deliveries, desks, setup, ticket_store, ticketing
+from reclaim.itsm_gateway.desks import Desks
 from reclaim.sandbox.desks.core import Ticket
 from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
 from tests.support.itsm_gateway import NOW, flagged, life, task
@@ -806,3 +808,27 @@ async def test_a_desk_does_not_move_away_from_its_open_tickets(small: World, set
     assert (await small.site.call(*put, role="admin", json=moved)).status_code == 409, "its end is not told yet"
     await small.run("tell_tickets")
     assert (await small.site.call(*put, role="admin", json=moved)).status_code == 200
+
+
+async def test_storing_a_desk_leaves_calls_in_flight_alone(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    connected = Desks.connected
+    changed = False
+
+    async def meanwhile(these: Desks, desk_id: str) -> ServiceDesk:
+        nonlocal changed
+        found = await connected(these, desk_id)
+        if not changed:
+            changed = True
+            await small.connect(title="Another title")
+            await connected(these, desk_id)
+        return found
+
+    monkeypatch.setattr(Desks, "connected", meanwhile)
+    await small.run("open_tickets")
+    assert [type(one) for one in await small.site.said()] == [NoticeDelivered]
+
+
+def test_a_client_outlasts_every_call_that_it_carries() -> None:
+    assert max(ticketing.PATIENCE, deliveries.PATIENCE, setup.PATIENCE) < desks.IN_FLIGHT

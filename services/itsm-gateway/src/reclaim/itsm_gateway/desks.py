@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -30,9 +32,13 @@ from reclaim.itsm_gateway.ticket_store import Desk, Ticket
 from reclaim.itsm_gateway.verdicts import NotConnected
 
 
+IN_FLIGHT: Final = 300.0
+"""Seconds for which a client stays open after its connection was changed: no call that it carries lasts as long."""
+
+
 @dataclass(slots=True)
 class _Opened:
-    version: int
+    stored: Desk
     desk: ServiceDesk
     client: httpx.AsyncClient
 
@@ -46,6 +52,7 @@ class Desks:
         self._outgoing = outgoing
         self._tuning: Final = tuning or Tuning()
         self._opened: dict[str, _Opened] = {}
+        self._aside: list[tuple[float, httpx.AsyncClient]] = []
         self._opening = asyncio.Lock()
 
     def open(self, connection_id: str) -> AbstractAsyncContextManager[TicketReader] | None:
@@ -63,14 +70,15 @@ class Desks:
             async with self._database.reading() as db:
                 stored = await ticket_store.desk(db, desk_id)
             known = self._opened.get(desk_id)
+            await self._close_aside(time.monotonic())
             if stored is None:
-                await self._forget(desk_id)
+                self._put_aside(desk_id)
                 raise NotConnected(desk_id)
-            if known is None or known.version != stored.version:
-                await self._forget(desk_id)
+            if known is None or known.stored != stored:
+                self._put_aside(desk_id)
                 profile = self.profile(stored)
                 client = self.client(profile)
-                known = _Opened(stored.version, open_desk(profile, client, self._tuning), client)
+                known = _Opened(stored, open_desk(profile, client, self._tuning), client)
                 self._opened[desk_id] = known
             return known.desk
 
@@ -132,12 +140,19 @@ class Desks:
         """Close every client."""
         async with self._opening:
             for desk_id in list(self._opened):
-                await self._forget(desk_id)
+                self._put_aside(desk_id)
+            await self._close_aside(math.inf)
 
-    async def _forget(self, desk_id: str) -> None:
+    def _put_aside(self, desk_id: str) -> None:
         opened = self._opened.pop(desk_id, None)
         if opened is not None:
-            await opened.client.aclose()
+            self._aside.append((time.monotonic() + IN_FLIGHT, opened.client))
+
+    async def _close_aside(self, now: float) -> None:
+        over = [client for until, client in self._aside if until <= now]
+        self._aside = [(until, client) for until, client in self._aside if until > now]
+        for client in over:
+            await client.aclose()
 
     @asynccontextmanager
     async def _reading(self, desk_id: str) -> AsyncIterator[TicketReader]:
