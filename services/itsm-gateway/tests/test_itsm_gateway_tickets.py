@@ -257,6 +257,26 @@ async def test_mending_a_desk_opens_no_ticket_of_a_case_that_has_ended(small: Wo
     assert [ticket.tags for ticket in small.tickets()] == [["lr-case-open"]]
 
 
+async def test_mending_a_desk_tells_a_ticket_nothing_that_its_end_has_overtaken(world: World) -> None:
+    await asked_to_free(world, "email")
+    world.act("close")
+    await world.run("poll_tickets")
+    await world.site.handle()
+    world.fault("request_limit", "PUT", "freshservice/api/v2/tickets/[0-9]+", times=1)
+    await world.site.tell(task("c", "Try once more."))
+    await world.run("tell_tickets")
+    for event in life("c")[1:3]:
+        await world.site.tell(event)
+    await world.run("tell_tickets", "tell_tickets")
+    (ticket,) = world.tickets()
+    said = len(ticket.comments)
+    assert world.desk.is_closed(ticket)
+    await world.connect()
+    await world.run("tell_tickets", "tell_tickets")
+    assert (world.desk.is_closed(ticket), len(ticket.comments)) == (True, said)
+    assert "could not be told" not in await world.site.get("/itsm-gateway/")
+
+
 async def test_words_are_told_in_order_however_often_the_first_fails(small: World) -> None:
     await small.connect()
     await small.site.tell(flagged("c"))

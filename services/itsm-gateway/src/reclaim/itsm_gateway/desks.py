@@ -31,7 +31,6 @@ from reclaim.itsm_gateway.ports import TicketReader, TicketState
 from reclaim.itsm_gateway.ticket_store import Desk, Ticket
 from reclaim.itsm_gateway.verdicts import NotConnected
 
-
 IN_FLIGHT: Final = 300.0
 """Seconds for which a client stays open after its connection was changed: no call that it carries lasts as long."""
 

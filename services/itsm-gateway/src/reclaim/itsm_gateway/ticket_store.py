@@ -143,6 +143,7 @@ class Word:
 _DESK = [DESK.c[name] for name in Desk.__dataclass_fields__]
 _TICKET = [TICKET.c[name] for name in Ticket.__dataclass_fields__]
 _WORD = [TICKET_WORD.c[name] for name in Word.__dataclass_fields__]
+_OTHER: Final = sa.alias(TICKET_WORD, "other")
 
 
 # ------------------------------------------------------------------------------------------------ desks
@@ -342,11 +343,16 @@ async def revive(db: AsyncConnection, desk_id: str, now: int) -> None:
     late = TICKET.c.failure.is_not(None) & TICKET.c.state.in_(("wanted", "open"))
     await db.execute(sa.update(TICKET).where(TICKET.c.desk_id == desk_id, late).values(due=now))
     here = sa.select(TICKET.c.reference).where(TICKET.c.desk_id == desk_id)
-    await db.execute(
-        sa.update(TICKET_WORD)
-        .where(TICKET_WORD.c.reference.in_(here), TICKET_WORD.c.failure.is_not(None))
-        .values(state="waiting", due=now)
+    left = TICKET_WORD.c.reference.in_(here) & TICKET_WORD.c.failure.is_not(None)
+    # What failed before the end of its case was told would reopen or close a ticket that is done with.
+    overtaken = sa.exists().where(
+        _OTHER.c.reference == TICKET_WORD.c.reference,
+        _OTHER.c.act.in_(("end", "end_quietly")),
+        _OTHER.c.number > TICKET_WORD.c.number,
     )
+    failed = TICKET_WORD.c.state == "failed"
+    await db.execute(sa.update(TICKET_WORD).where(left, failed, overtaken).values(state="told", failure=None))
+    await db.execute(sa.update(TICKET_WORD).where(left).values(state="waiting", due=now))
 
 
 # ------------------------------------------------------------------------------------------------ words
@@ -374,15 +380,12 @@ async def ending(db: AsyncConnection, references: set[str]) -> set[str]:
     return set(found.scalars())
 
 
-_FIRST: Final = sa.alias(TICKET_WORD, "earlier")
-
-
 async def claim_words(db: AsyncConnection, *, now: int, until: int, most: int) -> list[tuple[Word, Ticket]]:
     """Claim the next word of each ticket that is there, until the end of a lease."""
     earlier = sa.exists().where(
-        _FIRST.c.reference == TICKET_WORD.c.reference,
-        _FIRST.c.state == "waiting",
-        _FIRST.c.number < TICKET_WORD.c.number,
+        _OTHER.c.reference == TICKET_WORD.c.reference,
+        _OTHER.c.state == "waiting",
+        _OTHER.c.number < TICKET_WORD.c.number,
     )
     due = (
         sa.select(TICKET_WORD.c.number)
