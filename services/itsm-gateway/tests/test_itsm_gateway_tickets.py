@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from reclaim.common.contracts import (
     Route,
     UserFlagged,
 )
+from reclaim.common.errors import Conflict
+from reclaim.common.outgoing import Outgoing
+from reclaim.common.security import Sealer
 from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.itsm.ports import ServiceDesk
 from reclaim.connectors.itsm.profile import Tuning
@@ -30,7 +34,7 @@ from reclaim.itsm_gateway import deliveries, desks, setup, ticket_store, ticketi
 from reclaim.itsm_gateway.desks import Desks
 from reclaim.sandbox.desks.core import Ticket
 from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
-from tests.support.itsm_gateway import NOW, flagged, life, task
+from tests.support.itsm_gateway import NOW, SEALING, flagged, life, task
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
@@ -852,3 +856,35 @@ async def test_storing_a_desk_leaves_calls_in_flight_alone(small: World, monkeyp
 
 def test_a_client_outlasts_every_call_that_it_carries() -> None:
     assert max(ticketing.PATIENCE, deliveries.PATIENCE, setup.PATIENCE) < desks.IN_FLIGHT
+
+
+async def test_of_two_who_change_a_desk_at_once_the_second_is_told(world: World) -> None:
+    await world.connect()
+    database = world.site.running.database
+    async with database.reading() as db:
+        stored = await ticket_store.desk(db, "it")
+    assert stored
+    async with database.unit() as unit:
+        assert await ticket_store.save_desk(unit.db, replace(stored, title="First", version=2))
+    async with database.unit() as unit:
+        assert not await ticket_store.save_desk(unit.db, replace(stored, title="Second", version=2))
+    these = Desks(database, Sealer([SEALING]), Outgoing(("127.0.0.1",)))
+    for read in (stored, replace(stored, version=0)):
+        with pytest.raises(Conflict, match="Somebody else has changed it"):
+            async with database.unit() as unit:
+                await these.store(unit, read, "Ann")
+    async with database.reading() as db:
+        kept = await ticket_store.desk(db, "it")
+    assert (kept.title, kept.version) == ("First", 2) if kept else False
+
+
+async def test_whoever_changes_a_desk_does_not_let_it_ask_again_unawares(small: World) -> None:
+    await small.connect()
+    database = small.site.running.database
+    async with database.reading() as db:
+        read = await ticket_store.desk(db, "it")
+    assert read
+    await small.site.call("PUT", "/itsm-gateway/api/desks/other", role="admin", json=small.entered())
+    async with database.unit() as unit:
+        assert not await ticket_store.save_desk(unit.db, replace(read, version=2))
+        assert await ticket_store.asking(unit.db) == "other"

@@ -13,6 +13,7 @@ from typing import Final
 
 import httpx
 import msgspec
+from sqlalchemy.exc import IntegrityError
 
 from reclaim.common.db import Database, Unit
 from reclaim.common.errors import Conflict, Invalid
@@ -111,7 +112,8 @@ class Desks:
 
         Raises:
             Invalid, AddressRefused: something does not fit.
-            Conflict: it would lead to another place while tickets are open at the one that it led to.
+            Conflict: it would lead to another place while tickets are open at the one that it led to; or somebody else
+                has changed it since it was read.
         """
         changed = replace(wanted, version=wanted.version + 1, changed_at=unit.now, changed_by=by)
         profile = self.profile(changed)
@@ -125,7 +127,12 @@ class Desks:
                     f"{changed.id} has {there} ticket{'' if there == 1 else 's'} that would be looked for in another "
                     "place. Connect the other place under another name, or wait until the cases of these have ended."
                 )
-        await ticket_store.save_desk(unit.db, changed)
+        try:
+            saved = await ticket_store.save_desk(unit.db, changed)
+        except IntegrityError:
+            saved = False
+        if not saved:
+            raise Conflict(f"Somebody else has changed {changed.id} meanwhile. Look at how it is now, then try again.")
         await ticket_store.revive(unit.db, changed.id, wall_milliseconds())
         return changed
 

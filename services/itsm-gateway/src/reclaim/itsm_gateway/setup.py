@@ -167,7 +167,7 @@ class Setups:
 
         Raises:
             Invalid, AddressRefused: something does not fit.
-            Conflict: tickets are open at the place that it would no longer lead to.
+            Conflict: tickets are open at the place that it would no longer lead to, or somebody else has changed it.
         """
         begun, before = await self.found(desk_id)
         kept: dict[str, str] = {}

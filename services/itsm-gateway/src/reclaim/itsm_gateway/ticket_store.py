@@ -166,14 +166,26 @@ async def asking(db: AsyncConnection) -> str | None:
     return found.scalar_one_or_none()
 
 
-async def save_desk(db: AsyncConnection, saved: Desk) -> None:
-    """Store a desk, new or changed; if it asks, no other does any more."""
+async def save_desk(db: AsyncConnection, saved: Desk) -> bool:
+    """Store a desk, new or changed; if it asks, no other does any more.
+
+    False if it is not the version before this one that is stored: somebody else has changed it since it was read.
+
+    Raises:
+        IntegrityError: it is new, and there is one of that id.
+    """
     values = {name: getattr(saved, name) for name in Desk.__dataclass_fields__}
-    if saved.asks:
-        await db.execute(sa.update(DESK).where(DESK.c.id != saved.id).values(asks=False))
-    changed = await db.execute(sa.update(DESK).where(DESK.c.id == saved.id).values(values))
-    if not changed.rowcount:
+    if saved.version == 1:
         await db.execute(sa.insert(DESK).values(values))
+    else:
+        read = (DESK.c.id == saved.id) & (DESK.c.version == saved.version - 1)
+        if not (await db.execute(sa.update(DESK).where(read).values(values))).rowcount:
+            return False
+    if saved.asks:
+        # A new version: whoever is changing one of these just now would let it ask again.
+        others = sa.update(DESK).where(DESK.c.id != saved.id, DESK.c.asks)
+        await db.execute(others.values(asks=False, version=DESK.c.version + 1))
+    return True
 
 
 async def remove_desk(db: AsyncConnection, desk_id: str) -> bool:
