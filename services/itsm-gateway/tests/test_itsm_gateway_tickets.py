@@ -34,7 +34,7 @@ from reclaim.itsm_gateway import deliveries, desks, setup, ticket_store, ticketi
 from reclaim.itsm_gateway.desks import Desks
 from reclaim.sandbox.desks.core import Ticket
 from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
-from tests.support.itsm_gateway import NOW, SEALING, flagged, life, task
+from tests.support.itsm_gateway import NOW, SEALING, answer, flagged, life, signed, task
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
@@ -888,3 +888,23 @@ async def test_whoever_changes_a_desk_does_not_let_it_ask_again_unawares(small: 
     async with database.unit() as unit:
         assert not await ticket_store.save_desk(unit.db, replace(read, version=2))
         assert await ticket_store.asking(unit.db) == "other"
+
+
+@pytest.mark.parametrize("by", ["api", "console"])
+async def test_nobody_is_taken_at_their_word_for_a_desk_that_was_disconnected(small: World, by: str) -> None:
+    small.platform = "generic"
+    await small.connect()
+    _, secret = await small.site.secret("it", "generic")
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    if by == "api":
+        await small.site.call("DELETE", "/itsm-gateway/api/desks/it", role="admin")
+    else:
+        await small.site.call("POST", "/itsm-gateway/setup/it/disconnect", role="admin")
+    body = msgspec.json.encode(answer("c"))
+    assert (await small.site.post("it", body, signed(secret, body))).status_code == 401
+    # Not even with a new secret: the case has a ticket.
+    _, secret = await small.site.secret("it", "generic")
+    assert (await small.site.post("it", body, signed(secret, body))).status_code == 202
+    assert await small.decisions() == []
+    assert "No service desk is connected as it" in (await small.site.delivery())["outcome"]

@@ -213,8 +213,16 @@ def _since(delivery: Delivery, known: _Known) -> datetime | None:
 
 
 def _is_taken_at_its_word(delivery: Delivery, known: _Known) -> bool:
-    """Tell whether nobody can be asked what is behind a webhook: its sender has no desk here, and decides by it."""
-    return delivery.platform == "generic" and delivery.kind == "question" and delivery.connection_id not in known.desks
+    """Tell whether nobody can be asked what is behind a webhook: its sender has no desk here, and decides by it.
+
+    A case that has a ticket is answered on that, wherever its desk went.
+    """
+    return (
+        delivery.platform == "generic"
+        and delivery.kind == "question"
+        and delivery.connection_id not in known.desks
+        and _reference(delivery) not in known.tickets
+    )
 
 
 def _too_soon(

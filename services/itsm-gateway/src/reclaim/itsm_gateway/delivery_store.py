@@ -173,6 +173,11 @@ async def drop_secret(db: AsyncConnection, secret_id: str) -> bool:
     return bool(gone.rowcount)
 
 
+async def drop_secrets(db: AsyncConnection, connection_id: str) -> None:
+    """Delete the secrets of a connection."""
+    await db.execute(sa.delete(WEBHOOK_SECRET).where(WEBHOOK_SECRET.c.connection_id == connection_id))
+
+
 async def last_used(db: AsyncConnection) -> dict[str, datetime]:
     """Return when the latest webhook came that each secret verified."""
     found = await db.execute(

@@ -21,7 +21,7 @@ from reclaim.connectors.itsm.base import tried
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Answer, Choice, FieldKind, FieldSpec, Json, PermissionResult, TicketRef
 from reclaim.connectors.itsm.registry import PLATFORMS
-from reclaim.itsm_gateway import domain, setup_store, ticket_store
+from reclaim.itsm_gateway import delivery_store, domain, setup_store, ticket_store
 from reclaim.itsm_gateway.desks import Desks, drafted
 from reclaim.itsm_gateway.setup_store import Setup
 from reclaim.itsm_gateway.ticket_store import Desk
@@ -151,10 +151,12 @@ class Setups:
             await setup_store.begin(unit.db, _begun(desk_id, platform, unit.now, by))
 
     async def disconnect(self, desk_id: str) -> None:
-        """Forget a connection with its credentials."""
+        """Forget a connection with its credentials and the secrets of its webhooks."""
         async with self._database.unit() as unit:
             await ticket_store.remove_desk(unit.db, desk_id)
             await setup_store.remove(unit.db, desk_id)
+            # Without a desk to read back from, whoever still has one would be taken at their word.
+            await delivery_store.drop_secrets(unit.db, desk_id)
 
     # The steps --------------------------------------------------------------------------------------------------------
 
