@@ -496,6 +496,36 @@ async def test_a_task_whose_ticket_cannot_be_opened_calls_a_person(small: World)
     assert len(small.tickets()) == 1
 
 
+async def test_a_task_whose_ticket_was_deleted_calls_a_person_once(world: World) -> None:
+    await asked_to_free(world, "email")
+    world.desk.tickets.clear()
+    for _ in range(3):
+        await world.run("poll_tickets")
+        assert [done for _, done, _ in await world.reports()] == [False]
+    (report,) = [event for event in await world.site.said() if isinstance(event, FulfilmentReported)]
+    assert "the ticket of the task is gone" in report.note
+    assert "404" in await world.site.get("/itsm-gateway/"), "it stays on the console"
+
+
+async def test_a_question_whose_ticket_was_deleted_is_listed_once_and_still_unheard(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    deleted = dict(small.desk.tickets)
+    small.desk.tickets.clear()
+    for _ in range(2):
+        await small.run("poll_tickets")
+        await small.site.handle()
+    assert (await small.site.delivery())["state"] == "failed"
+    assert len((await small.site.get("/itsm-gateway/api/deliveries"))["deliveries"]) == 1
+    async with small.site.running.database.reading() as db:
+        assert (await ticket_store.of_cases(db, {"c"}))["c"].says is None
+    small.desk.tickets.update(deleted)
+    small.act("tag", "lr_keep")
+    await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "keep", "itsm")]
+
+
 async def test_a_task_that_was_done_on_the_cases_page_closes_its_ticket_and_that_is_no_news(world: World) -> None:
     await asked_to_free(world, "email")
     _, secret = await world.site.secret("it", "freshservice")

@@ -179,6 +179,8 @@ class Handling:
             if ticket is not None and facts.ticket is not None:
                 since = (now if closed_since is None else closed_since) if facts.ticket.closed else None
                 heard[reference] = (facts.ticket.says, since)
+            elif ticket is not None and verdict.done is False:
+                heard[reference] = ("undecided", now if closed_since is None else closed_since)  # it is gone
             if verdict.state == "taken" and delivery.kind == "question" and verdict.says is not None:
                 decided[case_id] = verdict.says
             if verdict.state == "taken":

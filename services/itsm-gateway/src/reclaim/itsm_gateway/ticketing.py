@@ -367,8 +367,9 @@ class Ticketing:
         """Have a person look, once, at a ticket that its desk no longer has."""
         async with self._database.unit() as unit:
             due = wall_milliseconds() + int(LAST_RETRY * 1000)
-            kept = await ticket_store.settle(unit.db, ticket, says="undecided", failure=reason, attempts=0, due=due)
-            if kept and ticket.says != "undecided":
+            kept = await ticket_store.settle(unit.db, ticket, failure=reason, attempts=0, due=due)
+            # What it said stays as it was until somebody has judged it.
+            if kept and ticket.failure != reason:
                 await self._hand_in(unit, ticket, ReadDecision("undecided", closed=True, reason=reason))
 
     async def _hand_in(self, unit: Unit, ticket: Ticket, said: ReadDecision) -> None:

@@ -8,6 +8,7 @@ from typing import Final, Literal, cast, get_args
 
 from reclaim.common.contracts import Decision
 from reclaim.common.errors import Permanent, ReclaimError
+from reclaim.connectors.itsm.ports import NotThere
 from reclaim.itsm_gateway import domain
 from reclaim.itsm_gateway.delivery_store import Delivery
 from reclaim.itsm_gateway.ports import TicketState
@@ -108,6 +109,8 @@ def judge(facts: Facts) -> Verdict:
             "then replay this webhook.",
         )
     if facts.problem is not None:
+        if delivery.kind == "task" and isinstance(facts.problem, NotThere) and not facts.ended:
+            return _task_is_gone(facts, str(facts.problem))
         return Verdict("failed", str(facts.problem))
     if facts.ticket is None:
         return _taken(facts, cast("Decision", delivery.says), delivery.actor, delivery.reason)
@@ -187,6 +190,14 @@ def _by_task(facts: Facts, ticket: TicketState) -> Verdict:
         )
     reason = f"ticket {ticket.ticket} was closed without saying that the seat is free"
     return Verdict("taken", "The task was given up: a person is called.", None, who, reason, done=False)
+
+
+def _task_is_gone(facts: Facts, problem: str) -> Verdict:
+    if facts.before == "undecided":
+        return Verdict("ignored", "The ticket of this task is gone, as it was before.")
+    reason = f"the ticket of the task is gone: {problem}"
+    outcome = "The ticket of the task is gone: a person is called."
+    return Verdict("taken", outcome, None, facts.delivery.actor or "the service desk", reason, done=False)
 
 
 def _who(facts: Facts, ticket: TicketState) -> str:
