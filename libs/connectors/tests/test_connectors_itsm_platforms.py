@@ -323,6 +323,21 @@ async def test_a_generic_desk_opens_one_ticket_for_one_message(site: Site) -> No
     assert len(site.desks.generic.tickets) == 1
 
 
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [("https://desk.example/1", True), ("javascript:alert(1)", False), (" javascript:alert(1)", False)],
+    ids=["web", "script", "script-after-a-space"],
+)
+async def test_a_generic_desk_gives_no_link_but_to_the_web(url: str, kept: bool) -> None:
+    def found(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"ticket": {"key": "1", "url": url}})
+
+    profile = DeskProfile("generic", {"base_url": "https://desk.example"}, {"secret": generic.SECRET}, DecisionRules())
+    async with httpx.AsyncClient(transport=httpx.MockTransport(found)) as client:
+        ref = await open_desk(profile, client, QUICK).find_by_case("case-1", since=NOW)
+    assert ref == TicketRef("1", "1", url if kept else "")
+
+
 # Any -----------------------------------------------------------------------------------------------------------------
 
 
@@ -419,3 +434,12 @@ def test_rules_default_to_the_documented_tags() -> None:
         "lr_downgrade": "downgrade",
         "lr_done": "done",
     }
+
+
+async def test_a_client_that_was_closed_meanwhile_is_passing_trouble() -> None:
+    settings = {"base_url": "http://127.0.0.1:9", "requester_email": "reclaim@example.com"}
+    profile = DeskProfile("freshservice", settings, {"api_key": "key"}, DecisionRules())
+    client = httpx.AsyncClient()
+    await client.aclose()
+    with pytest.raises(Passing, match="changed just now"):
+        await open_desk(profile, client, Tuning()).comment(TicketRef("1", "#1", ""), "Words.")

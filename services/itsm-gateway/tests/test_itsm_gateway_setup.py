@@ -259,6 +259,29 @@ async def test_a_test_webhook_without_a_ticket_counts_too(world: World) -> None:
     assert forged.status_code == 401
 
 
+async def test_each_set_up_has_a_test_ticket_of_its_own(world: World) -> None:
+    for _ in range(2):
+        here = await begun(world)
+        await goes_on(world, f"{here}/ticket", f"{here}/answers", title="T", description="D", then="go-on")
+        await goes_on(world, f"{here}/answers", f"{here}/test", **ANSWERS)
+        await goes_on(world, f"{here}/test", f"{here}/test")
+        for _ in range(2):
+            await goes_on(world, f"{here}/trial", f"{here}/trial")
+        await goes_on(world, f"{here}/finish", SETUP, asks="no")
+        await goes_on(world, f"{here}/disconnect", SETUP)
+    assert [(len(ticket.comments), world.desk.is_closed(ticket)) for ticket in world.tickets()] == [(2, True)] * 2
+
+
+async def test_a_desk_of_the_api_with_the_longest_name_is_tried(world: World) -> None:
+    name = "n" * 80
+    entered = world.entered()
+    assert (await world.site.call("PUT", f"/itsm-gateway/api/desks/{name}", role="admin", json=entered)).is_success
+    for _ in range(2):
+        await goes_on(world, f"{SETUP}/{name}/trial", f"{SETUP}/{name}/trial")
+    (ticket,) = world.tickets()
+    assert len(ticket.comments) == 1
+
+
 @pytest.mark.parametrize("role", ["viewer", "operator"])
 async def test_only_an_administrator_sets_up(world: World, role: Any) -> None:
     await world.connect()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import (
     CaseClosed,
     CheckFinding,
@@ -21,12 +24,17 @@ from reclaim.common.contracts import (
     Route,
     UserFlagged,
 )
+from reclaim.common.errors import Conflict
+from reclaim.common.outgoing import Outgoing
+from reclaim.common.security import Sealer
 from reclaim.common.timing import wall_milliseconds
+from reclaim.connectors.itsm.ports import ServiceDesk
 from reclaim.connectors.itsm.profile import Tuning
-from reclaim.itsm_gateway import ticket_store, ticketing
+from reclaim.itsm_gateway import deliveries, desks, setup, ticket_store, ticketing
+from reclaim.itsm_gateway.desks import Desks
 from reclaim.sandbox.desks.core import Ticket
 from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
-from tests.support.itsm_gateway import NOW, flagged, life, task
+from tests.support.itsm_gateway import NOW, SEALING, answer, flagged, life, signed, task
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
@@ -253,6 +261,26 @@ async def test_mending_a_desk_opens_no_ticket_of_a_case_that_has_ended(small: Wo
     assert [ticket.tags for ticket in small.tickets()] == [["lr-case-open"]]
 
 
+async def test_mending_a_desk_tells_a_ticket_nothing_that_its_end_has_overtaken(world: World) -> None:
+    await asked_to_free(world, "email")
+    world.act("close")
+    await world.run("poll_tickets")
+    await world.site.handle()
+    world.fault("request_limit", "PUT", "freshservice/api/v2/tickets/[0-9]+", times=1)
+    await world.site.tell(task("c", "Try once more."))
+    await world.run("tell_tickets")
+    for event in life("c")[1:3]:
+        await world.site.tell(event)
+    await world.run("tell_tickets", "tell_tickets")
+    (ticket,) = world.tickets()
+    said = len(ticket.comments)
+    assert world.desk.is_closed(ticket)
+    await world.connect()
+    await world.run("tell_tickets", "tell_tickets")
+    assert (world.desk.is_closed(ticket), len(ticket.comments)) == (True, said)
+    assert "could not be told" not in await world.site.get("/itsm-gateway/")
+
+
 async def test_words_are_told_in_order_however_often_the_first_fails(small: World) -> None:
     await small.connect()
     await small.site.tell(flagged("c"))
@@ -278,6 +306,24 @@ async def test_a_ticket_closed_without_an_answer_takes_nothing_away_and_is_liste
     delivery = await small.site.delivery()
     assert delivery["state"] == "failed"
     assert "without an answer" in delivery["outcome"]
+
+
+@pytest.mark.parametrize("tags", [(), ("lr_keep", "lr_revoke")], ids=["none", "two"])
+async def test_a_ticket_that_decides_nothing_is_told_once_how_to_answer(small: World, tags: tuple[str, ...]) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    for tag in tags:
+        small.act("tag", tag)
+    small.act("close")
+    for _ in range(3):
+        await small.run("poll_tickets")
+        await small.site.handle()
+        await small.run("tell_tickets")
+    (comment,) = small.tickets()[0].comments
+    assert "set one tag (label) on this ticket: lr_keep" in comment.text
+    assert "the time to answer runs on" in comment.text
+    assert "nothing is taken away" not in comment.text + small.tickets()[0].description
 
 
 async def test_tags_that_disagree_take_nothing_away(small: World) -> None:
@@ -450,6 +496,36 @@ async def test_a_task_whose_ticket_cannot_be_opened_calls_a_person(small: World)
     assert len(small.tickets()) == 1
 
 
+async def test_a_task_whose_ticket_was_deleted_calls_a_person_once(world: World) -> None:
+    await asked_to_free(world, "email")
+    world.desk.tickets.clear()
+    for _ in range(3):
+        await world.run("poll_tickets")
+        assert [done for _, done, _ in await world.reports()] == [False]
+    (report,) = [event for event in await world.site.said() if isinstance(event, FulfilmentReported)]
+    assert "the ticket of the task is gone" in report.note
+    assert "404" in await world.site.get("/itsm-gateway/"), "it stays on the console"
+
+
+async def test_a_question_whose_ticket_was_deleted_is_listed_once_and_still_unheard(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    deleted = dict(small.desk.tickets)
+    small.desk.tickets.clear()
+    for _ in range(2):
+        await small.run("poll_tickets")
+        await small.site.handle()
+    assert (await small.site.delivery())["state"] == "failed"
+    assert len((await small.site.get("/itsm-gateway/api/deliveries"))["deliveries"]) == 1
+    async with small.site.running.database.reading() as db:
+        assert (await ticket_store.of_cases(db, {"c"}))["c"].says is None
+    small.desk.tickets.update(deleted)
+    small.act("tag", "lr_keep")
+    await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "keep", "itsm")]
+
+
 async def test_a_task_that_was_done_on_the_cases_page_closes_its_ticket_and_that_is_no_news(world: World) -> None:
     await asked_to_free(world, "email")
     _, secret = await world.site.secret("it", "freshservice")
@@ -570,6 +646,33 @@ async def test_reopening_after_a_case_was_kept_takes_nothing_away(small: World) 
     assert await small.decisions() == []
     await small.run("tell_tickets")
     assert "nothing was taken away" in ticket.comments[-1].text
+
+
+async def test_a_ticket_that_was_reopened_is_heard_before_it_is_closed_again(world: World) -> None:
+    await frozen(world)
+    (ticket,) = world.tickets()
+    world.act("reopen")
+    for event in life("c")[1:3]:
+        await world.site.tell(event)
+    await world.run("tell_tickets", "tell_tickets")
+    assert not world.desk.is_closed(ticket)
+    assert (await world.decisions())[-1] == ("c", "keep", "itsm")
+    await world.run("tell_tickets", "tell_tickets")
+    assert world.desk.is_closed(ticket)
+    assert len(await world.decisions()) == 2, "once"
+
+
+@pytest.mark.parametrize("platform", sorted(set(PLATFORMS) - {"serval"}))
+async def test_a_reopening_counts_from_when_it_was_made(small: World, platform: str) -> None:
+    small.platform = platform
+    await frozen(small)
+    small.act("reopen")
+    clock = small.site.running.database.clock
+    assert isinstance(clock, FixedClock)
+    clock.advance(timedelta(hours=3))
+    await small.run("poll_tickets")
+    await small.site.handle()
+    assert (await small.site.decisions())[-1].decided_at == NOW
 
 
 # Words ---------------------------------------------------------------------------------------------------------------
@@ -719,3 +822,119 @@ async def test_the_pages_show_the_ticket(small: World) -> None:
     page = await small.site.get("/itsm-gateway/requests/c")
     assert "/desks/freshservice/a/tickets/301" in page
     assert "What the ticket is told" in page
+
+
+# One desk is not another ---------------------------------------------------------------------------------------------
+
+
+async def test_a_tickets_key_is_not_read_on_another_desk(small: World) -> None:
+    small.platform = "jira"
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    small.platform = "freshservice"
+    other = await small.site.call("PUT", "/itsm-gateway/api/desks/other", role="admin", json=small.entered(asks=False))
+    assert other.status_code == 200
+    # The ticket of somebody else has the same key there.
+    small.desk.open(subject="Not ours", description="")
+    async with small.site.running.database.unit() as unit:
+        await unit.db.execute(sa.update(ticket_store.TICKET).values(key="301", number="#301"))
+    small.act("tag", "lr_revoke")
+    _, secret = await small.site.secret("other", "freshservice")
+    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_revoke"}'
+    sent = {"x-reclaim-secret": secret, "content-type": "application/json"}
+    assert (await small.site.post("other", body, sent)).status_code == 202
+    assert await small.decisions() == []
+    assert "is on the desk it" in (await small.site.delivery())["outcome"]
+
+
+@pytest.mark.parametrize("setting", ["base_url", "workspace_id"])
+async def test_a_desk_does_not_move_away_from_its_open_tickets(small: World, setting: str) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    moved = small.entered()
+    moved["settings"][setting] = {"base_url": f"{small.sandbox.url}/desks/generic", "workspace_id": "7"}[setting]
+    put = ("PUT", "/itsm-gateway/api/desks/it")
+    refused = await small.site.call(*put, role="admin", json=moved)
+    assert (refused.status_code, "it has 1 ticket that would be" in refused.text) == (409, True), refused.text
+    await small.site.tell(CaseClosed(case_id="c", outcome="kept", reason="By mail.", closed_at=NOW))
+    assert (await small.site.call(*put, role="admin", json=moved)).status_code == 409, "its end is not told yet"
+    await small.run("tell_tickets")
+    assert (await small.site.call(*put, role="admin", json=moved)).status_code == 200
+
+
+async def test_storing_a_desk_leaves_calls_in_flight_alone(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    connected = Desks.connected
+    changed = False
+
+    async def meanwhile(these: Desks, desk_id: str) -> ServiceDesk:
+        nonlocal changed
+        found = await connected(these, desk_id)
+        if not changed:
+            changed = True
+            await small.connect(title="Another title")
+            await connected(these, desk_id)
+        return found
+
+    monkeypatch.setattr(Desks, "connected", meanwhile)
+    await small.run("open_tickets")
+    assert [type(one) for one in await small.site.said()] == [NoticeDelivered]
+
+
+def test_a_client_outlasts_every_call_that_it_carries() -> None:
+    assert max(ticketing.PATIENCE, deliveries.PATIENCE, setup.PATIENCE) < desks.IN_FLIGHT
+
+
+async def test_of_two_who_change_a_desk_at_once_the_second_is_told(world: World) -> None:
+    await world.connect()
+    database = world.site.running.database
+    async with database.reading() as db:
+        stored = await ticket_store.desk(db, "it")
+    assert stored
+    async with database.unit() as unit:
+        assert await ticket_store.save_desk(unit.db, replace(stored, title="First", version=2))
+    async with database.unit() as unit:
+        assert not await ticket_store.save_desk(unit.db, replace(stored, title="Second", version=2))
+    these = Desks(database, Sealer([SEALING]), Outgoing(("127.0.0.1",)))
+    for read in (stored, replace(stored, version=0)):
+        with pytest.raises(Conflict, match="Somebody else has changed it"):
+            async with database.unit() as unit:
+                await these.store(unit, read, "Ann")
+    async with database.reading() as db:
+        kept = await ticket_store.desk(db, "it")
+    assert (kept.title, kept.version) == ("First", 2) if kept else False
+
+
+async def test_whoever_changes_a_desk_does_not_let_it_ask_again_unawares(small: World) -> None:
+    await small.connect()
+    database = small.site.running.database
+    async with database.reading() as db:
+        read = await ticket_store.desk(db, "it")
+    assert read
+    await small.site.call("PUT", "/itsm-gateway/api/desks/other", role="admin", json=small.entered())
+    async with database.unit() as unit:
+        assert not await ticket_store.save_desk(unit.db, replace(read, version=2))
+        assert await ticket_store.asking(unit.db) == "other"
+
+
+@pytest.mark.parametrize("by", ["api", "console"])
+async def test_nobody_is_taken_at_their_word_for_a_desk_that_was_disconnected(small: World, by: str) -> None:
+    small.platform = "generic"
+    await small.connect()
+    _, secret = await small.site.secret("it", "generic")
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    if by == "api":
+        await small.site.call("DELETE", "/itsm-gateway/api/desks/it", role="admin")
+    else:
+        await small.site.call("POST", "/itsm-gateway/setup/it/disconnect", role="admin")
+    body = msgspec.json.encode(answer("c"))
+    assert (await small.site.post("it", body, signed(secret, body))).status_code == 401
+    # Not even with a new secret: the case has a ticket.
+    _, secret = await small.site.secret("it", "generic")
+    assert (await small.site.post("it", body, signed(secret, body))).status_code == 202
+    assert await small.decisions() == []
+    assert "No service desk is connected as it" in (await small.site.delivery())["outcome"]

@@ -20,12 +20,14 @@ from reclaim.common.contracts import DecisionReceived, Event, FulfilmentReported
 from reclaim.common.db import Database, Unit
 from reclaim.common.errors import Conflict, Invalid, NotFound, NotYet, ReclaimError, Transient
 from reclaim.common.timing import backoff, wall_milliseconds
+from reclaim.connectors.itsm import templates
 from reclaim.itsm_gateway import delivery_store, domain, hints, intake, store, ticket_store, verdicts
 from reclaim.itsm_gateway.delivery_store import Delivery, Settled
+from reclaim.itsm_gateway.desks import rules_of
 from reclaim.itsm_gateway.domain import Step
 from reclaim.itsm_gateway.ports import Desks, TicketState
 from reclaim.itsm_gateway.store import TicketRequest
-from reclaim.itsm_gateway.ticket_store import Ticket
+from reclaim.itsm_gateway.ticket_store import Desk, Ticket
 from reclaim.itsm_gateway.verdicts import Facts, Verdict
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class _Known:
 
     requests: Mapping[str, TicketRequest]
     tickets: Mapping[str, Ticket]
-    connected: frozenset[str]
+    desks: Mapping[str, Desk]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Handling:
             known = _Known(
                 await store.requests_of(unit.db, {one.case_id for one in claimed if one.case_id is not None}),
                 await ticket_store.referred(unit.db, {_reference(one) for one in claimed}),
-                frozenset(desk.id for desk in await ticket_store.desks(unit.db)),
+                {desk.id: desk for desk in await ticket_store.desks(unit.db)},
             )
         slots = asyncio.Semaphore(AT_ONCE)
         read = await asyncio.gather(*(self._read(one, known, slots) for one in claimed))
@@ -116,6 +118,9 @@ class Handling:
             return _Read(problem=verdicts.NoTask(delivery.case_id or ""))
         if since is None or _is_taken_at_its_word(delivery, known):
             return _Read()
+        ticket = known.tickets.get(_reference(delivery))
+        if ticket is not None and ticket.desk_id != delivery.connection_id:
+            return _Read(problem=verdicts.OnAnotherDesk(delivery.case_id or "", ticket.desk_id))
         opened = self._desks.open(delivery.connection_id)
         if opened is None:
             return _Read(problem=verdicts.NotConnected(delivery.connection_id))
@@ -166,6 +171,7 @@ class Handling:
                 decided.get(case_id),
                 reopened,
                 reference in ended,
+                _how(known.desks.get(delivery.connection_id)),
             )
             verdict = verdicts.judge(facts)
             settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))
@@ -173,6 +179,8 @@ class Handling:
             if ticket is not None and facts.ticket is not None:
                 since = (now if closed_since is None else closed_since) if facts.ticket.closed else None
                 heard[reference] = (facts.ticket.says, since)
+            elif ticket is not None and verdict.done is False:
+                heard[reference] = ("undecided", now if closed_since is None else closed_since)  # it is gone
             if verdict.state == "taken" and delivery.kind == "question" and verdict.says is not None:
                 decided[case_id] = verdict.says
             if verdict.state == "taken":
@@ -189,6 +197,10 @@ class Handling:
             unit.wake(TELL)
 
 
+def _how(desk: Desk | None) -> str:
+    return "" if desk is None else templates.answers(rules_of(desk))
+
+
 def _since(delivery: Delivery, known: _Known) -> datetime | None:
     """Return what the delivery's ticket is no older than; None if there is none that could be read."""
     match delivery.kind:
@@ -203,9 +215,15 @@ def _since(delivery: Delivery, known: _Known) -> datetime | None:
 
 
 def _is_taken_at_its_word(delivery: Delivery, known: _Known) -> bool:
-    """Tell whether nobody can be asked what is behind a webhook: its sender has no desk here, and decides by it."""
+    """Tell whether nobody can be asked what is behind a webhook: its sender has no desk here, and decides by it.
+
+    A case that has a ticket is answered on that, wherever its desk went.
+    """
     return (
-        delivery.platform == "generic" and delivery.kind == "question" and delivery.connection_id not in known.connected
+        delivery.platform == "generic"
+        and delivery.kind == "question"
+        and delivery.connection_id not in known.desks
+        and _reference(delivery) not in known.tickets
     )
 
 
@@ -247,7 +265,7 @@ def _say(unit: Unit, delivery: Delivery, verdict: Verdict) -> Step:
             channel="itsm",
             actor=verdict.actor,
             reason=verdict.reason,
-            decided_at=delivery.received_at,
+            decided_at=verdict.at or delivery.received_at,
         )
         text = f"{verdict.actor} decided: {verdict.says}. {verdict.reason}".strip()
     unit.emit(said)

@@ -66,10 +66,11 @@ WEBHOOK_DELIVERY = sa.Table(
     sa.Column("kind", sa.Text, nullable=False, server_default="question"),
     sa.Index("ix_webhook_delivery_state", "state", "due"),
     sa.Index("ix_webhook_delivery_case_id", "case_id"),
+    sa.Index("ix_webhook_delivery_received", "connection_id", "received_at"),
 )
 """Webhooks that were verified. `says` is what one claims, and in the end what was taken from it.
 
-`kind` is what the ticket is for that one is about; of a trial's ticket `case_id` is the connection that is tried.
+`kind` is what the ticket is for that one is about; of a trial's ticket `case_id` is `domain.trial`'s.
 `body` is kept only of one that could not be read: of the others everything that counts stands in the columns.
 """
 
@@ -171,6 +172,11 @@ async def drop_secret(db: AsyncConnection, secret_id: str) -> bool:
     """Delete a secret; tell whether there was one."""
     gone = await db.execute(sa.delete(WEBHOOK_SECRET).where(WEBHOOK_SECRET.c.id == secret_id))
     return bool(gone.rowcount)
+
+
+async def drop_secrets(db: AsyncConnection, connection_id: str) -> None:
+    """Delete the secrets of a connection."""
+    await db.execute(sa.delete(WEBHOOK_SECRET).where(WEBHOOK_SECRET.c.connection_id == connection_id))
 
 
 async def last_used(db: AsyncConnection) -> dict[str, datetime]:

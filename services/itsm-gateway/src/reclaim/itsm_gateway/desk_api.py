@@ -19,8 +19,8 @@ from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.decisions import DEFAULT_TAGS, DecisionRules
 from reclaim.connectors.itsm.ports import Answer
 from reclaim.connectors.itsm.registry import PLATFORMS
-from reclaim.itsm_gateway import setup_store, ticket_store
-from reclaim.itsm_gateway.desks import Desks, check
+from reclaim.itsm_gateway import delivery_store, setup_store, ticket_store
+from reclaim.itsm_gateway.desks import Desks
 from reclaim.itsm_gateway.ticket_store import Desk
 from reclaim.itsm_gateway.ticketing import OPEN, TELL
 from reclaim.web.auth import require
@@ -153,7 +153,7 @@ def router(database: Database, sealer: Sealer, desks: Desks) -> Router:
         sealed = _sealed(sealer, wanted, before)
         rules = DecisionRules(**wanted.decisions.model_dump())
         async with database.unit() as unit:
-            changed = Desk(
+            entered = Desk(
                 id=desk_id,
                 platform=wanted.platform,
                 settings=_json(wanted.settings),
@@ -163,25 +163,23 @@ def router(database: Database, sealer: Sealer, desks: Desks) -> Router:
                 description=wanted.description,
                 fields=_json(wanted.fields),
                 asks=wanted.asks,
-                version=before.version + 1 if before else 1,
+                version=before.version if before else 0,
                 changed_at=unit.now,
                 changed_by=operator.name,
             )
-            check(changed, desks.profile(changed))
-            desks.check_address(desks.profile(changed))
-            await ticket_store.save_desk(unit.db, changed)
-            await ticket_store.revive(unit.db, desk_id, wall_milliseconds())
+            changed = await desks.store(unit, entered, operator.name)
             unit.wake(OPEN)
             unit.wake(TELL)
         return _out(changed)
 
     @api.delete("/api/desks/{desk_id}", status_code=204, dependencies=admin)
     async def delete_desk(desk_id: DeskId) -> None:
-        """Disconnect a service desk and forget its credentials. Its tickets stay as they are."""
+        """Disconnect a service desk; forget its credentials and its webhooks' secrets. Its tickets stay as they are."""
         async with database.unit() as unit:
             if not await ticket_store.remove_desk(unit.db, desk_id):
                 raise NotFound(f"No service desk is connected as {desk_id}.")
             await setup_store.remove(unit.db, desk_id)
+            await delivery_store.drop_secrets(unit.db, desk_id)
 
     @api.post("/api/desks/{desk_id}/test", dependencies=admin)
     async def test_desk(desk_id: DeskId) -> list[ResultOut]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 import httpx
 import msgspec
+from sqlalchemy.exc import IntegrityError
 
-from reclaim.common.db import Database
-from reclaim.common.errors import Invalid
+from reclaim.common.db import Database, Unit
+from reclaim.common.errors import Conflict, Invalid
 from reclaim.common.http_client import open_client
 from reclaim.common.outgoing import Outgoing
 from reclaim.common.security import Sealer
+from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Json, PermissionResult, ServiceDesk, TicketDraft, TicketRef
@@ -28,10 +32,13 @@ from reclaim.itsm_gateway.ports import TicketReader, TicketState
 from reclaim.itsm_gateway.ticket_store import Desk, Ticket
 from reclaim.itsm_gateway.verdicts import NotConnected
 
+IN_FLIGHT: Final = 300.0
+"""Seconds for which a client stays open after its connection was changed: no call that it carries lasts as long."""
+
 
 @dataclass(slots=True)
 class _Opened:
-    version: int
+    stored: Desk
     desk: ServiceDesk
     client: httpx.AsyncClient
 
@@ -45,6 +52,7 @@ class Desks:
         self._outgoing = outgoing
         self._tuning: Final = tuning or Tuning()
         self._opened: dict[str, _Opened] = {}
+        self._aside: list[tuple[float, httpx.AsyncClient]] = []
         self._opening = asyncio.Lock()
 
     def open(self, connection_id: str) -> AbstractAsyncContextManager[TicketReader] | None:
@@ -62,14 +70,15 @@ class Desks:
             async with self._database.reading() as db:
                 stored = await ticket_store.desk(db, desk_id)
             known = self._opened.get(desk_id)
+            await self._close_aside(time.monotonic())
             if stored is None:
-                await self._forget(desk_id)
+                self._put_aside(desk_id)
                 raise NotConnected(desk_id)
-            if known is None or known.version != stored.version:
-                await self._forget(desk_id)
+            if known is None or known.stored != stored:
+                self._put_aside(desk_id)
                 profile = self.profile(stored)
                 client = self.client(profile)
-                known = _Opened(stored.version, open_desk(profile, client, self._tuning), client)
+                known = _Opened(stored, open_desk(profile, client, self._tuning), client)
                 self._opened[desk_id] = known
             return known.desk
 
@@ -98,6 +107,35 @@ class Desks:
         """
         return open_client(self._outgoing, _address(profile))
 
+    async def store(self, unit: Unit, wanted: Desk, by: str) -> Desk:
+        """Store a desk that is new (its `version` is 0) or that was read and changed; what failed there is tried again.
+
+        Raises:
+            Invalid, AddressRefused: something does not fit.
+            Conflict: it would lead to another place while tickets are open at the one that it led to; or somebody else
+                has changed it since it was read.
+        """
+        changed = replace(wanted, version=wanted.version + 1, changed_at=unit.now, changed_by=by)
+        profile = self.profile(changed)
+        check(changed, profile)
+        self.check_address(profile)
+        before = await ticket_store.desk(unit.db, changed.id)
+        if before is not None and _place(before) != _place(changed):
+            there = await ticket_store.unfinished(unit.db, changed.id)
+            if there:
+                raise Conflict(
+                    f"{changed.id} has {there} ticket{'' if there == 1 else 's'} that would be looked for in another "
+                    "place. Connect the other place under another name, or wait until the cases of these have ended."
+                )
+        try:
+            saved = await ticket_store.save_desk(unit.db, changed)
+        except IntegrityError:
+            saved = False
+        if not saved:
+            raise Conflict(f"Somebody else has changed {changed.id} meanwhile. Look at how it is now, then try again.")
+        await ticket_store.revive(unit.db, changed.id, wall_milliseconds())
+        return changed
+
     async def test(self, profile: DeskProfile) -> Sequence[PermissionResult]:
         """Try everything that a connection needs; see `ServiceDesk.test_connection`."""
         validate(profile)
@@ -108,12 +146,19 @@ class Desks:
         """Close every client."""
         async with self._opening:
             for desk_id in list(self._opened):
-                await self._forget(desk_id)
+                self._put_aside(desk_id)
+            await self._close_aside(math.inf)
 
-    async def _forget(self, desk_id: str) -> None:
+    def _put_aside(self, desk_id: str) -> None:
         opened = self._opened.pop(desk_id, None)
         if opened is not None:
-            await opened.client.aclose()
+            self._aside.append((time.monotonic() + IN_FLIGHT, opened.client))
+
+    async def _close_aside(self, now: float) -> None:
+        over = [client for until, client in self._aside if until <= now]
+        self._aside = [(until, client) for until, client in self._aside if until > now]
+        for client in over:
+            await client.aclose()
 
     @asynccontextmanager
     async def _reading(self, desk_id: str) -> AsyncIterator[TicketReader]:
@@ -137,12 +182,23 @@ class _Reader:
         if ref is None:
             return None
         said = await self._desk.read_decision(ref)
-        return TicketState(ref.number, said.reading, said.reason, said.actor, said.test, said.closed)
+        return TicketState(ref.number, said.reading, said.reason, said.actor, said.test, said.closed, said.at)
 
 
 def _address(profile: DeskProfile) -> str:
-    defaults = {entry.name: entry.default for entry in PLATFORMS[profile.platform].entries}
-    return profile.settings.get("base_url", "") or defaults["base_url"]
+    return _setting(profile.platform, profile.settings, "base_url")
+
+
+def _setting(platform: str, settings: Mapping[str, str], name: str) -> str:
+    defaults = {entry.name: entry.default for entry in PLATFORMS[platform].entries}
+    return settings.get(name, "") or defaults.get(name, "")
+
+
+def _place(stored: Desk) -> tuple[str, ...]:
+    """Return where the keys of a desk's tickets mean something."""
+    settings = msgspec.json.decode(stored.settings, type=dict[str, str])
+    found = {name: _setting(stored.platform, settings, name) for name in ("base_url", "table", "workspace_id")}
+    return stored.platform, found["base_url"].rstrip("/"), found["table"], found["workspace_id"]
 
 
 def ref_of(ticket: Ticket) -> TicketRef | None:

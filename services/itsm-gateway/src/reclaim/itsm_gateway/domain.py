@@ -37,14 +37,23 @@ says nothing on a ticket that is closed already.
 
 _TASK: Final = "-task"
 _TRIAL: Final = "setup-"
+LONGEST_REFERENCE: Final = 80
+"""Characters that a desk's marker of a ticket has room for."""
 
 NO_DESK: Final = "No service desk is connected."
 
 Progress = UserFrozen | UserRestored | FulfilmentRequested | SeatReclaimed | SeatReactivated | CaseClosed
 
 
+def trial(desk_id: str, token: str) -> str:
+    """Return the name of a set-up: that of its connection, cut so that its reference has 80 characters, and a token."""
+    if not token:
+        return desk_id
+    return f"{desk_id[: LONGEST_REFERENCE - len(_TRIAL) - len(token) - 1]}-{token}"
+
+
 def reference(name: str, kind: Kind) -> str:
-    """Return what a desk knows a ticket by: of a case by its id, of a trial by the connection that is tried."""
+    """Return what a desk knows a ticket by: of a case by its id, of a trial by the name of its set-up."""
     match kind:
         case "question":
             return name
@@ -55,7 +64,7 @@ def reference(name: str, kind: Kind) -> str:
 
 
 def of_reference(found: str) -> tuple[str, Kind]:
-    """Return the case, or of a trial the connection, whose ticket a desk knows by this; and what it is for."""
+    """Return the case, or of a trial the set-up, whose ticket a desk knows by this; and what it is for."""
     if found.startswith(_TRIAL):
         return found.removeprefix(_TRIAL), "trial"
     if found.endswith(_TASK):
@@ -116,6 +125,11 @@ def acts(event: Progress) -> tuple[Act, Act]:
             return "end", "end"
         case _:
             return "comment", "comment"
+
+
+def no_answer(why: str, how: str) -> str:
+    """Return what a ticket is told that was closed and decides nothing."""
+    return f"This is no answer yet. {why} {how}".strip()
 
 
 def reopened_too_late(outcome: str | None) -> str:

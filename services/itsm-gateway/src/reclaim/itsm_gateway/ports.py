@@ -18,7 +18,7 @@ class TicketState:
 
     `open`: nobody has answered yet. `undecided`: it was closed without an answer, or with two that disagree. `done`: a
     task for a person was carried out. `test` marks the ticket of a dry run. `closed` is about the ticket, whatever it
-    says.
+    says. `at` is when it was changed last, where its desk tells.
     """
 
     ticket: str
@@ -27,6 +27,7 @@ class TicketState:
     actor: str | None = None
     test: bool = False
     closed: bool = False
+    at: datetime | None = None
 
 
 class TicketReader(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -16,14 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, Invalid, NotFound, ReclaimError
 from reclaim.common.security import Sealer
-from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.base import tried
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Answer, Choice, FieldKind, FieldSpec, Json, PermissionResult, TicketRef
 from reclaim.connectors.itsm.registry import PLATFORMS
-from reclaim.itsm_gateway import domain, setup_store, ticket_store
-from reclaim.itsm_gateway.desks import Desks, check, drafted
+from reclaim.itsm_gateway import delivery_store, domain, setup_store, ticket_store
+from reclaim.itsm_gateway.desks import Desks, drafted
 from reclaim.itsm_gateway.setup_store import Setup
 from reclaim.itsm_gateway.ticket_store import Desk
 from reclaim.itsm_gateway.ticketing import OPEN, TELL
@@ -152,10 +152,12 @@ class Setups:
             await setup_store.begin(unit.db, _begun(desk_id, platform, unit.now, by))
 
     async def disconnect(self, desk_id: str) -> None:
-        """Forget a connection with its credentials."""
+        """Forget a connection with its credentials and the secrets of its webhooks."""
         async with self._database.unit() as unit:
             await ticket_store.remove_desk(unit.db, desk_id)
             await setup_store.remove(unit.db, desk_id)
+            # Without a desk to read back from, whoever still has one would be taken at their word.
+            await delivery_store.drop_secrets(unit.db, desk_id)
 
     # The steps --------------------------------------------------------------------------------------------------------
 
@@ -168,6 +170,7 @@ class Setups:
 
         Raises:
             Invalid, AddressRefused: something does not fit.
+            Conflict: tickets are open at the place that it would no longer lead to, or somebody else has changed it.
         """
         begun, before = await self.found(desk_id)
         kept: dict[str, str] = {}
@@ -245,11 +248,15 @@ class Setups:
     async def send_trial(self, desk_id: str, by: str) -> None:
         """Open a test ticket, comment on it and read it back, and keep what came of each."""
         begun, stored = await self._connected(desk_id)
-        before, now = trial_of(begun), self._database.clock.now()
+        before, now, again = trial_of(begun), self._database.clock.now(), begun.trial_at is not None
+        if not again:
+            # Stored before it is opened: whoever tries again looks for it.
+            await self._note(desk_id, by, trial_at=now, listening_at=now)
+            begun, stored = await self._connected(desk_id)
         draft = drafted(
             stored,
             EXAMPLE,
-            reference=domain.reference(desk_id, "trial"),
+            reference=domain.reference(domain.trial(desk_id, begun.token), "trial"),
             kind="trial",
             opened_at=begun.trial_at or now,
             test=True,
@@ -258,21 +265,19 @@ class Setups:
 
         async def opens() -> str:
             desk = await self._desks.connected(desk_id)
-            refs.append(await desk.create(draft, tried=begun.trial_at is not None))
+            refs.append(await desk.create(draft, tried=again))
             return f"Ticket {refs[0].number} is open."
 
         async def comments() -> str:
             text = "This is a test by Reclaim. Nothing depends on this ticket."
-            await (await self._desks.connected(desk_id)).comment(refs[0], text, mark="lr-note-setup", tried=True)
+            desk = await self._desks.connected(desk_id)
+            await desk.comment(refs[0], text, mark=_mark("setup", begun), tried=True)
             return "The comment is there."
 
         async def reads() -> str:
             said = await (await self._desks.connected(desk_id)).read_decision(refs[0])
             return f"It says: {said.reading}."
 
-        if begun.trial_at is None:
-            # Stored before it is opened: whoever tries again looks for it.
-            await self._note(desk_id, by, trial_at=now, listening_at=now)
         results = [await _within(tried("open a ticket", opens))]
         if refs:
             # Not every platform lets comments be read: one that was made is not made again.
@@ -304,7 +309,9 @@ class Setups:
 
             async def closes() -> str:
                 text = "The set-up is finished. Thank you."
-                await (await self._desks.connected(desk_id)).close(ref, text, mark="lr-note-setup-end", tried=True)
+                await (await self._desks.connected(desk_id)).close(
+                    ref, text, mark=_mark("setup-end", begun), tried=True
+                )
                 return "It is closed."
 
             result = await _within(tried("close it", closes))
@@ -324,12 +331,7 @@ class Setups:
 
     async def _store(self, begun: Setup, wanted: Desk, by: str, *, then: Step, **also: Any) -> None:
         async with self._database.unit() as unit:
-            changed = replace(wanted, version=wanted.version + 1, changed_at=unit.now, changed_by=by)
-            profile = self._desks.profile(changed)
-            check(changed, profile)
-            self._desks.check_address(profile)
-            await ticket_store.save_desk(unit.db, changed)
-            await ticket_store.revive(unit.db, changed.id, wall_milliseconds())
+            await self._desks.store(unit, wanted, by)
             unit.wake(OPEN)
             unit.wake(TELL)
             await _remember(unit.db, begun)
@@ -349,7 +351,11 @@ async def _remember(db: AsyncConnection, begun: Setup) -> None:
 
 
 def _begun(desk_id: str, platform: str, at: datetime, by: str, *, step: Step = "sign-in") -> Setup:
-    return Setup(desk_id, platform, step, None, None, None, None, None, None, at, by)
+    return Setup(desk_id, platform, step, None, None, None, None, None, None, at, by, secrets.token_hex(4))
+
+
+def _mark(said: str, begun: Setup) -> str:
+    return f"lr-note-{said}-{begun.token}" if begun.token else f"lr-note-{said}"
 
 
 def _further(reached: str, then: Step) -> str:

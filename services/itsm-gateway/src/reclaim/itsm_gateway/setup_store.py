@@ -27,9 +27,11 @@ DESK_SETUP = sa.Table(
     sa.Column("listening_at", UtcDateTime),
     sa.Column("changed_at", UtcDateTime, nullable=False),
     sa.Column("changed_by", sa.Text, nullable=False),
+    sa.Column("token", sa.Text, nullable=False, server_default=""),
 )
 """Set-ups. `fields` are what the platform reported, `results` what the test of the connection found, `trial` the test
-ticket with what was tried on it: each as JSON. A webhook counts that came after `listening_at`.
+ticket with what was tried on it: each as JSON. A webhook counts that came after `listening_at`. The `token` tells the
+test ticket from those of set-ups before.
 """
 
 
@@ -48,6 +50,7 @@ class Setup:
     listening_at: datetime | None
     changed_at: datetime
     changed_by: str
+    token: str
 
 
 _SETUP = [DESK_SETUP.c[name] for name in Setup.__dataclass_fields__]
@@ -93,7 +96,7 @@ async def arrived(db: AsyncConnection, desk_id: str, since: datetime) -> Deliver
                     WEBHOOK_DELIVERY.c.received_at >= since,
                     WEBHOOK_DELIVERY.c.webhook_id.not_like("poll:%"),
                 )
-                .order_by(WEBHOOK_DELIVERY.c.number.desc())
+                .order_by(WEBHOOK_DELIVERY.c.received_at.desc(), WEBHOOK_DELIVERY.c.number.desc())
                 .limit(1)
             )
         )

@@ -143,6 +143,7 @@ class Word:
 _DESK = [DESK.c[name] for name in Desk.__dataclass_fields__]
 _TICKET = [TICKET.c[name] for name in Ticket.__dataclass_fields__]
 _WORD = [TICKET_WORD.c[name] for name in Word.__dataclass_fields__]
+_OTHER: Final = sa.alias(TICKET_WORD, "other")
 
 
 # ------------------------------------------------------------------------------------------------ desks
@@ -165,14 +166,26 @@ async def asking(db: AsyncConnection) -> str | None:
     return found.scalar_one_or_none()
 
 
-async def save_desk(db: AsyncConnection, saved: Desk) -> None:
-    """Store a desk, new or changed; if it asks, no other does any more."""
+async def save_desk(db: AsyncConnection, saved: Desk) -> bool:
+    """Store a desk, new or changed; if it asks, no other does any more.
+
+    False if it is not the version before this one that is stored: somebody else has changed it since it was read.
+
+    Raises:
+        IntegrityError: it is new, and there is one of that id.
+    """
     values = {name: getattr(saved, name) for name in Desk.__dataclass_fields__}
-    if saved.asks:
-        await db.execute(sa.update(DESK).where(DESK.c.id != saved.id).values(asks=False))
-    changed = await db.execute(sa.update(DESK).where(DESK.c.id == saved.id).values(values))
-    if not changed.rowcount:
+    if saved.version == 1:
         await db.execute(sa.insert(DESK).values(values))
+    else:
+        read = (DESK.c.id == saved.id) & (DESK.c.version == saved.version - 1)
+        if not (await db.execute(sa.update(DESK).where(read).values(values))).rowcount:
+            return False
+    if saved.asks:
+        # A new version: whoever is changing one of these just now would let it ask again.
+        others = sa.update(DESK).where(DESK.c.id != saved.id, DESK.c.asks)
+        await db.execute(others.values(asks=False, version=DESK.c.version + 1))
+    return True
 
 
 async def remove_desk(db: AsyncConnection, desk_id: str) -> bool:
@@ -269,6 +282,16 @@ async def heard(db: AsyncConnection, reference: str, says: str, closed_since: in
     )
 
 
+async def unfinished(db: AsyncConnection, desk_id: str) -> int:
+    """Return how many tickets of a desk are still read or told something."""
+    to_hear = sa.exists().where(
+        TICKET_WORD.c.reference == TICKET.c.reference, TICKET_WORD.c.state.in_(("waiting", "failed"))
+    )
+    here = (TICKET.c.desk_id == desk_id) & TICKET.c.key.is_not(None)
+    query = sa.select(sa.func.count()).select_from(TICKET).where(here, (TICKET.c.state == "open") | to_hear)
+    return (await db.execute(query)).scalar_one()
+
+
 async def set_failure(db: AsyncConnection, case_id: str, failure: str | None) -> None:
     """Record on a request why there is no ticket, or (None) that there is one."""
     await db.execute(sa.update(TICKET_REQUEST).where(TICKET_REQUEST.c.case_id == case_id).values(failure=failure))
@@ -332,11 +355,16 @@ async def revive(db: AsyncConnection, desk_id: str, now: int) -> None:
     late = TICKET.c.failure.is_not(None) & TICKET.c.state.in_(("wanted", "open"))
     await db.execute(sa.update(TICKET).where(TICKET.c.desk_id == desk_id, late).values(due=now))
     here = sa.select(TICKET.c.reference).where(TICKET.c.desk_id == desk_id)
-    await db.execute(
-        sa.update(TICKET_WORD)
-        .where(TICKET_WORD.c.reference.in_(here), TICKET_WORD.c.failure.is_not(None))
-        .values(state="waiting", due=now)
+    left = TICKET_WORD.c.reference.in_(here) & TICKET_WORD.c.failure.is_not(None)
+    # What failed before the end of its case was told would reopen or close a ticket that is done with.
+    overtaken = sa.exists().where(
+        _OTHER.c.reference == TICKET_WORD.c.reference,
+        _OTHER.c.act.in_(("end", "end_quietly")),
+        _OTHER.c.number > TICKET_WORD.c.number,
     )
+    failed = TICKET_WORD.c.state == "failed"
+    await db.execute(sa.update(TICKET_WORD).where(left, failed, overtaken).values(state="told", failure=None))
+    await db.execute(sa.update(TICKET_WORD).where(left).values(state="waiting", due=now))
 
 
 # ------------------------------------------------------------------------------------------------ words
@@ -364,15 +392,12 @@ async def ending(db: AsyncConnection, references: set[str]) -> set[str]:
     return set(found.scalars())
 
 
-_FIRST: Final = sa.alias(TICKET_WORD, "earlier")
-
-
 async def claim_words(db: AsyncConnection, *, now: int, until: int, most: int) -> list[tuple[Word, Ticket]]:
     """Claim the next word of each ticket that is there, until the end of a lease."""
     earlier = sa.exists().where(
-        _FIRST.c.reference == TICKET_WORD.c.reference,
-        _FIRST.c.state == "waiting",
-        _FIRST.c.number < TICKET_WORD.c.number,
+        _OTHER.c.reference == TICKET_WORD.c.reference,
+        _OTHER.c.state == "waiting",
+        _OTHER.c.number < TICKET_WORD.c.number,
     )
     due = (
         sa.select(TICKET_WORD.c.number)

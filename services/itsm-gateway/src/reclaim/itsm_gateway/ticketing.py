@@ -38,6 +38,7 @@ from reclaim.connectors.itsm.ports import (
     UnknownOutcome,
 )
 from reclaim.itsm_gateway import delivery_store, domain, ticket_store
+from reclaim.itsm_gateway.deliveries import SETTLING
 from reclaim.itsm_gateway.delivery_store import Arrival
 from reclaim.itsm_gateway.desks import Desks, draft, ref_of
 from reclaim.itsm_gateway.hints import Hint, Platform
@@ -312,7 +313,7 @@ class Ticketing:
         failure: str | None = None
         try:
             async with asyncio.timeout(PATIENCE):
-                await _say(await self._desks.connected(ticket.desk_id), ref, word)
+                reopened = await _say(await self._desks.connected(ticket.desk_id), ref, word, ticket)
         except (Transient, TimeoutError, SignInRefused) as error:
             # Whoever mends the credentials would not know what was left unsaid.
             async with self._database.unit() as unit:
@@ -320,11 +321,15 @@ class Ticketing:
                 await ticket_store.settle_word(unit.db, word, failure=_reason(error), due=due)
             return
         except Permanent as error:
-            failure = str(error)
+            failure, reopened = str(error), None
         except Exception as error:
             log.exception("the ticket of case %s could not be told", ticket.case_id)
-            failure = f"It failed unexpectedly ({type(error).__name__}); the log has more."
+            failure, reopened = f"It failed unexpectedly ({type(error).__name__}); the log has more.", None
         async with self._database.unit() as unit:
+            if reopened is not None:
+                if await ticket_store.settle_word(unit.db, word, due=wall_milliseconds() + SETTLING):
+                    await self._hand_in(unit, ticket, reopened)
+                return
             state = "told" if failure is None else "failed"
             if await ticket_store.settle_word(unit.db, word, state=state, failure=failure):
                 if failure is None or word.act in {"end", "end_quietly"}:
@@ -362,8 +367,9 @@ class Ticketing:
         """Have a person look, once, at a ticket that its desk no longer has."""
         async with self._database.unit() as unit:
             due = wall_milliseconds() + int(LAST_RETRY * 1000)
-            kept = await ticket_store.settle(unit.db, ticket, says="undecided", failure=reason, attempts=0, due=due)
-            if kept and ticket.says != "undecided":
+            kept = await ticket_store.settle(unit.db, ticket, failure=reason, attempts=0, due=due)
+            # What it said stays as it was until somebody has judged it.
+            if kept and ticket.failure != reason:
                 await self._hand_in(unit, ticket, ReadDecision("undecided", closed=True, reason=reason))
 
     async def _hand_in(self, unit: Unit, ticket: Ticket, said: ReadDecision) -> None:
@@ -387,19 +393,26 @@ class Ticketing:
         unit.wake(HANDLE)
 
 
-async def _say(desk: ServiceDesk, ref: TicketRef, word: Word) -> None:
-    """Tell a ticket a word; one whose answer was lost before is looked for first."""
+async def _say(desk: ServiceDesk, ref: TicketRef, word: Word, ticket: Ticket) -> ReadDecision | None:
+    """Tell a ticket a word; one whose answer was lost before is looked for first.
+
+    A ticket that its people have reopened since it was closed is not closed again before that was judged: then nothing
+    is told, and what was read is returned.
+    """
     mark = f"lr-note-{hashlib.sha256(word.event_id.encode()).hexdigest()[:10]}"
     tried = word.attempts > 1
     if word.act == "reopen":
         await desk.reopen(ref, word.text, mark=mark, tried=tried)
     elif word.act == "comment":
         await desk.comment(ref, word.text, mark=mark, tried=tried)
-    elif not (await desk.read_decision(ref)).closed:
+    elif not (said := await desk.read_decision(ref)).closed:
+        if ticket.closed_since is not None:
+            return said
         await desk.close(ref, word.text, mark=mark, tried=tried)
     elif word.act != "end_quietly" or tried:
         # One that its people closed is told as well; and one that was closed here, and perhaps not told.
         await desk.comment(ref, word.text, mark=mark, tried=tried)
+    return None
 
 
 def _later(attempts: int, error: Exception) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal, cast, get_args
 
 from reclaim.common.contracts import Decision
 from reclaim.common.errors import Permanent, ReclaimError
+from reclaim.connectors.itsm.ports import NotThere
 from reclaim.itsm_gateway import domain
 from reclaim.itsm_gateway.delivery_store import Delivery
 from reclaim.itsm_gateway.ports import TicketState
@@ -45,12 +47,23 @@ class NoTask(Permanent):
         )
 
 
+class OnAnotherDesk(Permanent):
+    """The case's ticket is on another desk than the one that the webhook is of: its key means nothing here."""
+
+    def __init__(self, case_id: str, desk_id: str) -> None:
+        super().__init__(
+            f"The ticket of case {case_id} is on the desk {desk_id}, and this webhook is of another connection. Answer "
+            "on that ticket, or decide the case on its own page."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known when a delivery is judged. `ticket` is None for a generic sender, or where `problem` says why.
 
     `before` is what was last heard from this ticket, `decided` what the last webhook said that decided its case.
     `reopened`: it is open, and was closed when it was last heard. `ended`: its case is over, and we close it ourselves.
+    `how` says how to answer on this ticket.
     """
 
     delivery: Delivery
@@ -61,13 +74,15 @@ class Facts:
     decided: str | None = None
     reopened: bool = False
     ended: bool = False
+    how: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What becomes of a delivery, and for one that was taken, what was decided by whom.
 
-    `done` is what was said of a task, None where nothing was. `word` is what the ticket is told because of it.
+    `done` is what was said of a task, None where nothing was. `word` is what the ticket is told because of it. `at` is
+    when it was decided, None for when the webhook came.
     """
 
     state: Literal["taken", "ignored", "failed"]
@@ -77,6 +92,7 @@ class Verdict:
     reason: str = ""
     done: bool | None = None
     word: str | None = None
+    at: datetime | None = None
 
 
 def judge(facts: Facts) -> Verdict:
@@ -93,6 +109,8 @@ def judge(facts: Facts) -> Verdict:
             "then replay this webhook.",
         )
     if facts.problem is not None:
+        if delivery.kind == "task" and isinstance(facts.problem, NotThere) and not facts.ended:
+            return _task_is_gone(facts, str(facts.problem))
         return Verdict("failed", str(facts.problem))
     if facts.ticket is None:
         return _taken(facts, cast("Decision", delivery.says), delivery.actor, delivery.reason)
@@ -120,6 +138,8 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
             "failed",
             f"Ticket {ticket.ticket} decides nothing. {ticket.reason} Answer on the ticket and replay this webhook, or "
             "decide the case on its own page.",
+            # Once: every change of the ticket sends a webhook, this comment too.
+            word=None if facts.before == "undecided" else domain.no_answer(ticket.reason, facts.how),
         )
     if ticket.says == "done":
         return Verdict(
@@ -143,7 +163,9 @@ def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verd
     # Whether one that comes after the end was made in time, the case itself says.
     outcome = "Reopened, which is an appeal" + (": it counts only if it was made in time." if freed else ".")
     reason = f"Ticket {ticket.ticket} was reopened."
-    return Verdict("taken", outcome, "keep", _who(facts, ticket), reason, word=word)
+    # A reading may come long after its ticket was reopened in time; none is older than its case.
+    at = None if ticket.at is None else max(min(ticket.at, facts.delivery.received_at), request.flagged_at)
+    return Verdict("taken", outcome, "keep", _who(facts, ticket), reason, word=word, at=at)
 
 
 def _by_task(facts: Facts, ticket: TicketState) -> Verdict:
@@ -168,6 +190,14 @@ def _by_task(facts: Facts, ticket: TicketState) -> Verdict:
         )
     reason = f"ticket {ticket.ticket} was closed without saying that the seat is free"
     return Verdict("taken", "The task was given up: a person is called.", None, who, reason, done=False)
+
+
+def _task_is_gone(facts: Facts, problem: str) -> Verdict:
+    if facts.before == "undecided":
+        return Verdict("ignored", "The ticket of this task is gone, as it was before.")
+    reason = f"the ticket of the task is gone: {problem}"
+    outcome = "The ticket of the task is gone: a person is called."
+    return Verdict("taken", outcome, None, facts.delivery.actor or "the service desk", reason, done=False)
 
 
 def _who(facts: Facts, ticket: TicketState) -> str:

@@ -235,6 +235,11 @@ class Line:
             if reads:
                 raise
             raise self._unclear(str(error), reads=False) from None
+        except RuntimeError:
+            if not self._client.is_closed:
+                raise
+            # The connection was changed meanwhile. A client that is closed sends nothing.
+            raise Passing(f"The connection to {self.name} was changed just now; it is tried again.") from None
         except httpx.InvalidURL:
             raise Refused(f"{self.name} has no such address.", "Check the address of the connection.") from None
 

@@ -191,7 +191,9 @@ class Generic(Adapter):
 
 
 def _ref(ticket: _Ticket) -> TicketRef:
-    return TicketRef(ticket.key, ticket.number or ticket.key, ticket.url)
+    # It becomes a link: what is no page of the web, such as a script, is left out.
+    url = ticket.url if ticket.url.lower().startswith(("https://", "http://")) else ""
+    return TicketRef(ticket.key, ticket.number or ticket.key, url)
 
 
 def _iso(at: datetime) -> str:

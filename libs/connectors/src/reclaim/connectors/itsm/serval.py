@@ -212,12 +212,14 @@ class Serval(Adapter):
         ticket = await self._read(ref)
         names = {label_id: name for name, label_id in (await self._labels()).items()} if ticket.label_ids else {}
         status = next((each for each in await self._statuses() if each.id == ticket.status_id), None)
+        closed = self._is_closed(ticket, status)
         return read(
             self.decisions,
-            closed=self._is_closed(ticket, status),
+            closed=closed,
             tags=[names[each] for each in ticket.label_ids if each in names],
             values=[status.name] if status and self.decisions.decision_field == STATUS else (),
-            at=moment(ticket.completed_at),
+            # Of one that was reopened it is when it was closed before.
+            at=moment(ticket.completed_at) if closed else None,
         )
 
     async def _open(self, draft: TicketDraft) -> TicketRef:

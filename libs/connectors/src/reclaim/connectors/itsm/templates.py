@@ -179,7 +179,7 @@ def answers(rules: DecisionRules, *, task: bool = False) -> str:
             "ticket without that: a person is called."
         )
     then = "An answer counts once the ticket is closed." if rules.needs_close else "Then close the ticket."
-    return f"To answer, {how}. {then} Closed without an answer, nothing is taken away."
+    return f"To answer, {how}. {then} Closing it alone is no answer: the time to answer runs on."
 
 
 def _either(names: Sequence[str]) -> str:
