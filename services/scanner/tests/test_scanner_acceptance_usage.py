@@ -220,12 +220,12 @@ async def test_three_components_of_3_hours_each_against_8_are_kept(tmp_path: Pat
         assert await flagged(office) == ["bob"]
 
 
-async def _hold_since_long_ago(scanner: Scanner) -> None:
+async def _hold_since_long_ago(scanner: Scanner, product: str = "ALL") -> None:
     """Let the register know the seats for a while, as it does after the first scan."""
     async with scanner.running.database.reading() as db:
         (connection,) = await store.connections(db)
     rule = await actions.add_rule(
-        scanner.deps, connection.id, {**TERMS, "name": "First", "products": ["ALL"]}, author="otto"
+        scanner.deps, connection.id, {**TERMS, "name": "First", "products": [product]}, author="otto"
     )
     await actions.activate_rule(scanner.deps, rule.id)
     scanner.clock.advance(-400 * DAY)
@@ -495,6 +495,23 @@ async def test_what_the_system_says_right_before_a_step_counts(one: Scanner) -> 
         UsageQuestioned(case_id=second.case_id, asked_at=NOON, last_used_at=NOON - 120 * DAY, read=True),
     )
     assert [answer.use for answer in await one.said(UsageJudged)] == ["used", "unused"]
+
+
+async def test_before_a_step_a_system_says_nothing_of_components_that_it_does_not_list(
+    tmp_path: Path, clock: FixedClock
+) -> None:
+    async with world(tmp_path, clock, owned={"bob": {"OFFICE": 200}}) as office:
+        await feed(office, report=complete(timed=False))
+        await _hold_since_long_ago(office, "OFFICE")
+        await scanned(office, await suite_ruled(office, "OFFICE", **BY_SOURCES))
+        (event,) = await office.said(UserFlagged)
+        asked = {"case_id": event.case_id, "last_used_at": NOON - 200 * DAY, "read": True}
+        await office.hear(UsageQuestioned(asked_at=NOON, **asked))
+        clock.advance(5 * DAY)
+        await office.hear(UsageQuestioned(asked_at=clock.now(), **asked))
+        fresh, stale = await office.said(UsageJudged)
+        assert fresh.use == "unused", "the agent watches Word and Excel"
+        assert stale.use == "unknown", "the agent is silent, and the system lists neither Word nor Excel"
 
 
 # ------------------------------------------------------------------------------------------------ installed software

@@ -23,7 +23,7 @@ from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import NotYet
 from reclaim.common.service import MEASURED_EVERY, Job
-from reclaim.scanner import catalog_store, import_store, usage_store
+from reclaim.scanner import catalog_store, import_store, known_seats, usage_store
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.domain import Terms
 from reclaim.scanner.judging import Judge
@@ -157,13 +157,16 @@ async def _judged_by(
     known = await _known(db, connection_id, {case.holder_id for case in cases})
     there = await _there(db, {case.holder_id for case in cases}) if terms.applies_to == "installed" else set()
     found: dict[str, Judged] = {}
+    members = {part for case in cases for part in (case.product, *covered.tree.get(case.product, ()))}
+    # As in a scan: of a component that the connection does not list, it sees no use, however lately it was asked.
+    listed = await known_seats.products(db, connection_id, members)
     groups: dict[tuple[str, bool], list[CaseSeat]] = defaultdict(list)
     for case in cases:
         read = case.case_id in asked and asked[case.case_id].read
         groups[case.product, read].append(case)
     for (product, read), own in sorted(groups.items()):
         parts = (product, *covered.tree.get(product, ()))
-        judge = Judge(terms, covered, connection_id, now, told=read, listed=parts)
+        judge = Judge(terms, covered, connection_id, now, told=read, listed=listed)
         chosen = await judge.plan(db, product)
         seats: list[tuple[CaseSeat, UsageSeat]] = []
         for case in own:
