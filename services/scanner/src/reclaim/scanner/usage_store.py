@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -453,6 +453,14 @@ async def judged(
         after = (seats[-1].holder_id, seats[-1].device_id)
 
 
+@dataclass(slots=True)
+class _Sum:
+    """What one source measured of a seat in the whole window, as `total` takes it."""
+
+    whole: timedelta = timedelta(0)
+    others: list[Measured] = field(default_factory=list)
+
+
 class _Seen:
     """What was read about one seat so far."""
 
@@ -463,6 +471,9 @@ class _Seen:
         self.latest: datetime | None = None
         self.whole = timedelta(0)
         self.others: list[Measured] = []
+        self.doubts: set[str] = set()
+        self.beside = 0
+        self.by_source: dict[str, _Sum] = defaultdict(_Sum)
 
     def use(self, earliest: datetime, latest: datetime) -> None:
         if self.last_used is not None:
@@ -476,12 +487,32 @@ class _Seen:
     def began(self, at: datetime) -> None:
         self.first_used = at if self.first_used is None else min(self.first_used, at)
 
+    def measured(
+        self, cells: _Cells, records: int, *, whole: timedelta = timedelta(0), single: Measured | None = None
+    ) -> None:
+        singles = [] if single is None else [single]
+        if cells.count:
+            self.records += records
+            self.whole += whole
+            self.others += singles
+        else:
+            self.beside += records
+        if cells.alone:
+            self.by_source[cells.source].whole += whole
+            self.by_source[cells.source].others += singles
+
     def activity(self) -> Activity:
+        sums = self.by_source.values()
+        whole = sum((own.whole for own in sums), timedelta(0))
         return Activity(
             records=self.records,
             first_used=self.first_used,
             last_used=self.last_used,
             hours=total(self.whole, self.others),
+            doubts=frozenset(self.doubts),
+            alone=max((total(own.whole, own.others).least for own in sums), default=timedelta(0)),
+            together=total(whole, [one for own in sums for one in own.others]).most,
+            beside=self.beside,
         )
 
 
@@ -525,83 +556,121 @@ async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None
         sa.select(
             USAGE.c.user_key,
             USAGE.c.device,
+            USAGE.c.source,
+            USAGE.c.product,
             sa.func.count().label("records"),
             sa.func.min(USAGE.c.period_start).label("first_used"),
             sa.func.max(USAGE.c.last_used_from).label("earliest"),
             sa.func.max(USAGE.c.last_used_by).label("latest"),
         )
         .where(_counted(db, chosen), page.of(db))
-        .group_by(USAGE.c.user_key, USAGE.c.device)
+        .group_by(USAGE.c.user_key, USAGE.c.device, USAGE.c.source, USAGE.c.product)
     )
     for row in rows:
         for seen in page.belonging(row.user_key, row.device):
             seen.records += row.records
             seen.began(row.first_used)
+            if (row.source, row.product) in chosen.doubtful:
+                seen.doubts.add(row.source)
             if row.earliest is not None:
                 seen.use(row.earliest, row.latest)
 
 
 async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
     counted = sa.and_(_counted(db, chosen), page.of(db))
+    within = sa.and_(USAGE.c.period_end > chosen.window.start, USAGE.c.period_start < chosen.window.end)
     began = await db.execute(
         sa.select(
             USAGE.c.user_key,
             USAGE.c.device,
+            USAGE.c.source,
+            USAGE.c.product,
             sa.func.min(USAGE.c.period_start).label("first_used"),
             sa.func.max(USAGE.c.last_used_by).label("latest"),
+            sa.func.sum(sa.case((within, 1), else_=0)).label("records"),
+            sa.func.sum(sa.case((sa.and_(within, USAGE.c.seconds > 0), 1), else_=0)).label("measured"),
         )
         .where(counted)
-        .group_by(USAGE.c.user_key, USAGE.c.device)
+        .group_by(USAGE.c.user_key, USAGE.c.device, USAGE.c.source, USAGE.c.product)
     )
+    proving = {(cell.source, cell.product) for cell in (*chosen.cells, *chosen.others)}
     for row in began:
         for seen in page.belonging(row.user_key, row.device):
             seen.began(row.first_used)
             if row.latest is not None:
                 seen.saw(row.latest)
-    # The cells of a suite's components mostly have the same source and window: one pair of statements for each.
-    together: dict[tuple[str, Window], dict[str, Cell]] = defaultdict(dict)
+            if (row.source, row.product) not in proving:
+                seen.beside += row.records
+                if row.measured:
+                    seen.doubts.add(row.source)
+    for cells in _read_together(chosen):
+        await _read_cells(db, counted, cells, page)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Cells of one source and window, by product, which are read by one pair of statements.
+
+    They `count`, or tell only what else is known; `alone` if they are all that the source has of their products.
+    """
+
+    source: str
+    window: Window
+    count: bool
+    alone: bool
+    of: Mapping[str, Cell]
+
+
+def _read_together(chosen: Plan) -> list[_Cells]:
+    """Return the cells to read: those of a suite's components mostly have the same source and window."""
+    whole = {(cell.source, cell.product) for cell in chosen.others}
+    together: dict[tuple[str, Window, bool, bool], dict[str, Cell]] = defaultdict(dict)
     for cell in chosen.cells:
-        together[cell.source, cell.window][cell.product] = cell
-    for (source, window), cells in together.items():
-        here = sa.and_(counted, USAGE.c.source == source, among(db, USAGE.c.product, cells, name="of_cells"))
-        inside = sa.and_(USAGE.c.period_start >= window.start, USAGE.c.period_end <= window.end)
-        sums = await db.execute(
-            sa.select(
-                USAGE.c.user_key,
-                USAGE.c.device,
-                sa.func.count().label("records"),
-                sa.func.coalesce(sa.func.sum(USAGE.c.seconds), 0).label("seconds"),
-            )
-            .where(here, inside, ~USAGE.c.session)
-            .group_by(USAGE.c.user_key, USAGE.c.device)
+        together[cell.source, cell.window, True, (cell.source, cell.product) not in whole][cell.product] = cell
+    for cell in chosen.others:
+        together[cell.source, cell.window, False, True][cell.product] = cell
+    return [_Cells(*key, cells) for key, cells in together.items()]
+
+
+async def _read_cells(db: AsyncConnection, counted: sa.ColumnElement[bool], cells: _Cells, page: _Page) -> None:
+    window = cells.window
+    here = sa.and_(counted, USAGE.c.source == cells.source, among(db, USAGE.c.product, cells.of, name="of_cells"))
+    inside = sa.and_(USAGE.c.period_start >= window.start, USAGE.c.period_end <= window.end)
+    sums = await db.execute(
+        sa.select(
+            USAGE.c.user_key,
+            USAGE.c.device,
+            sa.func.count().label("records"),
+            sa.func.coalesce(sa.func.sum(USAGE.c.seconds), 0).label("seconds"),
         )
-        for row in sums:
-            for seen in page.belonging(row.user_key, row.device):
-                seen.records += row.records
-                seen.whole += timedelta(seconds=int(row.seconds))
-        singles = await db.execute(
-            sa.select(
-                USAGE.c.user_key,
-                USAGE.c.device,
-                USAGE.c.product,
-                USAGE.c.period_start,
-                USAGE.c.period_end,
-                USAGE.c.seconds,
-                USAGE.c.session,
-            ).where(
-                here,
-                sa.or_(USAGE.c.session, ~inside),
-                USAGE.c.period_start < window.end,
-                USAGE.c.period_end > window.start,
-            )
+        .where(here, inside, ~USAGE.c.session)
+        .group_by(USAGE.c.user_key, USAGE.c.device)
+    )
+    for row in sums:
+        for seen in page.belonging(row.user_key, row.device):
+            seen.measured(cells, row.records, whole=timedelta(seconds=int(row.seconds)))
+    singles = await db.execute(
+        sa.select(
+            USAGE.c.user_key,
+            USAGE.c.device,
+            USAGE.c.product,
+            USAGE.c.period_start,
+            USAGE.c.period_end,
+            USAGE.c.seconds,
+            USAGE.c.session,
+        ).where(
+            here,
+            sa.or_(USAGE.c.session, ~inside),
+            USAGE.c.period_start < window.end,
+            USAGE.c.period_end > window.start,
         )
-        for row in singles:
-            one = Measured(
-                cells[row.product],
-                Window(row.period_start, row.period_end),
-                timedelta(seconds=row.seconds or 0),
-                row.session,
-            )
-            for seen in page.belonging(row.user_key, row.device):
-                seen.records += 1
-                seen.others.append(one)
+    )
+    for row in singles:
+        one = Measured(
+            cells.of[row.product],
+            Window(row.period_start, row.period_end),
+            timedelta(seconds=row.seconds or 0),
+            row.session,
+        )
+        for seen in page.belonging(row.user_key, row.device):
+            seen.measured(cells, 1, single=one)
