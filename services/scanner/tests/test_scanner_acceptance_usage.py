@@ -341,22 +341,30 @@ async def test_sources_answer_what_a_system_cannot_tell_of_use(one: Scanner) -> 
     await feed(
         one, session("u00001", NOON - DAY, HOUR, channel="sso"), session("boss", NOON - DAY, HOUR, channel="sso")
     )
-    terms = {"inactive_days": 90, "channels": ["sso"], "include_no_activity": True}
+    elsewhere = frozenset({"api", "mobile", "sso"})
+    terms: dict[str, Any] = {"inactive_days": 90, "channels": sorted(elsewhere), "include_no_activity": True}
     rule = await ready(one, **terms)
-    plain = await _plain(one)
-    one.org.unreadable["last_seen_elsewhere"] = "this system keeps no last use"
+    plain = await _named(one, "Plain")
+    one.org.unkept["last_seen_elsewhere"] = "this system keeps no last use"
     assert (await scanned(one, rule)).flagged == 0, "the log has not said that it told everything"
-    await feed(one, report=complete(channels=frozenset({"sso"}), timed=False))
+    await feed(one, report=complete(channels=elsewhere, timed=False))
+    by_sign_ins = await _named(one, "Sign-ins", **{**terms, "channels": ["sso"]})
+    run = await scanned(one, by_sign_ins)
+    assert (run.flagged, run.left_alone) == (0, {"active_elsewhere": 1}), "who uses the API need not sign in"
+    assert "last_seen_elsewhere" in run.missing
+    one.org.unreadable, one.org.unkept = one.org.unkept, {}
+    assert (await scanned(one, rule)).flagged == 0, "a query that failed may hide use"
+    one.org.unreadable, one.org.unkept = {}, one.org.unreadable
     run = await scanned(one, rule)
     assert await flagged(one) == ["u00002"]
     assert "last_seen_elsewhere" not in run.missing
     assert (await scanned(one, plain)).flagged == 0, "without sources it stays unknown"
 
 
-async def _plain(scanner: Scanner) -> Rule:
+async def _named(scanner: Scanner, name: str, **terms: Any) -> Rule:
     async with scanner.running.database.reading() as db:
         (connection,) = await store.connections(db)
-    rule = await actions.add_rule(scanner.deps, connection.id, {**TERMS, "name": "Plain"}, author="otto")
+    rule = await actions.add_rule(scanner.deps, connection.id, {**TERMS, **terms, "name": name}, author="otto")
     return await actions.activate_rule(scanner.deps, rule.id)
 
 
