@@ -17,6 +17,7 @@ from reclaim.common.errors import Invalid
 from reclaim.common.telemetry import set_up_telemetry
 from reclaim.connectors.fake import FakeUser
 from reclaim.scanner import actions, catalog_actions, store
+from reclaim.scanner import jobs as scanner_jobs
 from reclaim.scanner.domain import USAGE, Rejected, read_terms
 from reclaim.scanner.explain import explain
 from reclaim.scanner.scan import preview
@@ -459,6 +460,27 @@ async def test_activity_while_a_case_is_open_takes_the_case_back(two: Scanner) -
     assert (withdrawn.case_id, withdrawn.kind) == (cases["u00001"], "used")
     assert "20.00 hours of 20" in withdrawn.reason
     assert not await two.job("usage-news"), "there is no news"
+
+
+async def test_use_that_is_heard_of_during_a_scan_reaches_the_cases_that_it_opens(
+    two: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await feed(two, used("u00001", 3), used("u00002", 4), used("boss", 40), report=complete())
+    rule, attempt = await ready(two, **UNDER_20), scanner_jobs._open_page
+    heard = []
+
+    async def after_more_use(*args: Any, **more: Any) -> bool:
+        if not heard:
+            await feed(two, used("u00001", 20))
+            heard.append(await two.job("usage-news"))
+        return await attempt(*args, **more)
+
+    monkeypatch.setattr(scanner_jobs, "_open_page", after_more_use)
+    await scanned(two, rule)
+    cases = {event.seat.holder.id: event.case_id for event in await two.said(UserFlagged)}
+    assert (sorted(cases), heard) == (["u00001", "u00002"], [True])
+    assert await two.job("usage-news")
+    assert [event.case_id for event in await two.said(CaseWithdrawn)] == [cases["u00001"]]
 
 
 async def test_use_that_a_feed_tells_of_keeps_a_seat_that_its_system_calls_idle(one: Scanner) -> None:

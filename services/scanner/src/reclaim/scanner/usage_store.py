@@ -151,11 +151,11 @@ async def add_records(db: AsyncConnection, source: str, records: Sequence[UsageR
         rows[tuple(row[name] for name in _RECORD_KEY[1:])] = row
     same = {"source": source, "heard_at": heard_at}
     await insert_many(db, USAGE, list(rows.values()), same=same, replacing=_RECORD_KEY, unless_newer="heard_at")
-    await _tell_news(db, {row["product"] for row in rows.values()}, heard_at)
+    await tell_news(db, {row["product"] for row in rows.values()}, heard_at)
     return Taken(len(records) - len(refused), refused)
 
 
-async def _tell_news(db: AsyncConnection, products: Collection[str], heard_at: datetime) -> None:
+async def tell_news(db: AsyncConnection, products: Collection[str], heard_at: datetime) -> None:
     """Have open cases of these products looked at.
 
     The row is written even if it is there: whoever takes it then waits for this transaction, and sees its records.
