@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.connectors.ports import Known, SeatRecord, Survey
-from reclaim.scanner import known_seats
+from reclaim.scanner import known_seats, profile_store
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.domain import Terms
 from reclaim.scanner.usage import Channel, Plan, Report, Verdict, live_report
@@ -59,6 +59,7 @@ class Judge:
                 components=components,
                 zone=self.terms.time_zone,
                 live=self._live({product, *components}),
+                without=await profile_store.about_other_seats(db, self.connection_id, {product, *components}),
                 now=self.now,
             )
         return self.plans[product]

@@ -382,15 +382,18 @@ async def make_plan(
     zone: str = "UTC",
     preference: Sequence[str] = (),
     live: Sequence[Report] = (),
+    without: Collection[tuple[str, str]] = (),
     now: datetime,
 ) -> Plan:
     """Return by what the seats of a product are judged; `components` are those of a suite.
 
-    `live` are reports that are not stored, of systems that are asked right now. Raise an alert for each source in the
-    plan's `stale`.
+    `live` are reports that are not stored, of systems that are asked right now. What sources report of products that
+    they are named `without` (source, product) proves nothing: it is about other seats. Raise an alert for
+    each source in the plan's `stale`.
     """
     members = {product, *components}
-    said = [*(await reports(db, members)), *live]
+    stored = await reports(db, members)
+    said = [*(report for report in stored if (report.source, report.product) not in without), *live]
     window = condition.span.window(now, zone)
     seen = (
         sa.select(sa.literal(1))
