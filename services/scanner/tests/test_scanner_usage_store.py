@@ -90,6 +90,8 @@ async def verdicts(
 ) -> list[Verdict]:
     async with database.reading() as db:
         chosen = await make_plan(db, condition, product, now=NOW, **more)
+        if "connection_id" not in more:
+            chosen = await usage_store.witnessed(db, chosen, seats=seats)
         return await judge_seats(db, chosen, seats)
 
 
@@ -315,6 +317,28 @@ async def test_word_used_keeps_the_suite_and_three_times_three_hours_are_nine(da
     assert [one.state for one in found] == ["USED", "UNKNOWN"], "Word was used, the suite otherwise idle"
 
 
+@pytest.mark.parametrize(
+    ("known", "state"), [({"holder_id": "ACME-7"}, "UNKNOWN"), ({"product": "word"}, "UNKNOWN"), ({}, "UNUSED")]
+)
+async def test_absence_proves_nothing_where_the_source_names_nobody_with_a_seat(
+    database: Database, known: dict[str, Any], state: str
+) -> None:
+    ann = KnownSeat(**{"product": "office", "product_name": "Office", "holder_id": "u1", "holder_name": "Ann", **known})
+    async with database.unit() as unit:
+        await known_seats.remember(unit.db, "c1", [ann], NOW)
+        await known_seats.remember(unit.db, "c2", [replace(ann, product="office", holder_id="u1")], NOW)
+    await keep(database, [record("u1")])
+    await tell(database, report())
+    eager = UsageCondition(span=UNDER_20.span, minimum_hours=Decimal(20), include_no_activity=True, channels=("ui",))
+    (found,) = await verdicts(database, eager, seat("u9"), connection_id="c1")
+    assert found.state == state
+    async with database.reading() as db:
+        chosen = await make_plan(db, eager, "office", connection_id="c3", now=NOW)
+        assert not chosen.witnessed
+        assert not (await usage_store.witnessed(db, chosen, seats=[seat("u9")])).witnessed
+        assert (await usage_store.witnessed(db, chosen, seats=[seat("u9"), seat("u1")])).witnessed
+
+
 async def test_sessions_are_cut_merged_and_counted_once(database: Database) -> None:
     start = OCTOBER.start
 
@@ -444,6 +468,7 @@ async def test_pages_say_what_counting_by_hand_says(database: Database) -> None:
     seats = [seat(f"u{number}") for number in range(27)]
     async with database.reading() as db:
         chosen = await make_plan(db, condition, "office", components=["word"], preference=["vendor"], now=NOW)
+        chosen = await usage_store.witnessed(db, chosen, seats=seats)
         found = await judge_seats(db, chosen, seats)
         assert await _one_by_one(db, chosen, seats) == found
     latest = {source: {_key(one): one for one in of_source} for source, of_source in records.items()}

@@ -295,7 +295,7 @@ class Plan:
     why nobody can be called unused (empty: coverage is proven); `stale` the sources to raise an alert about.
     `others` are sources whose hours could count in the whole window, and which the cells give no or only a part of it.
     `doubtful` are the (source, product) that are stale or leave a hole: whom they know may be seen by nobody else.
-    `witnessed` tells that the sources saw anybody at all use it: one that reports nothing may not see the product.
+    `witnessed` tells that the sources have a record of any of the seats: one that has none may not see the product.
     """
 
     condition: UsageCondition
@@ -323,7 +323,7 @@ def plan(
     """Decide by which sources the seats of a product are judged.
 
     `preference` orders the sources whose hours count; those it leaves out come after it, by name. `witnessed` is
-    whether any record of the members lies in the window.
+    whether a record of the members in the window is of one of the seats.
     """
     window = condition.span.window(now, zone)
     if condition.minimum_hours is None:
@@ -636,7 +636,7 @@ def _absent(plan: Plan, activity: Activity, start: datetime | None, what: str) -
     if not plan.condition.include_no_activity:
         return Verdict("UNKNOWN", "No source has a record of it, and the rule does not count that as no use.")
     if not plan.witnessed:
-        return Verdict("UNKNOWN", "No source has a record of anybody using it: they may not see it at all.")
+        return Verdict("UNKNOWN", "No source has a record of anybody with such a seat: they may not see it at all.")
     return Verdict("UNUSED", f"{what}: no source has a record, and all of them reported.")
 
 

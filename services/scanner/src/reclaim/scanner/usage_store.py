@@ -378,6 +378,7 @@ async def make_plan(
     condition: UsageCondition,
     product: str,
     *,
+    connection_id: str | None = None,
     components: Collection[str] = (),
     zone: str = "UTC",
     preference: Sequence[str] = (),
@@ -387,6 +388,7 @@ async def make_plan(
 ) -> Plan:
     """Return by what the seats of a product are judged; `components` are those of a suite.
 
+    Without a `connection_id` nobody is known to be seen by the sources, until `witnessed` was asked about seats.
     `live` are reports that are not stored, of systems that are asked right now. What sources report of products that
     they are named `without` (source, product) proves nothing: it is about other seats. Raise an alert for
     each source in the plan's `stale`.
@@ -394,15 +396,44 @@ async def make_plan(
     members = {product, *components}
     stored = await reports(db, members)
     said = [*(report for report in stored if (report.source, report.product) not in without), *live]
-    window = condition.span.window(now, zone)
+    chosen = plan(condition, product, components, said, now=now, zone=zone, preference=preference, witnessed=bool(live))
+    return chosen if connection_id is None else await witnessed(db, chosen, connection_id=connection_id)
+
+
+async def witnessed(
+    db: AsyncConnection, chosen: Plan, *, connection_id: str | None = None, seats: Sequence[UsageSeat] = ()
+) -> Plan:
+    """Return a plan that knows whether the sources have a record of one of these seats, or of any on a connection.
+
+    Asked only where it counts. Records of people without such a seat prove nothing: a source may name all of them
+    otherwise than the connection does.
+    """
+    if chosen.witnessed or not chosen.condition.include_no_activity:
+        return chosen
+    if connection_id is None:
+        theirs = _Page(seats).of(db)
+    else:
+        theirs = sa.exists().where(
+            KNOWN_SEATS.c.connection_id == connection_id,
+            among(db, KNOWN_SEATS.c.product, chosen.members, name="of_seats"),
+            sa.or_(
+                KNOWN_SEATS.c.holder_key == USAGE.c.user_key,
+                KNOWN_SEATS.c.email_key == USAGE.c.user_key,
+                sa.and_(KNOWN_SEATS.c.device_id == USAGE.c.device, USAGE.c.device != ""),
+            ),
+        )
     seen = (
         sa.select(sa.literal(1))
         .select_from(USAGE)
-        .where(among(db, USAGE.c.product, members), USAGE.c.period_end > window.start, USAGE.c.period_start < now)
+        .where(
+            among(db, USAGE.c.product, chosen.members),
+            USAGE.c.period_end > chosen.window.start,
+            USAGE.c.period_start < chosen.window.end,
+            theirs,
+        )
         .limit(1)
     )
-    witnessed = bool(live) or (await db.execute(seen)).first() is not None
-    return plan(condition, product, components, said, now=now, zone=zone, preference=preference, witnessed=witnessed)
+    return replace(chosen, witnessed=(await db.execute(seen)).first() is not None)
 
 
 async def judge_seats(db: AsyncConnection, chosen: Plan, seats: Sequence[UsageSeat]) -> list[Verdict]:
