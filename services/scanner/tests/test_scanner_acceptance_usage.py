@@ -16,7 +16,7 @@ from reclaim.common.contracts import CaseWithdrawn, UsageJudged, UsageQuestioned
 from reclaim.common.errors import Invalid
 from reclaim.common.telemetry import set_up_telemetry
 from reclaim.connectors.fake import FakeUser
-from reclaim.scanner import actions, catalog_actions, store
+from reclaim.scanner import actions, catalog_actions, store, usage_cases
 from reclaim.scanner import jobs as scanner_jobs
 from reclaim.scanner.domain import USAGE, Rejected, read_terms
 from reclaim.scanner.explain import explain
@@ -481,6 +481,23 @@ async def test_use_that_is_heard_of_during_a_scan_reaches_the_cases_that_it_open
     assert (sorted(cases), heard) == (["u00001", "u00002"], [True])
     assert await two.job("usage-news")
     assert [event.case_id for event in await two.said(CaseWithdrawn)] == [cases["u00001"]]
+
+
+async def test_news_is_taken_a_product_and_a_page_of_cases_at_a_time(
+    two: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await feed(two, used("u00001", 3), used("u00002", 4), used("boss", 40), report=complete())
+    await scanned(two, await ready(two, **UNDER_20))
+    while await two.job("usage-news"):
+        assert await two.said(CaseWithdrawn) == []
+    monkeypatch.setattr(usage_cases, "PAGE", 1)
+    await feed(two, used("u00001", 20), used("u00002", 20))
+    await feed(two, used("u00001", 20, product="AAA"), heard_at=NOON - HOUR)
+    assert await two.job("usage-news")
+    assert await two.said(CaseWithdrawn) == [], "the news of AAA came first"
+    assert await two.job("usage-news")
+    assert len(await two.said(CaseWithdrawn)) == 2
+    assert not await two.job("usage-news")
 
 
 async def test_use_that_a_feed_tells_of_keeps_a_seat_that_its_system_calls_idle(one: Scanner) -> None:
