@@ -301,3 +301,13 @@ def test_unused_agrees_with_the_window_as_defined(days: int, minutes_ago: int) -
     used = NOW - timedelta(minutes=minutes_ago)
     window_start = NOW - timedelta(hours=24 * days)
     assert is_unused(replace(SEAT, last_used_at=used), inactive_days=days, now=NOW) is (used < window_start)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["a failed query", "no such data"])
+def test_sources_of_use_answer_only_for_a_system_that_keeps_no_such_data(kept: bool) -> None:
+    survey = replace(CLEAN, last_seen_elsewhere=Unknown("why", kept=kept))
+    findings = evaluate(SEAT, survey, now=NOW, inactive_days=90, proven_unused="nobody saw any use")
+    assert left_alone_by(findings) == ("active_elsewhere" if kept else None)
+    seen = replace(CLEAN, last_seen_elsewhere=Known({SEAT.holder.id: NOW - DAY}))
+    findings = evaluate(SEAT, seen, now=NOW, inactive_days=90, proven_unused="nobody saw any use")
+    assert left_alone_by(findings) == "active_elsewhere"

@@ -11,11 +11,12 @@ import pytest
 
 from reclaim.common.contracts import CaseWithdrawn, UserFlagged
 from reclaim.scanner import actions, import_actions, import_jobs, import_store, profiles, store
+from reclaim.scanner.domain import read_terms
 from reclaim.scanner.imports import read_wanted
 from reclaim.scanner.scan import preview
 from reclaim.scanner.store import Connection, Rule, Run
 from services.scanner.tests.feeds_world import DAY, choose, connect, connect_log, found, give_log, refused, send, sync
-from services.scanner.tests.scanner_world import NOON, Scanner, Served, idle, signed_in
+from services.scanner.tests.scanner_world import NOON, TERMS, Scanner, Served, idle, signed_in
 
 
 async def rules(scanner: Scanner) -> list[Rule]:
@@ -186,6 +187,20 @@ async def test_direct_and_sso_of_one_application_are_one_seat(both: Scanner) -> 
         await opened(both, rule)
     flagged = [(event.seat.holder.id, event.seat.product) for event in await both.said(UserFlagged)]
     assert len(flagged) == len(set(flagged)) > 0
+
+
+async def test_a_log_proves_nothing_about_the_seats_of_another_system(both: Scanner) -> None:
+    log = give_log(both)
+    log.sign_in("u3@acme.example", "wiki", at=NOON - DAY)
+    org, sso = await connect(both), await connect_log(both)
+    await choose(both, sso, "wiki", org)
+    await sync(both)
+    other = await connect(both, "Other org")
+    terms = read_terms({**TERMS, "inactive_days": 30, "channels": ["ui", "sso"]})
+    shown = {one.id: await preview(both.deps, one, terms) for one in (org, other)}
+    assert shown[org.id].found
+    assert not shown[other.id].found
+    assert "sso" in shown[other.id].tally.missing["usage of SFDC"]
 
 
 async def test_sign_ins_never_count_for_the_seats_of_two_systems(both: Scanner) -> None:

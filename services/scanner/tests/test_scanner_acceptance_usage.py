@@ -16,7 +16,8 @@ from reclaim.common.contracts import CaseWithdrawn, UsageJudged, UsageQuestioned
 from reclaim.common.errors import Invalid
 from reclaim.common.telemetry import set_up_telemetry
 from reclaim.connectors.fake import FakeUser
-from reclaim.scanner import actions, catalog_actions, store
+from reclaim.scanner import actions, catalog_actions, store, usage_cases
+from reclaim.scanner import jobs as scanner_jobs
 from reclaim.scanner.domain import USAGE, Rejected, read_terms
 from reclaim.scanner.explain import explain
 from reclaim.scanner.scan import preview
@@ -220,12 +221,12 @@ async def test_three_components_of_3_hours_each_against_8_are_kept(tmp_path: Pat
         assert await flagged(office) == ["bob"]
 
 
-async def _hold_since_long_ago(scanner: Scanner) -> None:
+async def _hold_since_long_ago(scanner: Scanner, product: str = "ALL") -> None:
     """Let the register know the seats for a while, as it does after the first scan."""
     async with scanner.running.database.reading() as db:
         (connection,) = await store.connections(db)
     rule = await actions.add_rule(
-        scanner.deps, connection.id, {**TERMS, "name": "First", "products": ["ALL"]}, author="otto"
+        scanner.deps, connection.id, {**TERMS, "name": "First", "products": [product]}, author="otto"
     )
     await actions.activate_rule(scanner.deps, rule.id)
     scanner.clock.advance(-400 * DAY)
@@ -341,22 +342,30 @@ async def test_sources_answer_what_a_system_cannot_tell_of_use(one: Scanner) -> 
     await feed(
         one, session("u00001", NOON - DAY, HOUR, channel="sso"), session("boss", NOON - DAY, HOUR, channel="sso")
     )
-    terms = {"inactive_days": 90, "channels": ["sso"], "include_no_activity": True}
+    elsewhere = frozenset({"api", "mobile", "sso"})
+    terms: dict[str, Any] = {"inactive_days": 90, "channels": sorted(elsewhere), "include_no_activity": True}
     rule = await ready(one, **terms)
-    plain = await _plain(one)
-    one.org.unreadable["last_seen_elsewhere"] = "this system keeps no last use"
+    plain = await _named(one, "Plain")
+    one.org.unkept["last_seen_elsewhere"] = "this system keeps no last use"
     assert (await scanned(one, rule)).flagged == 0, "the log has not said that it told everything"
-    await feed(one, report=complete(channels=frozenset({"sso"}), timed=False))
+    await feed(one, report=complete(channels=elsewhere, timed=False))
+    by_sign_ins = await _named(one, "Sign-ins", **{**terms, "channels": ["sso"]})
+    run = await scanned(one, by_sign_ins)
+    assert (run.flagged, run.left_alone) == (0, {"active_elsewhere": 1}), "who uses the API need not sign in"
+    assert "last_seen_elsewhere" in run.missing
+    one.org.unreadable, one.org.unkept = one.org.unkept, {}
+    assert (await scanned(one, rule)).flagged == 0, "a query that failed may hide use"
+    one.org.unreadable, one.org.unkept = {}, one.org.unreadable
     run = await scanned(one, rule)
     assert await flagged(one) == ["u00002"]
     assert "last_seen_elsewhere" not in run.missing
     assert (await scanned(one, plain)).flagged == 0, "without sources it stays unknown"
 
 
-async def _plain(scanner: Scanner) -> Rule:
+async def _named(scanner: Scanner, name: str, **terms: Any) -> Rule:
     async with scanner.running.database.reading() as db:
         (connection,) = await store.connections(db)
-    rule = await actions.add_rule(scanner.deps, connection.id, {**TERMS, "name": "Plain"}, author="otto")
+    rule = await actions.add_rule(scanner.deps, connection.id, {**TERMS, **terms, "name": name}, author="otto")
     return await actions.activate_rule(scanner.deps, rule.id)
 
 
@@ -453,6 +462,44 @@ async def test_activity_while_a_case_is_open_takes_the_case_back(two: Scanner) -
     assert not await two.job("usage-news"), "there is no news"
 
 
+async def test_use_that_is_heard_of_during_a_scan_reaches_the_cases_that_it_opens(
+    two: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await feed(two, used("u00001", 3), used("u00002", 4), used("boss", 40), report=complete())
+    rule, attempt = await ready(two, **UNDER_20), scanner_jobs._open_page
+    heard = []
+
+    async def after_more_use(*args: Any, **more: Any) -> bool:
+        if not heard:
+            await feed(two, used("u00001", 20))
+            heard.append(await two.job("usage-news"))
+        return await attempt(*args, **more)
+
+    monkeypatch.setattr(scanner_jobs, "_open_page", after_more_use)
+    await scanned(two, rule)
+    cases = {event.seat.holder.id: event.case_id for event in await two.said(UserFlagged)}
+    assert (sorted(cases), heard) == (["u00001", "u00002"], [True])
+    assert await two.job("usage-news")
+    assert [event.case_id for event in await two.said(CaseWithdrawn)] == [cases["u00001"]]
+
+
+async def test_news_is_taken_a_product_and_a_page_of_cases_at_a_time(
+    two: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await feed(two, used("u00001", 3), used("u00002", 4), used("boss", 40), report=complete())
+    await scanned(two, await ready(two, **UNDER_20))
+    while await two.job("usage-news"):
+        assert await two.said(CaseWithdrawn) == []
+    monkeypatch.setattr(usage_cases, "PAGE", 1)
+    await feed(two, used("u00001", 20), used("u00002", 20))
+    await feed(two, used("u00001", 20, product="AAA"), heard_at=NOON - HOUR)
+    assert await two.job("usage-news")
+    assert await two.said(CaseWithdrawn) == [], "the news of AAA came first"
+    assert await two.job("usage-news")
+    assert len(await two.said(CaseWithdrawn)) == 2
+    assert not await two.job("usage-news")
+
+
 async def test_use_that_a_feed_tells_of_keeps_a_seat_that_its_system_calls_idle(one: Scanner) -> None:
     await scanned(one, await ready(one))
     assert await flagged(one) == ["u00001", "u00002"]
@@ -495,6 +542,23 @@ async def test_what_the_system_says_right_before_a_step_counts(one: Scanner) -> 
         UsageQuestioned(case_id=second.case_id, asked_at=NOON, last_used_at=NOON - 120 * DAY, read=True),
     )
     assert [answer.use for answer in await one.said(UsageJudged)] == ["used", "unused"]
+
+
+async def test_before_a_step_a_system_says_nothing_of_components_that_it_does_not_list(
+    tmp_path: Path, clock: FixedClock
+) -> None:
+    async with world(tmp_path, clock, owned={"bob": {"OFFICE": 200}}) as office:
+        await feed(office, report=complete(timed=False))
+        await _hold_since_long_ago(office, "OFFICE")
+        await scanned(office, await suite_ruled(office, "OFFICE", **BY_SOURCES))
+        (event,) = await office.said(UserFlagged)
+        asked = {"case_id": event.case_id, "last_used_at": NOON - 200 * DAY, "read": True}
+        await office.hear(UsageQuestioned(asked_at=NOON, **asked))
+        clock.advance(5 * DAY)
+        await office.hear(UsageQuestioned(asked_at=clock.now(), **asked))
+        fresh, stale = await office.said(UsageJudged)
+        assert fresh.use == "unused", "the agent watches Word and Excel"
+        assert stale.use == "unknown", "the agent is silent, and the system lists neither Word nor Excel"
 
 
 # ------------------------------------------------------------------------------------------------ installed software

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import product as pairs
@@ -368,6 +369,37 @@ def test_one_preferred_source_counts_for_each_period() -> None:
     assert planned(two_months, [vendor, agent]).cells == preferred.cells, "by name where nothing is preferred"
     assert not preferred.unproven
     assert planned(two_months, [agent]).unproven
+
+
+def test_sources_that_do_not_come_first_can_only_keep_a_seat() -> None:
+    chosen = planned(UNDER_20, [report(), report("vendor")])
+    assert chosen.others == (Cell("vendor", "office", OCTOBER),)
+    few = worked("1")
+    assert verdict(chosen, few).state == "UNUSED"
+    assert verdict(chosen, replace(few, alone=20 * HOUR)).state == "USED"
+    assert verdict(chosen, replace(few, together=20 * HOUR)).state == "UNKNOWN"
+    assert verdict(chosen, replace(few, beside=1)).state == "UNUSED"
+    assert verdict(chosen, replace(few, doubts=frozenset({"proxy"}))).state == "UNKNOWN"
+    eager_20 = UsageCondition(span=MONTH, minimum_hours=Decimal(20), include_no_activity=True, channels=("ui",))
+    eager = planned(eager_20, [report(), report("vendor")])
+    assert verdict(eager, Activity()).state == "UNUSED"
+    assert verdict(eager, Activity(beside=1)).state == "UNKNOWN"
+
+
+def test_a_source_that_leaves_a_hole_is_doubtful() -> None:
+    down, middle = NOW - timedelta(days=10), NOW - timedelta(days=40)
+    said = [
+        report("silent", period=Window(LONG_AGO, down), heard_at=down),
+        report("young", period=Window(middle, NOW)),
+        report("vague", complete=False),
+        report("signs", channels=frozenset({"sso"}), complete=False),
+    ]
+    chosen = planned(IDLE_90, [report(), *said])
+    assert not chosen.unproven
+    assert chosen.doubtful == {(source, "office") for source in ("silent", "young", "vague")}
+    old = used_at(LONG_AGO)
+    assert verdict(chosen, old).state == "UNUSED"
+    assert verdict(chosen, replace(old, doubts=frozenset({"silent"}))).state == "UNKNOWN"
 
 
 windows = st.lists(

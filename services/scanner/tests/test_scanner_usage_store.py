@@ -90,6 +90,8 @@ async def verdicts(
 ) -> list[Verdict]:
     async with database.reading() as db:
         chosen = await make_plan(db, condition, product, now=NOW, **more)
+        if "connection_id" not in more:
+            chosen = await usage_store.witnessed(db, chosen, seats=seats)
         return await judge_seats(db, chosen, seats)
 
 
@@ -218,18 +220,56 @@ def test_addresses_and_domain_accounts_have_no_case_and_ids_do() -> None:
 async def test_hours_are_summed_over_devices_and_channels_that_count_and_never_over_sources(
     database: Database,
 ) -> None:
-    ten = 10 * 3600
-    await keep(database, [record(seconds=ten, device="a"), record(seconds=ten - 1, device="b")])
-    await keep(database, [record(seconds=ten, channel="mobile")])
-    await keep(database, [record(seconds=50 * 3600)], source="vendor")
+    five = 5 * 3600
+    await keep(database, [record(seconds=five, device="a"), record(seconds=five - 1, device="b")])
+    await keep(database, [record(seconds=12 * 3600, channel="mobile")])
+    await keep(database, [record(seconds=8 * 3600)], source="vendor")
     await tell(database, report(channels=frozenset({"ui", "mobile"})), report("vendor", channels=frozenset({"ui"})))
     (found,) = await verdicts(database, UNDER_20, seat(), preference=["agent"])
-    assert (found.state, found.reason[:11]) == ("UNUSED", "19.99 hours")
+    assert (found.state, found.reason[:10]) == ("UNUSED", "9.99 hours")
+    (found,) = await verdicts(database, UNDER_20, seat(), preference=["vendor"])
+    assert (found.state, found.reason[:10]) == ("UNUSED", "8.00 hours")
     with_mobile = UsageCondition(span=UNDER_20.span, minimum_hours=Decimal(20), channels=("ui", "mobile"))
     (found,) = await verdicts(database, with_mobile, seat())
-    assert (found.state, found.reason[:11]) == ("USED", "29.99 hours")
-    (found,) = await verdicts(database, UNDER_20, seat(), preference=["vendor"])
-    assert (found.state, found.reason[:11]) == ("USED", "50.00 hours")
+    assert (found.state, found.reason[:11]) == ("USED", "21.99 hours")
+
+
+async def test_who_is_only_in_the_source_that_does_not_come_first_is_not_idle(database: Database) -> None:
+    spent = {"u1": 20, "u2": 1, "u3": 12}
+    await keep(database, [record(user, seconds=hours * 3600) for user, hours in spent.items()], source="vendor")
+    await keep(database, [record("u3", seconds=9 * 3600), record("u4")])
+    await tell(database, report(), report("vendor"))
+    eager = UsageCondition(span=UNDER_20.span, minimum_hours=Decimal(20), include_no_activity=True, channels=("ui",))
+    seats = [seat(f"u{number}") for number in range(1, 6)]
+    for preference in ([], ["agent"]):
+        found = await verdicts(database, eager, *seats, preference=preference)
+        assert [one.state for one in found] == ["USED", "UNKNOWN", "UNKNOWN", "UNUSED", "UNUSED"]
+    assert "Up to 21.00 hours" in found[2].reason
+
+
+async def test_what_a_source_that_proves_nothing_measured_is_not_set_aside(database: Database) -> None:
+    down = NOW - timedelta(days=10)
+    await keep(database, [record("u1"), record("u2"), record("u3")])
+    await keep(database, [record("u1")], source="proxy", heard_at=down)
+    await keep(database, [record("u2", seconds=None, runs=1)], source="log")
+    await tell(database, report(), report("proxy", period=Window(LONG_AGO, down), heard_at=down))
+    found = await verdicts(database, UNDER_20, seat("u1"), seat("u2"), seat("u3"))
+    assert [one.state for one in found] == ["UNKNOWN", "UNUSED", "UNUSED"]
+    assert found[0].reason.startswith("proxy measured use as well")
+
+
+@pytest.mark.parametrize("until", [10, 100], ids=["silent", "replaced"])
+async def test_whom_a_source_knew_that_fell_silent_is_not_idle_by_the_others(database: Database, until: int) -> None:
+    old, down = NOW - timedelta(days=200), NOW - timedelta(days=until)
+    around = {"seconds": None, "period_start": old, "period_end": down, "last_used_at": old}
+    await keep(database, [record("u1", **around)], source="proxy", heard_at=down)
+    await keep(database, [record("u2", **around)])
+    await tell(database, report(), report("proxy", period=Window(LONG_AGO, down), heard_at=down))
+    found = await verdicts(database, IDLE_90, seat("u1"), seat("u2"))
+    assert [one.state for one in found] == ["UNKNOWN", "UNUSED"]
+    await tell(database, report("proxy"))
+    found = await verdicts(database, IDLE_90, seat("u1"), seat("u2"))
+    assert [one.state for one in found] == ["UNUSED", "UNUSED"], "it has reported the whole time since"
 
 
 async def test_last_use_is_the_latest_over_all_sources(database: Database) -> None:
@@ -275,6 +315,28 @@ async def test_word_used_keeps_the_suite_and_three_times_three_hours_are_nine(da
     assert [one.state for one in found] == ["USED", "UNUSED", "UNUSED"]
     found = await verdicts(database, IDLE_90, seat("u2"), seat("u3"), components=suite)
     assert [one.state for one in found] == ["USED", "UNKNOWN"], "Word was used, the suite otherwise idle"
+
+
+@pytest.mark.parametrize(
+    ("known", "state"), [({"holder_id": "ACME-7"}, "UNKNOWN"), ({"product": "word"}, "UNKNOWN"), ({}, "UNUSED")]
+)
+async def test_absence_proves_nothing_where_the_source_names_nobody_with_a_seat(
+    database: Database, known: dict[str, Any], state: str
+) -> None:
+    ann = KnownSeat(**{"product": "office", "product_name": "Office", "holder_id": "u1", "holder_name": "Ann", **known})
+    async with database.unit() as unit:
+        await known_seats.remember(unit.db, "c1", [ann], NOW)
+        await known_seats.remember(unit.db, "c2", [replace(ann, product="office", holder_id="u1")], NOW)
+    await keep(database, [record("u1")])
+    await tell(database, report())
+    eager = UsageCondition(span=UNDER_20.span, minimum_hours=Decimal(20), include_no_activity=True, channels=("ui",))
+    (found,) = await verdicts(database, eager, seat("u9"), connection_id="c1")
+    assert found.state == state
+    async with database.reading() as db:
+        chosen = await make_plan(db, eager, "office", connection_id="c3", now=NOW)
+        assert not chosen.witnessed
+        assert not (await usage_store.witnessed(db, chosen, seats=[seat("u9")])).witnessed
+        assert (await usage_store.witnessed(db, chosen, seats=[seat("u9"), seat("u1")])).witnessed
 
 
 async def test_sessions_are_cut_merged_and_counted_once(database: Database) -> None:
@@ -406,25 +468,34 @@ async def test_pages_say_what_counting_by_hand_says(database: Database) -> None:
     seats = [seat(f"u{number}") for number in range(27)]
     async with database.reading() as db:
         chosen = await make_plan(db, condition, "office", components=["word"], preference=["vendor"], now=NOW)
+        chosen = await usage_store.witnessed(db, chosen, seats=seats)
         found = await judge_seats(db, chosen, seats)
         assert await _one_by_one(db, chosen, seats) == found
-    latest = {_key(one): one for one in records["vendor"]}
+    latest = {source: {_key(one): one for one in of_source} for source, of_source in records.items()}
     expected = []
     for one in seats:
-        its = [
-            each.seconds or 0
-            for each in latest.values()
-            if each.user == one.holder_id
-            and each.product in ("office", "word")
-            and each.channel in condition.channels
-            and OCTOBER.start <= each.period_start < OCTOBER.end
-        ]
-        first = [each.period_start for each in latest.values() if each.user == one.holder_id]
-        time = timedelta(seconds=sum(its))
-        activity = Activity(records=len(its), first_used=min(first, default=None), hours=Hours(time, time))
+        its = {
+            source: [
+                each.seconds or 0
+                for each in of_source.values()
+                if each.user == one.holder_id
+                and each.product in ("office", "word")
+                and each.channel in condition.channels
+                and OCTOBER.start <= each.period_start < OCTOBER.end
+            ]
+            for source, of_source in latest.items()
+        }
+        time, other = (timedelta(seconds=sum(its[source])) for source in ("vendor", "agent"))
+        activity = Activity(
+            records=len(its["vendor"]),
+            hours=Hours(time, time),
+            alone=max(time, other),
+            together=time + other,
+            beside=len(its["agent"]),
+        )
         expected.append(judge(chosen, activity, granted_at=one.granted_at, first_seen_at=one.first_seen_at))
     assert found == expected
-    assert {one.state for one in found} == {"USED", "UNUSED"}
+    assert {one.state for one in found} == {"USED", "UNUSED", "UNKNOWN"}
 
 
 def _key(one: UsageRecord) -> tuple[Any, ...]:

@@ -106,8 +106,9 @@ def evaluate(
         excluded: Why our own records exempt this seat, as evidence to show; None if they do not.
         successor: Who takes open business over in the manager's place, if the rule names somebody.
         fresh_for: How old the survey may be.
-        proven_unused: What sources of use prove, over every channel that counts, as evidence to show. It answers
-            `active_elsewhere` where the system itself cannot; what the system did see goes before it.
+        proven_unused: What sources of use prove, over every channel that the check is about, as evidence to show. It
+            answers `active_elsewhere` where the system keeps nothing that could; a reading that failed stays unknown,
+            and what the system did see goes before it.
     """
     holder = seat.holder.id
     age = now - survey.taken_at
@@ -161,9 +162,9 @@ def _new_account(seat: SeatRecord, survey: Survey, cutoff: datetime, frozen_by_u
 
 
 def _active_elsewhere(holder: str, survey: Survey, cutoff: datetime, proven_unused: str | None) -> CheckFinding:
-    if isinstance(survey.last_seen_elsewhere, Unknown) and proven_unused is not None:
-        return CheckFinding(check="active_elsewhere", outcome="pass", evidence=proven_unused)
     if isinstance(survey.last_seen_elsewhere, Unknown):
+        if proven_unused is not None and not survey.last_seen_elsewhere.kept:
+            return CheckFinding(check="active_elsewhere", outcome="pass", evidence=proven_unused)
         return _unknown("active_elsewhere", survey.last_seen_elsewhere)
     seen = survey.last_seen_elsewhere.value.get(holder)
     if seen is None or seen < cutoff:

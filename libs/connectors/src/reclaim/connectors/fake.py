@@ -106,9 +106,10 @@ class FakeOrg:
     """The rows of an org in memory, and what goes wrong in it.
 
     `down` is raised by every reading and turns every action into a failure; `unreadable` names parts of a survey
-    that are Unknown, with the reason; `trouble` is asked once for each write (operation, id). `run_as` is the user
-    that the connection signs in as. `profiles` says which licence each profile assigns, `needs` which licence a
-    permission set needs; a profile called as its licence needs no entry. With `one_switch` an account is frozen by
+    that are Unknown, with the reason, and `unkept` those that the org has no data of; `trouble` is asked once for
+    each write (operation, id). `run_as` is the user that the connection signs in as. `profiles` says which licence
+    each profile assigns, `needs` which licence a permission set needs; a profile called as its licence needs no
+    entry. With `one_switch` an account is frozen by
     being switched off, as where there is nothing else to freeze it with.
     """
 
@@ -123,6 +124,7 @@ class FakeOrg:
     writes: list[Write] = field(default_factory=list)
     down: ReclaimError | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    unkept: dict[str, str] = field(default_factory=dict)
     trouble: Callable[[str, str], Trouble] = lambda _operation, _id: "none"
     one_switch: bool = False
     log: FakeLog = field(init=False)
@@ -335,6 +337,8 @@ class FakeReader:
             raise self._org.down
 
     def _read(self, part: str, value: Any) -> Reading[Any]:
+        if (why := self._org.unkept.get(part)) is not None:
+            return Unknown(why, kept=False)
         why = self._org.unreadable.get(part)
         return Known(value) if why is None else Unknown(why)
 

@@ -34,9 +34,13 @@ class Known(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Data that could not be read, and why (for a person to mend)."""
+    """Data that could not be read, and why (for a person to mend).
+
+    Not `kept`: the system has no such data, so its silence hides nothing, and other sources may answer in its place.
+    """
 
     reason: str
+    kept: bool = True
 
 
 Reading = Known[T_co] | Unknown

@@ -312,6 +312,10 @@ def price_of(prices: Mapping[str, Money], product: str, product_name: str) -> Mo
     return prices.get(product) or prices.get(product_name)
 
 
+_ELSEWHERE: Final[frozenset[Channel]] = frozenset({"api", "mobile", "sso"})
+"""The channels that the check `active_elsewhere` is about."""
+
+
 # ------------------------------------------------------------------------------------------------ rules
 
 
@@ -390,6 +394,14 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     def by_usage(self) -> bool:
         """Whether sources have to prove that a seat is unused: what its connected system says is not enough."""
         return self.applies_to == "installed" or self.condition == "hours" or bool(self.channels)
+
+    @property
+    def proves_elsewhere(self) -> bool:
+        """Whether proof by sources of use covers what the check `active_elsewhere` is about.
+
+        What is installed has no account that an app, an API or single sign-on could use.
+        """
+        return self.by_usage and (self.applies_to == "installed" or set(self.usage.proven) >= _ELSEWHERE)
 
     @property
     def usage(self) -> UsageCondition:
@@ -1091,7 +1103,7 @@ def findings_of(
 
     Where sources have to prove that it is unused, what they say comes last.
     """
-    proven = use.reason if terms.by_usage and use is not None and use.state == "UNUSED" else None
+    proven = use.reason if terms.proves_elsewhere and use is not None and use.state == "UNUSED" else None
     made = evaluate(
         seat,
         survey,
@@ -1238,13 +1250,14 @@ def last_use(seat: SeatRecord, survey: Survey) -> datetime | None:
     return latest_of(seat.last_used_at, other)
 
 
-def missing_readings(survey: Survey, *, by_usage: bool = False) -> dict[str, str]:
+def missing_readings(survey: Survey, *, proves_elsewhere: bool = False) -> dict[str, str]:
     """Return the parts of a survey that could not be read, and why; nobody is flagged without them.
 
-    `by_usage`: what the system does not tell of use elsewhere, sources of use prove.
+    `proves_elsewhere`: what the system keeps nothing of, its use elsewhere, sources of use prove.
     """
     answered = {"taken_at"}
-    if by_usage and any(isinstance(getattr(survey, part.name), Known) for part in fields(survey)):
+    elsewhere = survey.last_seen_elsewhere
+    if proves_elsewhere and isinstance(elsewhere, Unknown) and not elsewhere.kept:
         answered.add("last_seen_elsewhere")
     parts: dict[str, Reading[Any]] = {
         part.name: getattr(survey, part.name) for part in fields(survey) if part.name not in answered

@@ -122,7 +122,9 @@ class InstalledSeats(Installed):
         none: Known[Mapping[str, Any]] = Known({})
         return Survey(
             taken_at=now,
-            last_seen_elsewhere=Unknown("what is installed is used on its device, and sources of use tell of that"),
+            last_seen_elsewhere=Unknown(
+                "what is installed is used on its device, and sources of use tell of that", kept=False
+            ),
             integration_users=none,
             administrators=none,
             exempt=Known(unnamed),

@@ -33,6 +33,7 @@ from reclaim.scanner import (
     store,
     sync_jobs,
     usage_cases,
+    usage_store,
 )
 from reclaim.scanner.domain import Found, Stopped, Tally, last_due
 from reclaim.scanner.ports import Deps
@@ -207,6 +208,8 @@ async def _open(unit: Unit, claim: Claim, rule: Rule, reading: Scan, found: Sequ
             if case_id in opened
         )
     )
+    # What was heard while the seats were read found no case to take back: these are looked at once more.
+    await usage_store.tell_news(unit.db, {free[case_id].seat.product for case_id in opened}, unit.now)
     return len(opened)
 
 

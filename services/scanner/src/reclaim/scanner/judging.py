@@ -15,11 +15,11 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.connectors.ports import Known, SeatRecord, Survey
-from reclaim.scanner import known_seats
+from reclaim.scanner import known_seats, profile_store
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.domain import Terms
 from reclaim.scanner.usage import Channel, Plan, Report, Verdict, live_report
-from reclaim.scanner.usage_store import UsageSeat, judge_seats, make_plan
+from reclaim.scanner.usage_store import UsageSeat, judge_seats, make_plan, witnessed
 
 ITSELF: Final = "the connected system"
 """What the system that lists the seats is called as a source of use."""
@@ -56,9 +56,11 @@ class Judge:
                 db,
                 self.terms.usage,
                 product,
+                connection_id=self.connection_id,
                 components=components,
                 zone=self.terms.time_zone,
                 live=self._live({product, *components}),
+                without=await profile_store.about_other_seats(db, self.connection_id, {product, *components}),
                 now=self.now,
             )
         return self.plans[product]
@@ -80,8 +82,9 @@ class Judge:
             places[seat.product].append(at)
         verdicts: dict[int, Verdict] = {}
         for product, own in places.items():
-            chosen = await self.plan(db, product)
             asked = [self._asked(page[at], first.get(at)) for at in own]
+            # A preview remembers nobody: that its own seats are seen by the sources is as good as the register.
+            chosen = self.plans[product] = await witnessed(db, await self.plan(db, product), seats=asked)
             verdicts.update(zip(own, await judge_seats(db, chosen, asked), strict=True))
         return [verdicts[at] for at in range(len(page))]
 

@@ -247,6 +247,16 @@ async def first_seen(
     return {(row.product, row.holder_id, row.device_id): row.first_seen_at for row in rows}
 
 
+async def products(db: AsyncConnection, connection_id: str, about: Collection[str]) -> frozenset[str]:
+    """Return of which of some products a connection is known to list seats."""
+    rows = await db.execute(
+        sa.select(KNOWN_SEATS.c.product)
+        .where(KNOWN_SEATS.c.connection_id == connection_id, among(db, KNOWN_SEATS.c.product, about))
+        .distinct()
+    )
+    return frozenset(rows.scalars())
+
+
 async def set_groups(db: AsyncConnection, connection_id: str, groups: Mapping[str, Collection[str]]) -> None:
     """Replace the groups that people are in: person's id → names of all groups. Who is left out stays as they are."""
     if not groups:

@@ -16,7 +16,7 @@ from datetime import timedelta
 from reclaim.common.contracts import CaseClosed, UserFlagged
 from reclaim.common.db import Unit
 from reclaim.common.ids import new_id
-from reclaim.scanner import catalog_store, exclusion_store, store
+from reclaim.scanner import catalog_store, exclusion_store, store, usage_store
 from reclaim.scanner.catalog import Suite
 from reclaim.scanner.catalog_jobs import REVIEW
 from reclaim.scanner.catalog_store import Flagged, Pending
@@ -108,6 +108,7 @@ async def _open(unit: Unit, rule: Rule, merges: Sequence[Pending]) -> None:
                 if case_id in opened
             )
         )
+        await usage_store.tell_news(unit.db, {batch[case_id].seat.product for case_id in opened}, unit.now)
     if batches:
         # What the holder does with the other components was never looked at by the cases that were merged.
         await catalog_store.ask_review(unit.db, rule.id, {merge.suite for merge in merges}, unit.now)

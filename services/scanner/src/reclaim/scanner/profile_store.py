@@ -14,6 +14,7 @@ from reclaim.common.db import UtcDateTime, insert_many
 from reclaim.common.ids import new_id
 from reclaim.scanner.known_seats import KNOWN_SEATS, among
 from reclaim.scanner.store import CONNECTIONS, PRESENT, RULES, metadata
+from reclaim.scanner.sync_store import SYNCS
 from reclaim.scanner.usage_store import REPORTS
 
 How = Literal["direct", "sso"]
@@ -153,6 +154,23 @@ async def end(db: AsyncConnection, profiles: Collection[Profile], why: str, now:
 async def forget_reports(db: AsyncConnection, source: str, products: Collection[str]) -> None:
     """Let a source vouch for nothing any more that it said of some products; records of use stay."""
     await db.execute(sa.delete(REPORTS).where(REPORTS.c.source == source, among(db, REPORTS.c.product, products)))
+
+
+async def about_other_seats(
+    db: AsyncConnection, connection_id: str, products: Collection[str]
+) -> frozenset[tuple[str, str]]:
+    """Return the (source, product) of sign-in logs that tell about another connection's seats of some products."""
+    rows = await db.execute(
+        sa.select(SYNCS.c.source, PROFILES.c.product)
+        .join(SYNCS, sa.and_(SYNCS.c.connection_id == PROFILES.c.connection_id, SYNCS.c.what == "usage"))
+        .where(
+            PROFILES.c.how == "sso",
+            PROFILES.c.ended_at.is_(None),
+            PROFILES.c.seats_connection_id != connection_id,
+            among(db, PROFILES.c.product, products),
+        )
+    )
+    return frozenset((row.source, row.product) for row in rows)
 
 
 async def lock_around(db: AsyncConnection, connection_id: str, *more: str) -> None:

@@ -74,7 +74,9 @@ class Scan:
         # Far enough back to see whose account is new as well, which a thaw makes it.
         days = max(self.terms.inactive_days, self.terms.young_days)
         survey = await reader.survey(None, since=self.now - timedelta(days=days))
-        self.tally = Tally(expected=expected, missing=missing_readings(survey, by_usage=self.terms.by_usage))
+        self.tally = Tally(
+            expected=expected, missing=missing_readings(survey, proves_elsewhere=self.terms.proves_elsewhere)
+        )
         return survey
 
     async def pages(self, reader: SeatReader, survey: Survey, database: Database) -> AsyncGenerator[Assessed, None]:

@@ -293,7 +293,9 @@ class Plan:
 
     `members` are the product and, of a suite, its components. `cells` say which source's hours count where; `unproven`
     why nobody can be called unused (empty: coverage is proven); `stale` the sources to raise an alert about.
-    `witnessed` tells that the sources saw anybody at all use it: one that reports nothing may not see the product.
+    `others` are sources whose hours could count in the whole window, and which the cells give no or only a part of it.
+    `doubtful` are the (source, product) that are stale or leave a hole: whom they know may be seen by nobody else.
+    `witnessed` tells that the sources have a record of any of the seats: one that has none may not see the product.
     """
 
     condition: UsageCondition
@@ -303,6 +305,8 @@ class Plan:
     unproven: tuple[str, ...]
     stale: tuple[Freshness, ...]
     witnessed: bool
+    others: tuple[Cell, ...] = ()
+    doubtful: frozenset[tuple[str, str]] = frozenset()
 
 
 def plan(
@@ -319,7 +323,7 @@ def plan(
     """Decide by which sources the seats of a product are judged.
 
     `preference` orders the sources whose hours count; those it leaves out come after it, by name. `witnessed` is
-    whether any record of the members lies in the window.
+    whether a record of the members in the window is of one of the seats.
     """
     window = condition.span.window(now, zone)
     if condition.minimum_hours is None:
@@ -331,6 +335,8 @@ def plan(
     stale = {(each.source, each.product) for each in known if each.stale}
     order = {source: place for place, source in enumerate(preference)}
     cells: list[Cell] = []
+    others: list[Cell] = []
+    doubtful: set[tuple[str, str]] = set()
     unproven: list[str] = []
     for member in members:
         about = [report for report in reports if report.product in ("", member)]
@@ -340,7 +346,8 @@ def plan(
             if (report.source, report.product) not in stale and not report.anonymised and report.complete
         ]
         if condition.minimum_hours is None:
-            holes = _unseen(condition, usable, window, now)
+            holes = _unseen(condition.proven, usable, window, now)
+            doubtful |= {(source, member) for source in _doubtful(condition, about, usable, window, now)}
         else:
             able = [report for report in usable if report.timed and report.channels >= set(condition.proven)]
             sources = sorted(
@@ -352,10 +359,22 @@ def plan(
             }
             chosen, holes = _assigned(member, window, covered)
             cells += chosen
+            whole = [Cell(source, member, window) for source in sources]
+            others += [cell for cell in whole if cell not in chosen]
         if holes and member in needed:
             unproven.append(_why_unproven(condition, member, about, stale, holes[0]))
     alerts = tuple(each for each in known if each.stale)
-    return Plan(condition, members, window, tuple(cells), tuple(unproven), alerts, witnessed)
+    return Plan(
+        condition,
+        members,
+        window,
+        tuple(cells),
+        tuple(unproven),
+        alerts,
+        witnessed,
+        others=tuple(others),
+        doubtful=frozenset(doubtful),
+    )
 
 
 def _covered(reports: Iterable[Report], window: Window, now: datetime) -> list[Window]:
@@ -368,11 +387,24 @@ def _covered(reports: Iterable[Report], window: Window, now: datetime) -> list[W
     )
 
 
-def _unseen(condition: UsageCondition, usable: Sequence[Report], window: Window, now: datetime) -> list[Window]:
-    """Return where some channel that counts is seen by nobody."""
+def _doubtful(
+    condition: UsageCondition, about: Sequence[Report], usable: Sequence[Report], window: Window, now: datetime
+) -> set[str]:
+    """Return the sources that cannot be relied on through the whole window for a channel that they see."""
+    found = set()
+    for source in {report.source for report in about}:
+        seen = {channel for report in about if report.source == source for channel in report.channels}
+        own = [report for report in usable if report.source == source]
+        if _unseen(seen & set(condition.channels), own, window, now):
+            found.add(source)
+    return found
+
+
+def _unseen(channels: Collection[Channel], usable: Sequence[Report], window: Window, now: datetime) -> list[Window]:
+    """Return where one of some channels is seen by nobody."""
     return merged(
         hole
-        for channel in condition.proven
+        for channel in channels
         for hole in gaps(window, _covered([report for report in usable if channel in report.channels], window, now))
     )
 
@@ -490,9 +522,17 @@ class Activity:
 
     `last_used` is the latest use over all sources: the earliest and the latest that it can have been. `records` counts
     the records that bear on the condition: for hours those in the window.
+
+    `doubts` are sources that tell of the seat, and that can neither prove how much it was used nor when last. Of hours:
+    `alone` is the most that any one source proves by itself, `together` what all of them come to where they cannot
+    have told the same time; `beside` counts the records in the window that are of no cell.
     """
 
     records: int = 0
+    doubts: frozenset[str] = frozenset()
+    alone: timedelta = _ZERO
+    together: timedelta = _ZERO
+    beside: int = 0
     first_used: datetime | None = None
     last_used: tuple[datetime, datetime] | None = None
     hours: Hours = field(default_factory=Hours)
@@ -531,6 +571,8 @@ def _judge_last_use(
             )
     if plan.unproven:
         return Verdict("UNKNOWN", plan.unproven[0])
+    if activity.doubts:
+        return Verdict("UNKNOWN", f"{min(activity.doubts)} knows of it, and has not reported the whole time.")
     if granted_at is not None and granted_at >= cut_off:
         return Verdict("UNKNOWN", f"Assigned on {_at(granted_at)}, too recently to tell.")
     if activity.last_used is not None:
@@ -549,13 +591,24 @@ def _judge_hours(
     asked = f"{minimum.normalize():f} from {_at(plan.window.start)} to {_at(plan.window.end)}"
     if least >= Fraction(minimum):
         return Verdict("USED", f"{_hours(least)} hours of {asked}.")
+    alone, together = (Fraction(time // _TICK, _HOUR // _TICK) for time in (activity.alone, activity.together))
+    if alone >= Fraction(minimum):
+        return Verdict("USED", f"{_hours(alone)} hours of {asked}, by a source that does not come first.")
     if plan.unproven:
         return Verdict("UNKNOWN", plan.unproven[0])
+    if activity.doubts:
+        return Verdict("UNKNOWN", f"{min(activity.doubts)} measured use as well, and did not report the whole window.")
     if most >= Fraction(minimum):
         return Verdict(
             "UNKNOWN",
             f"Between {_hours(least)} and {_hours(most)} hours of {asked}: a source's period lies across the edge.",
         )
+    if together >= Fraction(minimum):
+        return Verdict(
+            "UNKNOWN", f"Up to {_hours(together)} hours of {asked}, if no two sources measured the same time."
+        )
+    if activity.records == 0 and activity.beside:
+        return Verdict("UNKNOWN", "The source whose hours count has no record of it, and another has.")
     start = _clock(granted_at, first_seen_at, activity)
     if start is None:
         return Verdict("UNKNOWN", "Nobody knows since when the seat is there.")
@@ -583,7 +636,7 @@ def _absent(plan: Plan, activity: Activity, start: datetime | None, what: str) -
     if not plan.condition.include_no_activity:
         return Verdict("UNKNOWN", "No source has a record of it, and the rule does not count that as no use.")
     if not plan.witnessed:
-        return Verdict("UNKNOWN", "No source has a record of anybody using it: they may not see it at all.")
+        return Verdict("UNKNOWN", "No source has a record of anybody with such a seat: they may not see it at all.")
     return Verdict("UNUSED", f"{what}: no source has a record, and all of them reported.")
 
 

@@ -23,7 +23,7 @@ from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import NotYet
 from reclaim.common.service import MEASURED_EVERY, Job
-from reclaim.scanner import catalog_store, import_store, usage_store
+from reclaim.scanner import catalog_store, import_store, known_seats, usage_store
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.domain import Terms
 from reclaim.scanner.judging import Judge
@@ -31,7 +31,7 @@ from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat, among
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import CANDIDATES, OPEN, RULE_VERSIONS
 from reclaim.scanner.usage import Verdict
-from reclaim.scanner.usage_store import INSTALLATIONS, NEWS, UsageSeat, judge_seats, usage_seat
+from reclaim.scanner.usage_store import INSTALLATIONS, NEWS, PAGE, UsageSeat, judge_seats, usage_seat
 from reclaim.scanner.withdrawals import withdraw
 
 NEWS_OF_USE: Final = "usage-news"
@@ -74,20 +74,29 @@ def jobs(deps: Deps) -> tuple[Job, ...]:
 
 
 async def take_back_used(deps: Deps) -> bool:
-    """Take back the open cases whose seat turns out to be used, of the products that were heard of; return whether any.
+    """Take back the open cases whose seat turns out to be used, of one product that was heard of; return whether any.
 
-    Taking the news and taking cases back are one transaction. What is heard of meanwhile is news for the next time.
+    Taking its news and taking cases back are one transaction. What is heard of meanwhile is news for the next time.
     """
     async with deps.database.reading() as db:
-        if (await db.execute(sa.select(NEWS.c.product).limit(1))).first() is None:
-            return False
+        product = (
+            await db.execute(sa.select(NEWS.c.product).order_by(NEWS.c.heard_at, NEWS.c.product).limit(1))
+        ).scalar()
+    if product is None:
+        return False
     async with deps.database.unit() as unit:
-        heard = set((await unit.db.execute(sa.delete(NEWS).returning(NEWS.c.product))).scalars())
-        about = set().union(heard, *(await catalog_store.relations(unit.db, heard)).values())
-        cases = await _cases(unit.db, OPEN, among(unit.db, CANDIDATES.c.product, about))
-        judged = await judge_cases(unit.db, cases, unit.now)
-        used = [(case_id, f"It is used: {said.reason}") for case_id, said in judged.items() if said.use == "used"]
-        withdraw(unit, sorted(used), kind="used", actor=WATCHER)
+        heard = await unit.db.execute(sa.delete(NEWS).where(NEWS.c.product == product).returning(NEWS.c.product))
+        if heard.scalar() is None:
+            return True
+        about = {product}.union(*(await catalog_store.relations(unit.db, {product})).values())
+        after = ""
+        while cases := await _cases(
+            unit.db, OPEN, among(unit.db, CANDIDATES.c.product, about), CANDIDATES.c.id > after, limit=PAGE
+        ):
+            judged = await judge_cases(unit.db, cases, unit.now)
+            used = [(case_id, f"It is used: {said.reason}") for case_id, said in judged.items() if said.use == "used"]
+            withdraw(unit, sorted(used), kind="used", actor=WATCHER)
+            after = cases[-1].case_id
     return True
 
 
@@ -157,13 +166,16 @@ async def _judged_by(
     known = await _known(db, connection_id, {case.holder_id for case in cases})
     there = await _there(db, {case.holder_id for case in cases}) if terms.applies_to == "installed" else set()
     found: dict[str, Judged] = {}
+    members = {part for case in cases for part in (case.product, *covered.tree.get(case.product, ()))}
+    # As in a scan: of a component that the connection does not list, it sees no use, however lately it was asked.
+    listed = await known_seats.products(db, connection_id, members)
     groups: dict[tuple[str, bool], list[CaseSeat]] = defaultdict(list)
     for case in cases:
         read = case.case_id in asked and asked[case.case_id].read
         groups[case.product, read].append(case)
     for (product, read), own in sorted(groups.items()):
         parts = (product, *covered.tree.get(product, ()))
-        judge = Judge(terms, covered, connection_id, now, told=read, listed=parts)
+        judge = Judge(terms, covered, connection_id, now, told=read, listed=listed)
         chosen = await judge.plan(db, product)
         seats: list[tuple[CaseSeat, UsageSeat]] = []
         for case in own:
@@ -226,7 +238,10 @@ def _seat(
     )
 
 
-async def _cases(db: AsyncConnection, *conditions: sa.ColumnElement[bool] | sa.TextClause) -> list[CaseSeat]:
+async def _cases(
+    db: AsyncConnection, *conditions: sa.ColumnElement[bool] | sa.TextClause, limit: int | None = None
+) -> list[CaseSeat]:
+    """Return the cases that meet some conditions, by id; at most `limit` of them."""
     rows = await db.execute(
         sa.select(
             CANDIDATES.c.id,
@@ -237,7 +252,10 @@ async def _cases(db: AsyncConnection, *conditions: sa.ColumnElement[bool] | sa.T
             CANDIDATES.c.holder_email,
             CANDIDATES.c.product,
             CANDIDATES.c.devices,
-        ).where(*conditions)
+        )
+        .where(*conditions)
+        .order_by(CANDIDATES.c.id)
+        .limit(limit)
     )
     return [
         CaseSeat(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -151,11 +151,11 @@ async def add_records(db: AsyncConnection, source: str, records: Sequence[UsageR
         rows[tuple(row[name] for name in _RECORD_KEY[1:])] = row
     same = {"source": source, "heard_at": heard_at}
     await insert_many(db, USAGE, list(rows.values()), same=same, replacing=_RECORD_KEY, unless_newer="heard_at")
-    await _tell_news(db, {row["product"] for row in rows.values()}, heard_at)
+    await tell_news(db, {row["product"] for row in rows.values()}, heard_at)
     return Taken(len(records) - len(refused), refused)
 
 
-async def _tell_news(db: AsyncConnection, products: Collection[str], heard_at: datetime) -> None:
+async def tell_news(db: AsyncConnection, products: Collection[str], heard_at: datetime) -> None:
     """Have open cases of these products looked at.
 
     The row is written even if it is there: whoever takes it then waits for this transaction, and sees its records.
@@ -378,28 +378,62 @@ async def make_plan(
     condition: UsageCondition,
     product: str,
     *,
+    connection_id: str | None = None,
     components: Collection[str] = (),
     zone: str = "UTC",
     preference: Sequence[str] = (),
     live: Sequence[Report] = (),
+    without: Collection[tuple[str, str]] = (),
     now: datetime,
 ) -> Plan:
     """Return by what the seats of a product are judged; `components` are those of a suite.
 
-    `live` are reports that are not stored, of systems that are asked right now. Raise an alert for each source in the
-    plan's `stale`.
+    Without a `connection_id` nobody is known to be seen by the sources, until `witnessed` was asked about seats.
+    `live` are reports that are not stored, of systems that are asked right now. What sources report of products that
+    they are named `without` (source, product) proves nothing: it is about other seats. Raise an alert for
+    each source in the plan's `stale`.
     """
     members = {product, *components}
-    said = [*(await reports(db, members)), *live]
-    window = condition.span.window(now, zone)
+    stored = await reports(db, members)
+    said = [*(report for report in stored if (report.source, report.product) not in without), *live]
+    chosen = plan(condition, product, components, said, now=now, zone=zone, preference=preference, witnessed=bool(live))
+    return chosen if connection_id is None else await witnessed(db, chosen, connection_id=connection_id)
+
+
+async def witnessed(
+    db: AsyncConnection, chosen: Plan, *, connection_id: str | None = None, seats: Sequence[UsageSeat] = ()
+) -> Plan:
+    """Return a plan that knows whether the sources have a record of one of these seats, or of any on a connection.
+
+    Asked only where it counts. Records of people without such a seat prove nothing: a source may name all of them
+    otherwise than the connection does.
+    """
+    if chosen.witnessed or not chosen.condition.include_no_activity:
+        return chosen
+    if connection_id is None:
+        theirs = _Page(seats).of(db)
+    else:
+        theirs = sa.exists().where(
+            KNOWN_SEATS.c.connection_id == connection_id,
+            among(db, KNOWN_SEATS.c.product, chosen.members, name="of_seats"),
+            sa.or_(
+                KNOWN_SEATS.c.holder_key == USAGE.c.user_key,
+                KNOWN_SEATS.c.email_key == USAGE.c.user_key,
+                sa.and_(KNOWN_SEATS.c.device_id == USAGE.c.device, USAGE.c.device != ""),
+            ),
+        )
     seen = (
         sa.select(sa.literal(1))
         .select_from(USAGE)
-        .where(among(db, USAGE.c.product, members), USAGE.c.period_end > window.start, USAGE.c.period_start < now)
+        .where(
+            among(db, USAGE.c.product, chosen.members),
+            USAGE.c.period_end > chosen.window.start,
+            USAGE.c.period_start < chosen.window.end,
+            theirs,
+        )
         .limit(1)
     )
-    witnessed = bool(live) or (await db.execute(seen)).first() is not None
-    return plan(condition, product, components, said, now=now, zone=zone, preference=preference, witnessed=witnessed)
+    return replace(chosen, witnessed=(await db.execute(seen)).first() is not None)
 
 
 async def judge_seats(db: AsyncConnection, chosen: Plan, seats: Sequence[UsageSeat]) -> list[Verdict]:
@@ -453,6 +487,14 @@ async def judged(
         after = (seats[-1].holder_id, seats[-1].device_id)
 
 
+@dataclass(slots=True)
+class _Sum:
+    """What one source measured of a seat in the whole window, as `total` takes it."""
+
+    whole: timedelta = timedelta(0)
+    others: list[Measured] = field(default_factory=list)
+
+
 class _Seen:
     """What was read about one seat so far."""
 
@@ -463,6 +505,9 @@ class _Seen:
         self.latest: datetime | None = None
         self.whole = timedelta(0)
         self.others: list[Measured] = []
+        self.doubts: set[str] = set()
+        self.beside = 0
+        self.by_source: dict[str, _Sum] = defaultdict(_Sum)
 
     def use(self, earliest: datetime, latest: datetime) -> None:
         if self.last_used is not None:
@@ -476,12 +521,32 @@ class _Seen:
     def began(self, at: datetime) -> None:
         self.first_used = at if self.first_used is None else min(self.first_used, at)
 
+    def measured(
+        self, cells: _Cells, records: int, *, whole: timedelta = timedelta(0), single: Measured | None = None
+    ) -> None:
+        singles = [] if single is None else [single]
+        if cells.count:
+            self.records += records
+            self.whole += whole
+            self.others += singles
+        else:
+            self.beside += records
+        if cells.alone:
+            self.by_source[cells.source].whole += whole
+            self.by_source[cells.source].others += singles
+
     def activity(self) -> Activity:
+        sums = self.by_source.values()
+        whole = sum((own.whole for own in sums), timedelta(0))
         return Activity(
             records=self.records,
             first_used=self.first_used,
             last_used=self.last_used,
             hours=total(self.whole, self.others),
+            doubts=frozenset(self.doubts),
+            alone=max((total(own.whole, own.others).least for own in sums), default=timedelta(0)),
+            together=total(whole, [one for own in sums for one in own.others]).most,
+            beside=self.beside,
         )
 
 
@@ -525,83 +590,121 @@ async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None
         sa.select(
             USAGE.c.user_key,
             USAGE.c.device,
+            USAGE.c.source,
+            USAGE.c.product,
             sa.func.count().label("records"),
             sa.func.min(USAGE.c.period_start).label("first_used"),
             sa.func.max(USAGE.c.last_used_from).label("earliest"),
             sa.func.max(USAGE.c.last_used_by).label("latest"),
         )
         .where(_counted(db, chosen), page.of(db))
-        .group_by(USAGE.c.user_key, USAGE.c.device)
+        .group_by(USAGE.c.user_key, USAGE.c.device, USAGE.c.source, USAGE.c.product)
     )
     for row in rows:
         for seen in page.belonging(row.user_key, row.device):
             seen.records += row.records
             seen.began(row.first_used)
+            if (row.source, row.product) in chosen.doubtful:
+                seen.doubts.add(row.source)
             if row.earliest is not None:
                 seen.use(row.earliest, row.latest)
 
 
 async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
     counted = sa.and_(_counted(db, chosen), page.of(db))
+    within = sa.and_(USAGE.c.period_end > chosen.window.start, USAGE.c.period_start < chosen.window.end)
     began = await db.execute(
         sa.select(
             USAGE.c.user_key,
             USAGE.c.device,
+            USAGE.c.source,
+            USAGE.c.product,
             sa.func.min(USAGE.c.period_start).label("first_used"),
             sa.func.max(USAGE.c.last_used_by).label("latest"),
+            sa.func.sum(sa.case((within, 1), else_=0)).label("records"),
+            sa.func.sum(sa.case((sa.and_(within, USAGE.c.seconds > 0), 1), else_=0)).label("measured"),
         )
         .where(counted)
-        .group_by(USAGE.c.user_key, USAGE.c.device)
+        .group_by(USAGE.c.user_key, USAGE.c.device, USAGE.c.source, USAGE.c.product)
     )
+    proving = {(cell.source, cell.product) for cell in (*chosen.cells, *chosen.others)}
     for row in began:
         for seen in page.belonging(row.user_key, row.device):
             seen.began(row.first_used)
             if row.latest is not None:
                 seen.saw(row.latest)
-    # The cells of a suite's components mostly have the same source and window: one pair of statements for each.
-    together: dict[tuple[str, Window], dict[str, Cell]] = defaultdict(dict)
+            if (row.source, row.product) not in proving:
+                seen.beside += row.records
+                if row.measured:
+                    seen.doubts.add(row.source)
+    for cells in _read_together(chosen):
+        await _read_cells(db, counted, cells, page)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Cells of one source and window, by product, which are read by one pair of statements.
+
+    They `count`, or tell only what else is known; `alone` if they are all that the source has of their products.
+    """
+
+    source: str
+    window: Window
+    count: bool
+    alone: bool
+    of: Mapping[str, Cell]
+
+
+def _read_together(chosen: Plan) -> list[_Cells]:
+    """Return the cells to read: those of a suite's components mostly have the same source and window."""
+    whole = {(cell.source, cell.product) for cell in chosen.others}
+    together: dict[tuple[str, Window, bool, bool], dict[str, Cell]] = defaultdict(dict)
     for cell in chosen.cells:
-        together[cell.source, cell.window][cell.product] = cell
-    for (source, window), cells in together.items():
-        here = sa.and_(counted, USAGE.c.source == source, among(db, USAGE.c.product, cells, name="of_cells"))
-        inside = sa.and_(USAGE.c.period_start >= window.start, USAGE.c.period_end <= window.end)
-        sums = await db.execute(
-            sa.select(
-                USAGE.c.user_key,
-                USAGE.c.device,
-                sa.func.count().label("records"),
-                sa.func.coalesce(sa.func.sum(USAGE.c.seconds), 0).label("seconds"),
-            )
-            .where(here, inside, ~USAGE.c.session)
-            .group_by(USAGE.c.user_key, USAGE.c.device)
+        together[cell.source, cell.window, True, (cell.source, cell.product) not in whole][cell.product] = cell
+    for cell in chosen.others:
+        together[cell.source, cell.window, False, True][cell.product] = cell
+    return [_Cells(*key, cells) for key, cells in together.items()]
+
+
+async def _read_cells(db: AsyncConnection, counted: sa.ColumnElement[bool], cells: _Cells, page: _Page) -> None:
+    window = cells.window
+    here = sa.and_(counted, USAGE.c.source == cells.source, among(db, USAGE.c.product, cells.of, name="of_cells"))
+    inside = sa.and_(USAGE.c.period_start >= window.start, USAGE.c.period_end <= window.end)
+    sums = await db.execute(
+        sa.select(
+            USAGE.c.user_key,
+            USAGE.c.device,
+            sa.func.count().label("records"),
+            sa.func.coalesce(sa.func.sum(USAGE.c.seconds), 0).label("seconds"),
         )
-        for row in sums:
-            for seen in page.belonging(row.user_key, row.device):
-                seen.records += row.records
-                seen.whole += timedelta(seconds=int(row.seconds))
-        singles = await db.execute(
-            sa.select(
-                USAGE.c.user_key,
-                USAGE.c.device,
-                USAGE.c.product,
-                USAGE.c.period_start,
-                USAGE.c.period_end,
-                USAGE.c.seconds,
-                USAGE.c.session,
-            ).where(
-                here,
-                sa.or_(USAGE.c.session, ~inside),
-                USAGE.c.period_start < window.end,
-                USAGE.c.period_end > window.start,
-            )
+        .where(here, inside, ~USAGE.c.session)
+        .group_by(USAGE.c.user_key, USAGE.c.device)
+    )
+    for row in sums:
+        for seen in page.belonging(row.user_key, row.device):
+            seen.measured(cells, row.records, whole=timedelta(seconds=int(row.seconds)))
+    singles = await db.execute(
+        sa.select(
+            USAGE.c.user_key,
+            USAGE.c.device,
+            USAGE.c.product,
+            USAGE.c.period_start,
+            USAGE.c.period_end,
+            USAGE.c.seconds,
+            USAGE.c.session,
+        ).where(
+            here,
+            sa.or_(USAGE.c.session, ~inside),
+            USAGE.c.period_start < window.end,
+            USAGE.c.period_end > window.start,
         )
-        for row in singles:
-            one = Measured(
-                cells[row.product],
-                Window(row.period_start, row.period_end),
-                timedelta(seconds=row.seconds or 0),
-                row.session,
-            )
-            for seen in page.belonging(row.user_key, row.device):
-                seen.records += 1
-                seen.others.append(one)
+    )
+    for row in singles:
+        one = Measured(
+            cells.of[row.product],
+            Window(row.period_start, row.period_end),
+            timedelta(seconds=row.seconds or 0),
+            row.session,
+        )
+        for seen in page.belonging(row.user_key, row.device):
+            seen.measured(cells, 1, single=one)

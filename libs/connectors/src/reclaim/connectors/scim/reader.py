@@ -156,7 +156,7 @@ class ScimReader:
         unseen: Reading[Mapping[str, Any]] = nothing if self._profile.accept_unseen_work else Unknown(_UNSEEN)
         return Survey(
             taken_at=taken_at,
-            last_seen_elsewhere=Unknown(NO_LAST_USE),
+            last_seen_elsewhere=Unknown(NO_LAST_USE, kept=False),
             integration_users=integrations,
             administrators=administrators,
             exempt=exempt,
