@@ -18,9 +18,9 @@ SOURCES := $(wildcard libs services tests benchmarks tools conftest.py)
 # The tests spread over the cores, a file at a time; PYTEST_ARGS="-n 0 -k name" narrows them down. The end-to-end files
 # hold few tests and take longest: they start first, which xdist's own order, by the number of tests, would undo.
 TESTS := tests/e2e $(filter-out tests/e2e,$(patsubst %/,%,$(wildcard tests/*/))) libs services
-# One worker more than cores: some tests wait for processes that they started.
-WORKERS := $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
-PYTEST_ARGS ?= -n $(WORKERS) --maxprocesses=5 --dist=loadfile --no-loadscope-reorder $(TESTS)
+# Two workers more than cores: many tests wait for servers, and for processes that they started.
+WORKERS := $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
+PYTEST_ARGS ?= -n $(WORKERS) --maxprocesses=6 --dist=loadfile --no-loadscope-reorder $(TESTS)
 # What the user may hand on: to the demo, to the stack.
 ARGS ?=
 PROFILES ?=

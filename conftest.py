@@ -6,6 +6,7 @@ and stop at its end; a session of tests that need none starts none. Where they c
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ from tests.support.providers import ServersUnavailable
 from tests.support.servers import SESSION_VARIABLE, Servers, Session, Topology
 
 OWNER_VARIABLE = "RECLAIM_TEST_OWNER"
+
+# As in a service that has started (`reclaim.common.host.settle_collector`): at Python's own threshold a fifth of the
+# tests' time went into searching for cycles.
+gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -45,6 +50,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the servers now if a test will ask for them: its time limit is not for installing a broker."""
+    gc.freeze()
     if any("_servers" in getattr(item, "fixturenames", ()) for item in session.items):
         first = not Session.join().started
         if first:

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import asyncpg
-import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import exc
+from sqlalchemy.dialects import postgresql, sqlite
 
 from libs.common.tests.common_world import NOW, Said, notice, sqlite_url
 from reclaim.common import envelope
@@ -28,11 +28,13 @@ from reclaim.common.db import (
     Json,
     Unit,
     UtcDateTime,
+    among,
     insert_many,
     is_outage,
-    listed,
+    prepared,
     update_many,
 )
+from reclaim.common.db import given as given_as
 
 THINGS = sa.Table(
     "things",
@@ -254,10 +256,33 @@ async def test_a_list_of_any_length_is_one_bound_value(database: Database) -> No
     for value in ("a", "b", "c"):
         await keep(database, locked_by=value)
     async with database.reading() as db:
-        statement = sa.text(f"SELECT count(*) FROM things WHERE locked_by IN (SELECT value FROM {listed(db, 'ids')})")
+        chosen = sa.select(sa.func.count()).select_from(THINGS).where(among(THINGS.c.locked_by, given_as("ids")))
         for names, expected in (([], 0), (["a", "c", "x"], 2), ([f"{n}" for n in range(20_000)] + ["b"], 1)):
-            bound = {"ids": msgspec.json.encode(names).decode()}
-            assert (await db.execute(statement, bound)).scalar_one() == expected
+            assert (await db.execute(chosen, {"ids": names})).scalar_one() == expected
+            at_once = sa.select(sa.func.count()).where(among(THINGS.c.locked_by, names))
+            assert (await db.execute(at_once)).scalar_one() == expected
+
+
+async def test_two_lists_in_one_statement_are_kept_apart(database: Database) -> None:
+    for value in ("a", "b", "c"):
+        await keep(database, locked_by=value)
+    async with database.reading() as db:
+        either = sa.or_(among(THINGS.c.locked_by, ["a"]), among(THINGS.c.locked_by, ["c", "x"]))
+        for condition, expected in ((either, ["a", "c"]), (~either, ["b"])):
+            found = await db.execute(sa.select(THINGS.c.locked_by).where(condition).order_by(THINGS.c.locked_by))
+            assert list(found.scalars()) == expected
+
+
+async def test_a_prepared_insert_keeps_types_and_takes_what_is_new(database: Database) -> None:
+    rows = [{"id": n, "at": NOW, "document": {"n": n, "quoted": "a 'b' \\c :d"}} for n in range(3)]
+    async with database.unit() as unit:
+        dialect = unit.db.dialect
+        insert = sqlite.insert(THINGS) if dialect.name == "sqlite" else postgresql.insert(THINGS)
+        statement = prepared(insert.on_conflict_do_nothing(), dialect, ["id", "at", "document"])
+        await unit.db.execute(statement, rows[:2])
+        await unit.db.execute(statement, [{**row, "document": None} for row in rows[:2]] + rows[2:])
+        found = (await unit.db.execute(sa.select(THINGS.c["id", "at", "document"]).order_by(THINGS.c.id))).mappings()
+        assert [dict(row) for row in found] == rows
 
 
 # ------------------------------------------------------------------------------------------- units

@@ -37,6 +37,7 @@ from reclaim.common.host import Host
 from reclaim.common.routing import add_routes
 from reclaim.common.service import chosen
 from reclaim.common.settings import Settings
+from reclaim.common.sockets import listen
 from reclaim.common.telemetry import set_up_logging, set_up_telemetry
 from reclaim.sandbox.app import Sandbox
 from reclaim.web.auth import issue_api_token
@@ -132,7 +133,7 @@ def _settings(folder: Path, clock: FileClock, url: str, password: str, sandbox: 
 
 def _listen(port: int) -> socket.socket:
     try:
-        return socket.create_server(("127.0.0.1", port))
+        return listen("127.0.0.1", port)
     except OSError as error:
         progress_console.print(
             f"[bold red]error:[/] port {port} is taken ({error.strerror}). Choose another: "

@@ -7,9 +7,10 @@ whoever opened it does, once. Events emitted in a unit become outbox rows in the
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,10 +20,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import asyncpg
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from reclaim.common.clock import Clock, SystemClock
@@ -84,14 +89,65 @@ BigKey = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 """An automatic 64-bit key (SQLite numbers rows by itself only under the name INTEGER)."""
 
 
-def listed(connection: AsyncConnection, parameter: str) -> str:
-    """Return SQL for a table with one text column `value`, from a JSON array bound to `parameter`.
+class Listed(TypeDecorator[Collection[str]]):
+    """Any number of texts as one bound value, instead of a statement compiled anew for each length of an IN list."""
 
-    One bound value of any length, instead of a statement that is compiled anew for each length of an IN list.
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Collection[str] | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else msgspec.json.encode(list(value)).decode()
+
+
+class Among(FunctionElement[bool]):
+    """Whether a column has one of some values; made by `among`."""
+
+    name = "among"
+    type = sa.Boolean()
+    inherit_cache = True
+
+
+@compiles(Among)
+def _among(element: Among, compiler: SQLCompiler, **how: Any) -> str:
+    column, values = (compiler.process(clause, **how) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM {listed(compiler.dialect, values)})"  # noqa: S608 - compiled, values bound
+
+
+def listed(dialect: sa.Dialect, values: str) -> str:
+    """Return SQL for a table with one text column `value`, from SQL for what `Listed` sends."""
+    if dialect.name == "sqlite":
+        return f"json_each({values})"
+    return f"json_array_elements_text(CAST({values} AS json)) AS listed(value)"
+
+
+def among(column: sa.ColumnElement[Any], values: Collection[str] | sa.BindParameter[Any]) -> sa.ColumnElement[bool]:
+    """Return whether a text column has one of some values: these, or those of `given(name)`."""
+    if not isinstance(values, sa.BindParameter):
+        values = sa.bindparam(column.key, values, type_=Listed(), unique=True)
+    return Among(column, values)
+
+
+def given(name: str) -> sa.BindParameter[Any]:
+    """Return a parameter for `among` in a statement that is put together once: it takes a collection of texts."""
+    return sa.bindparam(name, type_=Listed())
+
+
+def prepared(statement: sa.Insert, dialect: sa.Dialect, columns: Collection[str] | None = None) -> sa.TextClause:
+    """Return an INSERT ... ON CONFLICT as text: SQLAlchemy compiles such statements anew each time they are run.
+
+    `columns` are those it inserts, if it does not say so itself. It may not hold an IN with a list of values. Keep
+    what is returned.
     """
-    if connection.dialect.name == "sqlite":
-        return f"json_each(:{parameter})"
-    return f"json_array_elements_text(CAST(:{parameter} AS json)) AS listed(value)"
+    named = {"sqlite": sqlite.dialect, "postgresql": postgresql.dialect}[dialect.name](paramstyle="named")
+    compiled = statement.compile(dialect=named, column_keys=columns)
+    # A parameter right before a cast is none to `text`, which also reads backslashes.
+    sql = re.sub(r"(:\w+)::", r"\1 ::", str(compiled).replace("\\", "\\\\"))
+    return sa.text(sql).bindparams(
+        *(
+            sa.bindparam(name, bound.value, type_=bound.type, required=bound.required)
+            for bound, name in compiled.bind_names.items()
+        )
+    )
 
 
 InsertT = TypeVar("InsertT", postgresql.Insert, sqlite.Insert)
@@ -119,9 +175,9 @@ async def insert_many(
     names = tuple(rows[0])
     if db.dialect.name == "sqlite":
         statement = (
-            _replacing(sqlite.insert(table), (*names, *same), replacing, keeping, unless_newer)
+            _insert_or_replace(table, (*names, *same), replacing, keeping, unless_newer, db.dialect)
             if replacing
-            else sa.insert(table)
+            else _insert(table)
         )
         await db.execute(statement, [{**row, **same} for row in rows])
     elif replacing or not await _copied(db, table, names, rows, same):
@@ -182,11 +238,34 @@ async def update_many(
     names = tuple(rows[0])
     if db.dialect.name == "sqlite":
         await db.execute(
-            sa.update(table).where(table.c[key] == sa.bindparam("at_key")),
+            _update_at(table, key),
             [{"at_key" if name == key else name: value for name, value in {**row, **same}.items()} for row in rows],
         )
     else:
         await db.execute(_update_arrays(table, key, names, tuple(same)), _given(names, rows, same))
+
+
+@cache
+def _insert(table: sa.Table) -> sa.Insert:
+    return sa.insert(table)
+
+
+@cache
+def _insert_or_replace(
+    table: sa.Table,
+    names: tuple[str, ...],
+    replacing: tuple[str, ...],
+    keeping: tuple[str, ...],
+    unless_newer: str,
+    dialect: sa.Dialect,
+) -> sa.TextClause:
+    statement = _replacing(sqlite.insert(table), names, replacing, keeping, unless_newer)
+    return prepared(statement, dialect, names)
+
+
+@cache
+def _update_at(table: sa.Table, key: str) -> sa.Update:
+    return sa.update(table).where(table.c[key] == sa.bindparam("at_key"))
 
 
 def _given(names: Sequence[str], rows: Sequence[Mapping[str, Any]], same: Mapping[str, Any]) -> dict[str, Any]:

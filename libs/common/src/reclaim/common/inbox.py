@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common import envelope
 from reclaim.common.contracts import CaseEvent, Event, UserFlagged
-from reclaim.common.db import Database, Unit, UtcDateTime, is_outage, listed
+from reclaim.common.db import Database, Unit, UtcDateTime, among, given, is_outage, listed
 from reclaim.common.envelope import Received, Unreadable
 from reclaim.common.errors import Conflict, NotFound, Permanent, Transient
 from reclaim.common.outbox import Receipt, rows_of
@@ -103,6 +103,10 @@ _DUE: Final = (
 _WAITING: Final = (
     sa.select(SET_ASIDE.c.body).where(SET_ASIDE.c.due.is_not(None)).order_by(SET_ASIDE.c.since, SET_ASIDE.c.event_id)
 )
+_TAKE_BACK: Final = (
+    sa.delete(SET_ASIDE).where(among(SET_ASIDE.c.event_id, given("ids"))).returning(SET_ASIDE.c.event_id)
+)
+_PARKED: Final = sa.select(SET_ASIDE).where(SET_ASIDE.c.due.is_(None)).order_by(SET_ASIDE.c.since).limit(1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +189,8 @@ class Inbox:
 
     async def _record(self, db: AsyncConnection, parts: Sequence[Received[Event] | Unreadable]) -> set[str]:
         # In one order for everybody, so that two replicas that have the same events wait and do not deadlock.
-        ids = msgspec.json.encode(sorted({part.id for part in parts})).decode()
-        rows = await db.execute(_recording(listed(db, "ids")), {"ids": ids, "received": wall_milliseconds()})
+        ids = sorted({part.id for part in parts})
+        rows = await db.execute(_recording(db.dialect), {"ids": ids, "received": wall_milliseconds()})
         return set(rows.scalars())
 
     async def _handle(self, unit: Unit, parts: Sequence[Received[Event] | Unreadable]) -> None:
@@ -215,13 +219,7 @@ class Inbox:
             return
         try:
             async with unit.attempt():
-                taken = await unit.db.execute(
-                    sa.text(
-                        f"DELETE FROM set_aside WHERE event_id IN (SELECT value FROM {listed(unit.db, 'ids')}) "
-                        "RETURNING event_id"
-                    ),
-                    {"ids": msgspec.json.encode([part.id for part in parts]).decode()},
-                )
+                taken = await unit.db.execute(_TAKE_BACK, {"ids": [part.id for part in parts]})
                 # Less than that if another replica has just tried them again.
                 ours = set(taken.scalars())
                 await self._handle(unit, [part for part in parts if part.id in ours])
@@ -321,9 +319,6 @@ class Inbox:
     async def parked(self) -> list[Parked]:
         """Return what waits for an operator, oldest first."""
         async with self._database.reading() as db:
-            rows = await db.execute(
-                sa.select(SET_ASIDE).where(SET_ASIDE.c.due.is_(None)).order_by(SET_ASIDE.c.since).limit(1000)
-            )
             return [
                 Parked(
                     row.event_id,
@@ -334,7 +329,7 @@ class Inbox:
                     row.since,
                     row.body.decode(errors="replace"),
                 )
-                for row in rows
+                for row in await db.execute(_PARKED)
             ]
 
     async def count_parked(self) -> int:
@@ -377,12 +372,12 @@ class Inbox:
 
 
 @cache
-def _recording(given: str) -> sa.TextClause:
+def _recording(dialect: sa.Dialect) -> sa.TextClause:
     # WHERE true: without it SQLite reads ON CONFLICT as part of a join.
     return sa.text(
-        f"INSERT INTO inbox (event_id, received) SELECT value, :received FROM {given} "
+        f"INSERT INTO inbox (event_id, received) SELECT value, :received FROM {listed(dialect, ':ids')} "
         "WHERE true ON CONFLICT DO NOTHING RETURNING event_id"
-    ).bindparams(sa.bindparam("received", type_=sa.BigInteger))
+    ).bindparams(given("ids"), sa.bindparam("received", type_=sa.BigInteger))
 
 
 async def _waiting_for(db: AsyncConnection, cases: Collection[str]) -> list[Received[Any]]:

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from reclaim.common import envelope
 from reclaim.common.bus import Bus
 from reclaim.common.contracts import BY_WIRE, CONSUMERS, SERVICES, Event
-from reclaim.common.db import BigKey, Database, insert_many, listed
+from reclaim.common.db import BigKey, Database, among, given, insert_many
 from reclaim.common.ids import new_id
 from reclaim.common.timing import wall_milliseconds
 
@@ -92,6 +92,12 @@ _CLAIM = {
     "postgresql": sa.text(f"{_SET} = ANY(ARRAY({_DUE} FOR UPDATE SKIP LOCKED)) RETURNING seq, event_id, wire, body"),
 }
 _BITS = {wire: sum(1 << SERVICES.index(consumer) for consumer in CONSUMERS[event]) for wire, event in BY_WIRE.items()}
+_OURS: Final = among(OUTBOX.c.event_id, given("ids"))
+_GIVE_BACK: Final = sa.update(OUTBOX).where(_OURS).values(due=sa.bindparam("due_at"), attempts=OUTBOX.c.attempts - 1)
+_STILL_OUTSTANDING: Final = OUTBOX.c.outstanding.bitwise_and(sa.bindparam("others"))
+_DROP_CONFIRMED: Final = sa.delete(OUTBOX).where(_OURS, _STILL_OUTSTANDING == 0)
+_CLEAR_BITS: Final = sa.update(OUTBOX).where(_OURS).values(outstanding=_STILL_OUTSTANDING)
+_WAITS: Final = sa.text("SELECT 1 FROM outbox WHERE due <= :soon LIMIT 1")
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -201,14 +207,7 @@ class Outbox:
         except Exception:
             async with database.unit() as unit:
                 await unit.db.execute(
-                    sa.text(
-                        "UPDATE outbox SET due = :due, attempts = attempts - 1 "
-                        f"WHERE event_id IN (SELECT value FROM {listed(unit.db, 'ids')})"
-                    ),
-                    {
-                        "due": wall_milliseconds() + AFTER_FAILURE,
-                        "ids": msgspec.json.encode([one.event_id for one in said]).decode(),
-                    },
+                    _GIVE_BACK, {"due_at": wall_milliseconds() + AFTER_FAILURE, "ids": [one.event_id for one in said]}
                 )
             raise
         return True
@@ -237,16 +236,11 @@ class Outbox:
             if unit.db.dialect.name == "postgresql":
                 # Two replicas that lock the same rows, each in an order of its own, would wait for one another.
                 await unit.db.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('reclaim.outbox.receipts'))"))
-            which = f"event_id IN (SELECT value FROM {listed(unit.db, 'ids')})"
             for bits, ids in by_bits.items():
-                bound = {"ids": msgspec.json.encode(ids).decode()}
-                gone = await unit.db.execute(
-                    sa.text(f"DELETE FROM outbox WHERE {which} AND outstanding & ~{bits} = 0"), bound
-                )
+                bound = {"ids": ids, "others": ~bits}
+                gone = await unit.db.execute(_DROP_CONFIRMED, bound)
                 if gone.rowcount < len(ids):
-                    await unit.db.execute(
-                        sa.text(f"UPDATE outbox SET outstanding = outstanding & ~{bits} WHERE {which}"), bound
-                    )
+                    await unit.db.execute(_CLEAR_BITS, bound)
 
     async def publish_again(self, database: Database) -> None:
         """Make everything unconfirmed due now; for a start, when what an earlier process had under way is unknown."""
@@ -260,8 +254,7 @@ class Outbox:
         """Tell whether anything is to be published: it is due, or will be again in a moment, after a failure."""
         soon = wall_milliseconds() + AFTER_FAILURE
         async with database.reading() as db:
-            found = await db.execute(sa.text("SELECT 1 FROM outbox WHERE due <= :soon LIMIT 1"), {"soon": soon})
-            return found.first() is not None
+            return (await db.execute(_WAITS, {"soon": soon})).first() is not None
 
     async def depth(self, database: Database) -> int:
         """Return how many rows have not been confirmed by everybody."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +13,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reclaim.common.clock import Clock
+from reclaim.common.routing import add_routes
+from reclaim.common.sockets import listen
 
 from .auth import CLIENT_ID, CLIENT_SECRET
 from .control import control_router
@@ -36,11 +37,15 @@ def create_app(*, clock: Clock, org: Org | None = None) -> FastAPI:
         title="Reclaim sandbox", docs_url="/sandbox/docs", openapi_url="/sandbox/openapi.json", redoc_url=None
     )
     app.state.world = world
-    app.include_router(control_router(world))
-    app.include_router(mailbox_router(world.mailbox))
-    app.include_router(world.desks.router())
-    app.include_router(world.salesforce.router)
-    app.include_router(world.okta.router)
+    routers = (
+        control_router(world),
+        mailbox_router(world.mailbox),
+        world.desks.router(),
+        world.salesforce.router,
+        world.okta.router,
+    )
+    for router in routers:
+        add_routes(app, router)
 
     @app.get("/sandbox/health")
     @app.get("/health/live", include_in_schema=False)
@@ -67,11 +72,24 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to the process it lives in."""
+    """A server that leaves signals to the process it lives in, and ends when it is told to, not up to 0.1 s later."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), 1)
+
+    def end(self) -> None:
+        self.should_exit = self.force_exit = True
+        self._ending.set()
 
 
 def server_config(app: FastAPI, **options: Any) -> uvicorn.Config:
@@ -140,7 +158,7 @@ class Sandbox:
         Raises:
             OSError: a port is taken.
         """
-        listener = socket.create_server((self.host, self.port))
+        listener = listen(self.host, self.port)
         try:
             self.port = listener.getsockname()[1]
             self._smtp, self.smtp_port = await self.world.mailbox.listen(self.host, self.smtp_port)
@@ -160,8 +178,7 @@ class Sandbox:
             # Not waited for: from Python 3.12 on that lasts until the last client has gone.
             self._smtp.close()
         if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
-            self._server.force_exit = True
+            self._server.end()
             await self._serving
         self._server = self._serving = self._smtp = None
 

@@ -10,8 +10,10 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Literal
 
-from fastapi import APIRouter, HTTPException
+from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field
+
+from reclaim.common.routing import Router
 
 from .errors import SalesforceError
 from .faults import KINDS
@@ -93,9 +95,9 @@ class SignIn(_Strict):
     late_minutes: float = Field(default=0, ge=0)
 
 
-def control_router(world: World) -> APIRouter:
+def control_router(world: World) -> Router:
     """Return the control API over a world."""
-    router = APIRouter(prefix="/sandbox/api", tags=["sandbox"])
+    router = Router(prefix="/sandbox/api", tags=["sandbox"])
 
     @router.get("/write-log")
     async def write_log(

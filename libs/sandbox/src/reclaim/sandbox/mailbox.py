@@ -16,10 +16,11 @@ from urllib.parse import quote
 
 from aiosmtpd.smtp import SMTP, Envelope
 from aiosmtpd.smtp import Session as SmtpSession
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 
 from reclaim.common.clock import Clock
+from reclaim.common.routing import Router
 
 MAX_MESSAGES = 20_000
 PAGE = 50
@@ -277,9 +278,9 @@ def _message_document(message: Message) -> Response:
     )
 
 
-def mailbox_router(mailbox: Mailbox) -> APIRouter:
+def mailbox_router(mailbox: Mailbox) -> Router:
     """Return the pages, below `/mailbox`; they work without scripts, and wherever the app is mounted."""
-    router = APIRouter(include_in_schema=False)
+    router = Router(include_in_schema=False)
 
     def root(request: Request) -> str:
         return escape(f"{request.scope.get('root_path', '')}/mailbox")

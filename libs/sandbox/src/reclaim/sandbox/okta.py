@@ -19,10 +19,11 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 import jwt
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from reclaim.common.clock import Clock
+from reclaim.common.routing import Router
 
 from .faults import Fault, Faults
 from .salesforce import drop
@@ -145,7 +146,7 @@ class Okta:
         self.faults = faults
         self.seconds: Callable[[], float] = time.time
         self.attach(Tenant(clock))
-        self.router = APIRouter()
+        self.router = Router()
         self.router.add_api_route("/api/v1/logs", self.logs, methods=["GET"], include_in_schema=False)
         self.router.add_api_route("/api/v1/apps", self.apps, methods=["GET"], include_in_schema=False)
         self.router.add_api_route("/oauth2/v1/token", self.token, methods=["POST"], include_in_schema=False)

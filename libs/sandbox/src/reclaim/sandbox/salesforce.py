@@ -11,7 +11,9 @@ from collections import deque
 from typing import Any
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
+
+from reclaim.common.routing import Router
 
 from .auth import Authority, OAuthError, Session
 from .errors import SalesforceError
@@ -73,7 +75,7 @@ class Salesforce:
     def __init__(self, org: Org, faults: Faults) -> None:
         self.faults = faults
         self.attach(org)
-        self.router = APIRouter()
+        self.router = Router()
         self.router.add_api_route("/services/{rest:path}", self.handle, methods=_METHODS, include_in_schema=False)
         self.router.add_api_route("/id/{org_id}/{user_id}", self.handle, methods=["GET"], include_in_schema=False)
 

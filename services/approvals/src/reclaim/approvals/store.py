@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from reclaim.approvals.domain import RENEW_AFTER, Audience, Link, MailKind, Purpose, Request, Status
 from reclaim.common import migrate
 from reclaim.common.contracts import CheckFinding, Person, Policy, Seat
-from reclaim.common.db import Json, UtcDateTime, listed
+from reclaim.common.db import Json, UtcDateTime, among, given, prepared
 from reclaim.common.ids import new_id
 from reclaim.common.timing import wall_milliseconds
 
@@ -130,18 +130,13 @@ def _request(row: sa.RowMapping) -> Request:
     )
 
 
+_LOAD: Final = sa.select(*_REQUEST).where(among(requests.c.case_id, given("cases")))
+
+
 async def load(db: AsyncConnection, case_ids: Iterable[str]) -> dict[str, Request]:
     """Return the requests of these cases, by case id; a case without one is left out."""
-    among = {"among": msgspec.json.encode(list(dict.fromkeys(case_ids))).decode()}
-    rows = await db.execute(_requests_of(listed(db, "among")), among)
+    rows = await db.execute(_LOAD, {"cases": set(case_ids)})
     return {row["case_id"]: _request(row) for row in rows.mappings()}
-
-
-@cache
-def _requests_of(given: str) -> sa.Select[Any]:
-    # Kept, since it takes longer to put this together than to run it for a case.
-    among = sa.text(f"SELECT value FROM {given}").columns(value=sa.Text)
-    return sa.select(*_REQUEST).where(requests.c.case_id.in_(among))
 
 
 async def get(db: AsyncConnection, case_id: str) -> Request | None:
@@ -153,7 +148,7 @@ async def add_requests(db: AsyncConnection, new: Sequence[Request]) -> None:
     """Store requests; one whose case has a row already changes nothing."""
     if new:
         rows = [{**_columns(request), "decided_link": None, "appeal_link": None} for request in new]
-        await db.execute(_insert_new(db, requests), rows)
+        await db.execute(_insert_new(db.dialect, requests), rows)
 
 
 def _columns(request: Request) -> dict[str, Any]:
@@ -347,7 +342,7 @@ async def holder_asked(db: AsyncConnection, case_id: str, until: datetime) -> No
 
 async def ask_managers(db: AsyncConnection, case_ids: Sequence[str]) -> None:
     """Let it be the manager's turn in these cases."""
-    await db.execute(sa.update(requests).where(_among(db, requests.c.case_id, case_ids)).values(asking="manager"))
+    await db.execute(sa.update(requests).where(among(requests.c.case_id, case_ids)).values(asking="manager"))
 
 
 async def to_ask(db: AsyncConnection, now: datetime, *, most: int) -> list[Request]:
@@ -434,7 +429,7 @@ async def add_mails(db: AsyncConnection, drafts: Sequence[Draft], now: datetime)
         return
     due = wall_milliseconds()
     await db.execute(
-        _insert_new(db, mails),
+        _insert_new(db.dialect, mails),
         [
             {
                 "id": new_id(),
@@ -459,26 +454,28 @@ async def add_mails(db: AsyncConnection, drafts: Sequence[Draft], now: datetime)
     )
 
 
+_DUE: Final = (
+    sa.select(mails.c.id)
+    .where(mails.c.status == "queued", mails.c.due <= sa.bindparam("now"))
+    .order_by(mails.c.due, mails.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM: Final = (
+    sa.update(mails)
+    .where(among(mails.c.id, given("ids")))
+    .values(due=sa.bindparam("until"), attempts=mails.c.attempts + 1)
+    .returning(*_MAIL)
+)
+
+
 async def claim_mails(db: AsyncConnection, *, most: int, lease: int) -> list[Mail]:
     """Take mails that are due, for `lease` milliseconds; each claim counts as an attempt."""
     now = wall_milliseconds()
-    due = (
-        sa.select(mails.c.id)
-        .where(mails.c.status == "queued", mails.c.due <= now)
-        .order_by(mails.c.due, mails.c.id)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-    )
-    ids = list((await db.execute(due)).scalars())
+    ids = list((await db.execute(_DUE, {"now": now, "most": most})).scalars())
     if not ids:
         return []
-    claim = (
-        sa.update(mails)
-        .where(_among(db, mails.c.id, ids))
-        .values(due=now + lease, attempts=mails.c.attempts + 1)
-        .returning(*_MAIL)
-    )
-    claimed = [Mail(**row) for row in (await db.execute(claim)).mappings()]
+    claimed = [Mail(**row) for row in (await db.execute(_CLAIM, {"ids": ids, "until": now + lease})).mappings()]
     return sorted(claimed, key=lambda mail: ids.index(mail.id))
 
 
@@ -515,7 +512,7 @@ async def queue_again(db: AsyncConnection, case_id: str, kinds: Collection[MailK
 
 async def mails_of(db: AsyncConnection, case_ids: Iterable[str]) -> dict[str, list[Mail]]:
     """Return the mails of these cases, by case id, oldest first."""
-    statement = sa.select(*_MAIL).where(_among(db, mails.c.case_id, case_ids)).order_by(mails.c.id)
+    statement = sa.select(*_MAIL).where(among(mails.c.case_id, list(case_ids))).order_by(mails.c.id)
     found: dict[str, list[Mail]] = {}
     for row in (await db.execute(statement)).mappings():
         found.setdefault(row["case_id"], []).append(Mail(**row))
@@ -598,16 +595,10 @@ async def summary(db: AsyncConnection) -> Summary:
 # ---------------------------------------------------------------------------------------------------- helpers
 
 
-def _among(db: AsyncConnection, column: sa.Column[str], values: Iterable[str]) -> sa.ColumnElement[bool]:
-    document = msgspec.json.encode(list(dict.fromkeys(values))).decode()
-    each = sa.text(f"SELECT value FROM {listed(db, 'among')}")
-    return column.in_(each.bindparams(among=document).columns(value=sa.Text))
-
-
-def _insert_new(db: AsyncConnection, table: sa.Table) -> sa.Insert:
-    if db.dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing()
-    return postgresql.insert(table).on_conflict_do_nothing()
+@cache
+def _insert_new(dialect: sa.Dialect, table: sa.Table) -> sa.TextClause:
+    insert = (sqlite if dialect.name == "sqlite" else postgresql).insert(table)
+    return prepared(insert.on_conflict_do_nothing(), dialect, table.c.keys())
 
 
 async def _changed(db: AsyncConnection, statement: sa.Update) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from reclaim.common.db import BigKey, UtcDateTime, insert_many, listed, update_many
+from reclaim.common.db import BigKey, UtcDateTime, among, insert_many, update_many
 from reclaim.itsm_gateway.domain import Kind, of_reference
 from reclaim.itsm_gateway.hints import Hint, Platform
 from reclaim.itsm_gateway.store import WEBHOOK_LEDGER, metadata
@@ -204,10 +204,6 @@ _ENTER: Final = {
 }
 
 
-def _given(db: AsyncConnection) -> sa.TextClause:
-    return sa.text(f"SELECT value FROM {listed(db, 'given')}")  # noqa: S608 - a constant
-
-
 async def enter(db: AsyncConnection, entries: set[tuple[str, str]], now: int) -> set[tuple[str, str]]:
     """Enter (connection, webhook) pairs in the ledger; return those that were not in it."""
     # In one order: two processes that enter the same webhooks, each in its own, would wait for one another.
@@ -218,10 +214,7 @@ async def enter(db: AsyncConnection, entries: set[tuple[str, str]], now: int) ->
 
 async def still_there(db: AsyncConnection, secret_ids: set[str]) -> set[str]:
     """Return which of these secrets were not dropped."""
-    found = await db.execute(
-        sa.select(WEBHOOK_SECRET.c.id).where(WEBHOOK_SECRET.c.id.in_(_given(db))),
-        {"given": msgspec.json.encode(sorted(secret_ids)).decode()},
-    )
+    found = await db.execute(sa.select(WEBHOOK_SECRET.c.id).where(among(WEBHOOK_SECRET.c.id, secret_ids)))
     return set(found.scalars())
 
 
@@ -331,15 +324,14 @@ async def last_taken(db: AsyncConnection, case_ids: set[str]) -> dict[str, str]:
     newest = (
         sa.select(sa.func.max(WEBHOOK_DELIVERY.c.number))
         .where(
-            WEBHOOK_DELIVERY.c.case_id.in_(_given(db)),
+            among(WEBHOOK_DELIVERY.c.case_id, case_ids),
             WEBHOOK_DELIVERY.c.state == "taken",
             WEBHOOK_DELIVERY.c.kind == "question",
         )
         .group_by(WEBHOOK_DELIVERY.c.case_id)
     )
     found = await db.execute(
-        sa.select(WEBHOOK_DELIVERY.c.case_id, WEBHOOK_DELIVERY.c.says).where(WEBHOOK_DELIVERY.c.number.in_(newest)),
-        {"given": msgspec.json.encode(sorted(case_ids)).decode()},
+        sa.select(WEBHOOK_DELIVERY.c.case_id, WEBHOOK_DELIVERY.c.says).where(WEBHOOK_DELIVERY.c.number.in_(newest))
     )
     return {str(case_id): str(says) for case_id, says in found.tuples()}
 

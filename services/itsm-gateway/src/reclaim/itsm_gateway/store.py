@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common import migrate
 from reclaim.common.contracts import UserFlagged
-from reclaim.common.db import BigKey, UtcDateTime, listed
+from reclaim.common.db import BigKey, UtcDateTime, among, given
 from reclaim.itsm_gateway.domain import NO_DESK, RANK, Step
 
 metadata = migrate.service_metadata()
@@ -98,14 +98,14 @@ class TicketRequest:
 _REQUEST_COLUMNS = [TICKET_REQUEST.c[name] for name in TicketRequest.__dataclass_fields__]
 
 
+_ROUTES: Final = sa.select(CASE_ROUTE.c.case_id, CASE_ROUTE.c.through_the_desk).where(
+    among(CASE_ROUTE.c.case_id, given("cases"))
+)
+
+
 async def routes(db: AsyncConnection, case_ids: set[str]) -> dict[str, bool]:
     """Return which of these cases are known here, and whether they are asked through a service desk."""
-    rows = await db.execute(
-        sa.select(CASE_ROUTE.c.case_id, CASE_ROUTE.c.through_the_desk).where(
-            CASE_ROUTE.c.case_id.in_(sa.text(f"SELECT value FROM {listed(db, 'cases')}"))
-        ),
-        {"cases": msgspec.json.encode(sorted(case_ids)).decode()},
-    )
+    rows = await db.execute(_ROUTES, {"cases": case_ids})
     return {row.case_id: row.through_the_desk for row in rows}
 
 
@@ -203,12 +203,7 @@ async def requests_of(db: AsyncConnection, case_ids: set[str]) -> dict[str, Tick
     """Return the requests of those of these cases that are asked through a desk."""
     if not case_ids:
         return {}
-    found = await db.execute(
-        sa.select(*_REQUEST_COLUMNS).where(
-            TICKET_REQUEST.c.case_id.in_(sa.text(f"SELECT value FROM {listed(db, 'cases')}"))
-        ),
-        {"cases": msgspec.json.encode(sorted(case_ids)).decode()},
-    )
+    found = await db.execute(sa.select(*_REQUEST_COLUMNS).where(among(TICKET_REQUEST.c.case_id, case_ids)))
     return {request.case_id: request for request in (TicketRequest(*row) for row in found)}
 
 

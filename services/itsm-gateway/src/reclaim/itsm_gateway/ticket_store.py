@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from reclaim.common.db import BigKey, UtcDateTime, listed
+from reclaim.common.db import BigKey, UtcDateTime, among
 from reclaim.itsm_gateway.domain import Act, Kind
 from reclaim.itsm_gateway.store import TICKET_REQUEST, metadata
 
@@ -220,11 +219,8 @@ async def _listed(
 ) -> list[Ticket]:
     if not values:
         return []
-    given = sa.text(f"SELECT value FROM {listed(db, 'given')}")  # noqa: S608 - a constant
-    query = sa.select(*_TICKET).where(column.in_(given), also).order_by(TICKET.c.reference)
-    found = await db.execute(
-        query.with_for_update() if lock else query, {"given": msgspec.json.encode(sorted(values)).decode()}
-    )
+    query = sa.select(*_TICKET).where(among(column, values), also).order_by(TICKET.c.reference)
+    found = await db.execute(query.with_for_update() if lock else query)
     return [Ticket(*row) for row in found.tuples()]
 
 
@@ -384,10 +380,8 @@ async def ending(db: AsyncConnection, references: set[str]) -> set[str]:
         return set()
     found = await db.execute(
         sa.select(TICKET_WORD.c.reference).where(
-            TICKET_WORD.c.reference.in_(sa.text(f"SELECT value FROM {listed(db, 'given')}")),  # noqa: S608 - a constant
-            TICKET_WORD.c.act.in_(("end", "end_quietly")),
-        ),
-        {"given": msgspec.json.encode(sorted(references)).decode()},
+            among(TICKET_WORD.c.reference, references), TICKET_WORD.c.act.in_(("end", "end_quietly"))
+        )
     )
     return set(found.scalars())
 

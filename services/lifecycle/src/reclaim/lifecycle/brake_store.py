@@ -11,12 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, cast
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.contracts import UserFlagged
-from reclaim.common.db import UtcDateTime, insert_many, listed
+from reclaim.common.db import UtcDateTime, among, insert_many
 from reclaim.common.ids import new_id
 from reclaim.common.timing import wall_milliseconds
 from reclaim.lifecycle.brakes import (
@@ -179,12 +178,6 @@ HOLD: Final = 5_000
 """Milliseconds until an effect that the kill switch holds is looked at again."""
 
 
-def _among(db: AsyncConnection, column: str, ids: Collection[str]) -> sa.TextClause:
-    name = f"among_{column}"
-    given = msgspec.json.encode(sorted(ids)).decode()
-    return sa.text(f"{column} IN (SELECT value FROM {listed(db, name)})").bindparams(**{name: given})  # noqa: S608  a column
-
-
 # Seats and limits.
 
 
@@ -242,14 +235,19 @@ async def set_limits(
 # Permits.
 
 
+_PLACE: Final = sa.text("INSERT INTO brake (connection_id, dry_run) VALUES (:connection, :dry) ON CONFLICT DO NOTHING")
+_LOCK: Final = (
+    sa.select(BRAKE)
+    .where(BRAKE.c.connection_id == sa.bindparam("connection"), BRAKE.c.dry_run == sa.bindparam("dry"))
+    .with_for_update()
+)
+
+
 async def lock(db: AsyncConnection, connection_id: str, *, dry_run: bool) -> None:
     """Lock a connection's brake until the transaction ends. Cases that are needed are locked before."""
-    await db.execute(
-        sa.text("INSERT INTO brake (connection_id, dry_run) VALUES (:connection, :dry) ON CONFLICT DO NOTHING"),
-        {"connection": connection_id, "dry": dry_run},
-    )
-    mine = sa.select(BRAKE).where(BRAKE.c.connection_id == connection_id, BRAKE.c.dry_run == dry_run)
-    await db.execute(mine.with_for_update())
+    mine = {"connection": connection_id, "dry": dry_run}
+    await db.execute(_PLACE, mine)
+    await db.execute(_LOCK, mine)
 
 
 async def ledger(
@@ -267,7 +265,7 @@ async def ledger(
         *(
             await db.execute(
                 sa.select(PERMIT.c.case_id, PERMIT.c.step, PERMIT.c.taken_at).where(
-                    _among(db, "case_id", {case_id for case_id, _ in wanted})
+                    among(PERMIT.c.case_id, {case_id for case_id, _ in wanted})
                 )
             )
         ).tuples()
@@ -423,7 +421,7 @@ async def add_permits(
 async def renew_permits(db: AsyncConnection, requests: Sequence[Request], now: datetime) -> None:
     """Let the permits of these requests, all for one step, count from now on: now is when the step may be taken."""
     if requests:
-        which = _among(db, "case_id", {request.case_id for request in requests})
+        which = among(PERMIT.c.case_id, {request.case_id for request in requests})
         mine = sa.and_(which, PERMIT.c.step == requests[0].step, PERMIT.c.taken_at < now)
         await db.execute(sa.update(PERMIT).where(mine).values(taken_at=now))
 
@@ -538,7 +536,7 @@ async def held(db: AsyncConnection, trip_id: str) -> list[tuple[Case, str | None
 
 async def overrides(db: AsyncConnection, trip_ids: Collection[str]) -> list[sa.Row[Any]]:
     """Return the overrides that were asked for these trips, the latest first."""
-    mine = sa.select(OVERRIDE).where(_among(db, "trip_id", trip_ids)).order_by(OVERRIDE.c.id.desc())
+    mine = sa.select(OVERRIDE).where(among(OVERRIDE.c.trip_id, trip_ids)).order_by(OVERRIDE.c.id.desc())
     return list(await db.execute(mine))
 
 
@@ -565,7 +563,7 @@ async def ask_override(
     )
     await db.execute(
         sa.update(HELD)
-        .where(HELD.c.trip_id == trip_id, _among(db, "case_id", case_ids))
+        .where(HELD.c.trip_id == trip_id, among(HELD.c.case_id, case_ids))
         .values(override_id=override_id)
     )
     return override_id

@@ -6,7 +6,7 @@ set-wise: a constant number of statements for any number of cases.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -17,7 +17,7 @@ from msgspec.structs import asdict
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.contracts import ConnectionChanged
-from reclaim.common.db import BigKey, Json, UtcDateTime, insert_many, listed, update_many
+from reclaim.common.db import BigKey, Json, UtcDateTime, among, given, insert_many, update_many
 from reclaim.common.ids import new_id
 from reclaim.common.migrate import service_metadata
 from reclaim.common.timing import wall_milliseconds
@@ -153,10 +153,6 @@ def decode_case(document: bytes) -> Case:
     return _decode(bytes(document))
 
 
-def _ids(values: Iterable[str]) -> str:
-    return msgspec.json.encode(list(values)).decode()
-
-
 def _row(case: Case, now: datetime) -> dict[str, Any]:
     return {
         "id": case.id,
@@ -179,30 +175,23 @@ def _row(case: Case, now: datetime) -> dict[str, Any]:
 # Cases.
 
 
+_LOAD: Final = (
+    sa.select(CASE.c.id, CASE.c.document).where(among(CASE.c.id, given("ids"))).order_by(CASE.c.id).with_for_update()
+)
+
+
 async def load(db: AsyncConnection, ids: Collection[str]) -> dict[str, Case]:
     """Return the cases of these ids, locked until the transaction ends, in one order for everybody."""
     if not ids:
         return {}
-    lock = "" if db.dialect.name == "sqlite" else " FOR UPDATE"
-    rows = await db.execute(
-        sa.text(
-            f"SELECT id, document FROM reclaim_case WHERE id IN (SELECT value FROM {listed(db, 'ids')}) "
-            f"ORDER BY id{lock}"
-        ),
-        {"ids": _ids(ids)},
-    )
+    rows = await db.execute(_LOAD, {"ids": ids})
     return {case_id: _decode(bytes(document)) for case_id, document in rows.tuples()}
 
 
 async def open_seats(db: AsyncConnection, holders: Collection[str]) -> dict[tuple[str, str, str], str]:
     """Return the open cases of these holders: (connection, holder, product) → case id."""
-    rows = await db.execute(
-        sa.text(
-            "SELECT connection_id, holder_id, product, case_id FROM open_seat "
-            f"WHERE holder_id IN (SELECT value FROM {listed(db, 'ids')})"
-        ),
-        {"ids": _ids(holders)},
-    )
+    open_now = sa.select(*OPEN_SEAT.c["connection_id", "holder_id", "product", "case_id"])
+    rows = await db.execute(open_now.where(among(OPEN_SEAT.c.holder_id, holders)))
     return {(connection, holder, product): case_id for connection, holder, product, case_id in rows.tuples()}
 
 
@@ -225,6 +214,9 @@ async def insert(db: AsyncConnection, cases: Sequence[Case], now: datetime, *, e
     )
 
 
+_FREE: Final = sa.delete(OPEN_SEAT).where(among(OPEN_SEAT.c.case_id, given("ids")))
+
+
 async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> None:
     """Store what became of cases."""
     await update_many(
@@ -245,10 +237,7 @@ async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> N
     )
     ended = [case.id for case in cases if not case.open]
     if ended:
-        await db.execute(
-            sa.text(f"DELETE FROM open_seat WHERE case_id IN (SELECT value FROM {listed(db, 'ids')})"),
-            {"ids": _ids(ended)},
-        )
+        await db.execute(_FREE, {"ids": ended})
 
 
 async def find(db: AsyncConnection, case_id: str) -> Case | None:
@@ -327,17 +316,18 @@ _DUE_TIMERS: Final = (
 )
 
 
+_TAKE_TIMERS: Final = (
+    sa.delete(TIMER)
+    .where(among(TIMER.c.case_id, given("ids")), TIMER.c.at <= sa.bindparam("now", type_=UtcDateTime))
+    .returning(TIMER.c.case_id, TIMER.c.command)
+)
+
+
 async def take_timers(db: AsyncConnection, case_ids: Collection[str], now: datetime) -> list[tuple[str, str]]:
     """Take out the due timers of cases, which the caller has locked; return their (case id, command), in order."""
     if not case_ids:
         return []
-    rows = await db.execute(
-        sa.text(
-            f"DELETE FROM timer WHERE case_id IN (SELECT value FROM {listed(db, 'ids')}) AND at <= :now "
-            "RETURNING case_id, command"
-        ).bindparams(sa.bindparam("now", type_=UtcDateTime)),
-        {"ids": _ids(case_ids), "now": now},
-    )
+    rows = await db.execute(_TAKE_TIMERS, {"ids": case_ids, "now": now})
     return sorted((case_id, command) for case_id, command in rows.tuples())
 
 
@@ -386,6 +376,29 @@ async def add_effects(db: AsyncConnection, cases: Sequence[tuple[Case, Effect]])
     )
 
 
+_LONGEST_DUE: Final = (
+    sa.select(EFFECT.c.connection_id, EFFECT.c.kind, EFFECT.c.dry_run)
+    .where(EFFECT.c.due <= sa.bindparam("now"))
+    .order_by(EFFECT.c.due, EFFECT.c.id)
+    .limit(1)
+)
+_ALIKE: Final = (
+    sa.select(EFFECT)
+    .where(
+        EFFECT.c.due <= sa.bindparam("now"),
+        *(EFFECT.c[name] == sa.bindparam(name) for name in ("connection_id", "kind", "dry_run")),
+    )
+    .order_by(EFFECT.c.due, EFFECT.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+)
+_CLAIM: Final = (
+    sa.update(EFFECT)
+    .where(among(EFFECT.c.id, given("ids")))
+    .values(due=sa.bindparam("until"), attempts=EFFECT.c.attempts + 1, reason="")
+)
+
+
 async def claim_effects(db: AsyncConnection, *, most: int, avoiding: Collection[str] = ()) -> list[Claimed]:
     """Claim effects that are due, all of one connection, kind and dry-run flag, so that they share calls.
 
@@ -393,30 +406,12 @@ async def claim_effects(db: AsyncConnection, *, most: int, avoiding: Collection[
     is dropped here.
     """
     now = wall_milliseconds()
-    longest_due = (
-        sa.select(EFFECT.c.connection_id, EFFECT.c.kind, EFFECT.c.dry_run)
-        .where(EFFECT.c.due <= now)
-        .order_by(EFFECT.c.due, EFFECT.c.id)
-        .limit(1)
-    )
-    if avoiding:
-        longest_due = longest_due.where(EFFECT.c.connection_id.not_in(sorted(avoiding)))
-    first = (await db.execute(longest_due)).one_or_none()
+    elsewhere = EFFECT.c.connection_id.not_in(sorted(avoiding))
+    longest_due = await db.execute(_LONGEST_DUE.where(elsewhere) if avoiding else _LONGEST_DUE, {"now": now})
+    first = longest_due.mappings().one_or_none()
     if first is None:
         return []
-    alike = (
-        sa.select(EFFECT)
-        .where(
-            EFFECT.c.due <= now,
-            EFFECT.c.connection_id == first.connection_id,
-            EFFECT.c.kind == first.kind,
-            EFFECT.c.dry_run == first.dry_run,
-        )
-        .order_by(EFFECT.c.due, EFFECT.c.id)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-    )
-    rows = list(await db.execute(alike))
+    rows = list(await db.execute(_ALIKE, {"now": now, "most": most, **first}))
     cases = await load(db, [row.case_id for row in rows])
     claimed, void = [], []
     for row in rows:
@@ -427,13 +422,17 @@ async def claim_effects(db: AsyncConnection, *, most: int, avoiding: Collection[
             claimed.append(Claimed(row.id, case, Effect(row.kind), row.attempts + 1, row.plan, row.asked))
     await drop_effects(db, void)
     if claimed:
-        await db.execute(
-            sa.update(EFFECT)
-            .where(EFFECT.c.id == sa.bindparam("effect_id"))
-            .values(due=now + LEASE, attempts=EFFECT.c.attempts + 1, reason=""),
-            [{"effect_id": effect.id} for effect in claimed],
-        )
+        await db.execute(_CLAIM, {"ids": [effect.id for effect in claimed], "until": now + LEASE})
     return claimed
+
+
+_HELD: Final = (
+    sa.select(EFFECT.c.id, EFFECT.c.attempts)
+    .where(among(EFFECT.c.id, given("ids")))
+    .order_by(EFFECT.c.id)
+    .with_for_update()
+)
+_PROLONG: Final = sa.update(EFFECT).where(among(EFFECT.c.id, given("ids"))).values(due=sa.bindparam("until"))
 
 
 async def prolong_leases(db: AsyncConnection, attempts: Mapping[str, int]) -> set[str]:
@@ -441,14 +440,9 @@ async def prolong_leases(db: AsyncConnection, attempts: Mapping[str, int]) -> se
 
     The number of attempts is the fence: whoever claims an effect after its lease counts it on.
     """
-    among = sa.text(f"id IN (SELECT value FROM {listed(db, 'ids')})").bindparams(ids=_ids(attempts))
-    held = sa.select(EFFECT.c.id, EFFECT.c.attempts).where(among).order_by(EFFECT.c.id).with_for_update()
-    rows = list(await db.execute(held))
+    rows = await db.execute(_HELD, {"ids": attempts.keys()})
     ours = {row.id for row in rows if attempts[row.id] == row.attempts}
-    await db.execute(
-        sa.text(f"UPDATE effect SET due = :due WHERE id IN (SELECT value FROM {listed(db, 'ids')})"),
-        {"due": wall_milliseconds() + LEASE, "ids": _ids(ours)},
-    )
+    await db.execute(_PROLONG, {"ids": ours, "until": wall_milliseconds() + LEASE})
     return ours
 
 
@@ -465,15 +459,14 @@ async def keep_plans(db: AsyncConnection, plans: Mapping[str, dict[str, Any]]) -
     )
 
 
+_DROP: Final = sa.delete(EFFECT).where(among(EFFECT.c.id, given("ids"))).returning(EFFECT.c.id)
+
+
 async def drop_effects(db: AsyncConnection, ids: Sequence[str]) -> set[str]:
     """Remove effects and return those that were still there: whoever removes one may report its outcome."""
     if not ids:
         return set()
-    rows = await db.execute(
-        sa.text(f"DELETE FROM effect WHERE id IN (SELECT value FROM {listed(db, 'ids')}) RETURNING id"),
-        {"ids": _ids(ids)},
-    )
-    return set(rows.scalars())
+    return set((await db.execute(_DROP, {"ids": ids})).scalars())
 
 
 async def put_off_effects(
@@ -502,8 +495,8 @@ async def put_off_effects(
 
 async def hurry_effects(db: AsyncConnection, case_ids: Collection[str], reason: str) -> None:
     """Let the effects of some cases be tried at once that rest for this reason; none does while it is claimed."""
-    chosen = sa.text(f"case_id IN (SELECT value FROM {listed(db, 'ids')})").bindparams(ids=_ids(case_ids))
-    await db.execute(sa.update(EFFECT).where(chosen, EFFECT.c.reason == reason).values(due=wall_milliseconds()))
+    resting = sa.update(EFFECT).where(among(EFFECT.c.case_id, case_ids), EFFECT.c.reason == reason)
+    await db.execute(resting.values(due=wall_milliseconds()))
 
 
 async def effects_of(db: AsyncConnection, case_id: str) -> list[Mapping[str, Any]]:
@@ -522,13 +515,17 @@ async def count_effects(db: AsyncConnection) -> int:
 # The audit trail.
 
 
+_LOCK_HEAD: Final = sa.select(AUDIT_HEAD).with_for_update()
+_MOVE_HEAD: Final = sa.update(AUDIT_HEAD).values(position=sa.bindparam("upto"), hash=sa.bindparam("newest"))
+
+
 async def append_audit(
     db: AsyncConnection, entries: Sequence[tuple[audit.Entry, audit.Personal | None]], now: datetime
 ) -> None:
     """Append to the chain. Call it last in a transaction: it holds the chain's head until the commit."""
     if not entries:
         return
-    head = (await db.execute(sa.select(AUDIT_HEAD).with_for_update())).one()
+    head = (await db.execute(_LOCK_HEAD)).one()
     links = audit.chain([entry for entry, _ in entries], position=head.position, previous=head.hash)
     await insert_many(
         db,
@@ -548,7 +545,7 @@ async def append_audit(
         ],
         same={"at": now},
     )
-    await db.execute(sa.update(AUDIT_HEAD).values(position=links[-1].position, hash=links[-1].hash))
+    await db.execute(_MOVE_HEAD, {"upto": links[-1].position, "newest": links[-1].hash})
 
 
 def link_of(row: Any) -> audit.Link:

@@ -16,13 +16,12 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common import migrate
-from reclaim.common.db import Amount, UtcDateTime, listed
+from reclaim.common.db import Amount, UtcDateTime, among, given, insert_many, prepared
 from reclaim.common.errors import Transient
 from reclaim.savings.domain import SIGN, DayTotal, Entry, Kind, Period, SeatTotal, book
 
@@ -165,12 +164,16 @@ _ENTRY_COLUMNS: Final = [EVENT_LOG.c[name] for name in _ENTRY_FIELDS]
 # ------------------------------------------------------------------------------------------------ the log
 
 
+_LOCK_HEAD: Final = sa.select(LOG_HEAD.c.position).with_for_update()
+_MOVE_HEAD: Final = sa.update(LOG_HEAD).values(position=sa.bindparam("upto"))
+
+
 async def append(db: AsyncConnection, entries: Sequence[Entry]) -> int:
     """Write what is new to the log, project it, and return how many entries that were.
 
     A constant number of statements for any number of entries.
     """
-    head = (await db.execute(sa.select(LOG_HEAD.c.position).with_for_update())).scalar_one()
+    head = (await db.execute(_LOCK_HEAD)).scalar_one()
     booking = book(entries, await _entries_of_cases(db, {entry.case_id for entry in entries}))
     for odd in booking.told_twice:
         log.warning("case %s: %s was told again as event %s; booked once", odd.case_id, odd.kind, odd.event_id)
@@ -184,20 +187,19 @@ async def append(db: AsyncConnection, entries: Sequence[Entry]) -> int:
         {"position": head + n, "day": entry.day, **{name: getattr(entry, name) for name in _ENTRY_FIELDS}}
         for n, entry in enumerate(fresh, start=1)
     ]
-    await db.execute(sa.insert(EVENT_LOG), rows)
-    await db.execute(sa.update(LOG_HEAD).values(position=upto))
+    await insert_many(db, EVENT_LOG, rows)
+    await db.execute(_MOVE_HEAD, {"upto": upto})
     await project(db, LIVE, "live", after=head, upto=upto)
     return len(fresh)
 
 
+_OF_CASES: Final = (
+    sa.select(*_ENTRY_COLUMNS).where(among(EVENT_LOG.c.case_id, given("cases"))).order_by(EVENT_LOG.c.position)
+)
+
+
 async def _entries_of_cases(db: AsyncConnection, case_ids: set[str]) -> list[Entry]:
-    rows = await db.execute(
-        sa.select(*_ENTRY_COLUMNS)
-        .where(EVENT_LOG.c.case_id.in_(sa.text(f"SELECT value FROM {listed(db, 'cases')}")))
-        .order_by(EVENT_LOG.c.position),
-        {"cases": msgspec.json.encode(sorted(case_ids)).decode()},
-    )
-    return [Entry(*row) for row in rows]
+    return [Entry(*row) for row in await db.execute(_OF_CASES, {"cases": case_ids})]
 
 
 # ------------------------------------------------------------------------------------------------ the projection
@@ -210,19 +212,19 @@ async def project(
 
     Without `seats`, for all tables but the one of the seats.
     """
-    for table, statement in _projections(db.dialect.name, into).items():
+    for table, statement in _projections(db.dialect, into).items():
         if seats or table is not into.seats:
             await db.execute(statement, {"after": after, "upto": upto})
     await db.execute(sa.update(PROJECTION).where(PROJECTION.c.name == name).values(position=upto))
 
 
 @lru_cache
-def _projections(dialect: str, into: Reporting) -> dict[sa.Table, sa.Executable]:
+def _projections(dialect: sa.Dialect, into: Reporting) -> dict[sa.Table, sa.Executable]:
     # Kept, since it takes longer to put such a statement together than to run it for a small batch.
     return {
-        into.daily: _project_daily(dialect, into.daily),
-        into.seats: _project_seats(dialect, into.seats),
-        into.names: _project_names(dialect, into.names),
+        into.daily: prepared(_project_daily(dialect.name, into.daily), dialect),
+        into.seats: prepared(_project_seats(dialect.name, into.seats), dialect),
+        into.names: prepared(_project_names(dialect.name, into.names), dialect),
     }
 
 
@@ -260,12 +262,12 @@ def daily_rows(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
             sa.func.sum(sa.case((e.kind == "reactivated", 1), else_=0)),
             sa.func.coalesce(sa.func.sum(e.monthly), sa.literal_column("0")),
         )
-        .where(e.kind.in_(("reclaimed", "reactivated")), sa.not_(e.dry_run), *where)
+        .where(sa.or_(e.kind == "reclaimed", e.kind == "reactivated"), sa.not_(e.dry_run), *where)
         .group_by(*dimensions)
     )
 
 
-def _project_daily(dialect: str, table: sa.Table) -> sa.Executable:
+def _project_daily(dialect: str, table: sa.Table) -> Any:
     insert = _insert(dialect, table).from_select([column.name for column in table.c], daily_rows(_SPAN))
     sums = ("seats_freed", "seats_returned", "monthly_delta")
     statement: sa.Executable = insert.on_conflict_do_update(
@@ -296,7 +298,7 @@ def seat_rows(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
     )
 
 
-def _project_seats(dialect: str, table: sa.Table) -> sa.Executable:
+def _project_seats(dialect: str, table: sa.Table) -> Any:
     insert = _insert(dialect, table).from_select([column.name for column in table.c], seat_rows(_SPAN))
     filled = {
         stage: sa.func.coalesce(table.c[f"{stage}_at"], insert.excluded[f"{stage}_at"], type_=UtcDateTime)
@@ -334,7 +336,7 @@ def name_rows(where: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
     return sa.union_all(latest("product", e.product, e.product_name), latest("rule", e.rule_id, e.rule_name))
 
 
-def _project_names(dialect: str, table: sa.Table) -> sa.Executable:
+def _project_names(dialect: str, table: sa.Table) -> Any:
     insert = _insert(dialect, table).from_select([column.name for column in table.c], name_rows(_SPAN))
     statement: sa.Executable = insert.on_conflict_do_update(
         index_elements=list(table.primary_key),

@@ -18,13 +18,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.contracts import CheckFinding, Money, Person, Seat
-from reclaim.common.db import Json, UtcDateTime, insert_many
+from reclaim.common.db import Json, UtcDateTime, among, given, insert_many
 from reclaim.common.errors import NotFound
 from reclaim.common.ids import new_id
 from reclaim.common.timing import wall_milliseconds
 from reclaim.scanner.catalog import Changes, Coverage, Process, Product, Row, Rows, coverage, followed, related
 from reclaim.scanner.domain import Found
-from reclaim.scanner.store import CANDIDATES, HOLDS, OPEN, _among, metadata
+from reclaim.scanner.store import CANDIDATES, HOLDS, OPEN, metadata
 from reclaim.scanner.suites import Merge, OpenCase
 
 PRODUCTS = sa.Table(
@@ -117,16 +117,28 @@ async def lock_seats(db: AsyncConnection, connection_id: str) -> None:
 # ------------------------------------------------------------------------------------------------ products
 
 
+_COMPONENTS_OF: Final = sa.select(COMPONENTS.c.component).where(among(COMPONENTS.c.suite, given("keys")))
+_CATALOG: Final = {table: sa.select(table) for table in (COMPONENTS, PROCESSES, PRODUCTS)}
+_OF_CATALOG: Final = {
+    column.table: _CATALOG[column.table].where(among(column, given("keys")))
+    for column in (COMPONENTS.c.suite, PROCESSES.c.product, PRODUCTS.c.key)
+}
+
+
 async def catalog(db: AsyncConnection, keys: Collection[str] | None = None) -> dict[str, Product]:
     """Return the catalogue, or of it these products with their components; by key, in order."""
+
+    async def read(table: sa.Table) -> sa.CursorResult[Any]:
+        return await db.execute(*((_CATALOG[table],) if keys is None else (_OF_CATALOG[table], {"keys": keys})))
+
     if keys is not None:
-        parts = await db.execute(sa.select(COMPONENTS.c.component).where(_among(db, COMPONENTS.c.suite, keys)))
+        parts = await db.execute(_COMPONENTS_OF, {"keys": keys})
         keys = {*keys, *parts.scalars()}
     components: dict[str, list[str]] = defaultdict(list)
     processes: dict[str, list[Process]] = defaultdict(list)
-    for row in await db.execute(_some(db, COMPONENTS, COMPONENTS.c.suite, keys)):
+    for row in await read(COMPONENTS):
         components[row.suite].append(row.component)
-    for row in await db.execute(_some(db, PROCESSES, PROCESSES.c.product, keys)):
+    for row in await read(PROCESSES):
         processes[row.product].append(Process(row.file_name, row.platform))
     return {
         row.key: Product(
@@ -137,12 +149,8 @@ async def catalog(db: AsyncConnection, keys: Collection[str] | None = None) -> d
             processes=tuple(sorted(processes[row.key])),
         )
         # Sorted here: the databases do not order text alike.
-        for row in sorted(await db.execute(_some(db, PRODUCTS, PRODUCTS.c.key, keys)), key=lambda row: row.key)
+        for row in sorted(await read(PRODUCTS), key=lambda row: row.key)
     }
-
-
-def _some(db: AsyncConnection, table: sa.Table, column: sa.Column[str], keys: Collection[str] | None) -> sa.Select[Any]:
-    return sa.select(table) if keys is None else sa.select(table).where(_among(db, column, keys))
 
 
 async def product(db: AsyncConnection, key: str) -> Product:
@@ -158,7 +166,7 @@ async def products_seen_by(db: AsyncConnection, processes: Collection[Process]) 
     wanted = set(processes)
     found: dict[Process, list[str]] = defaultdict(list)
     names = {process.file_name for process in wanted}
-    for row in await db.execute(sa.select(PROCESSES).where(_among(db, PROCESSES.c.file_name, names))):
+    for row in await db.execute(sa.select(PROCESSES).where(among(PROCESSES.c.file_name, names))):
         process = Process(row.file_name, row.platform)
         if process in wanted:
             found[process].append(row.product)
@@ -175,8 +183,8 @@ async def save_products(db: AsyncConnection, products: Sequence[Product], *, aut
         same={"author": author, "changed_at": now},
         replacing=("key",),
     )
-    await db.execute(sa.delete(COMPONENTS).where(_among(db, COMPONENTS.c.suite, keys)))
-    await db.execute(sa.delete(PROCESSES).where(_among(db, PROCESSES.c.product, keys)))
+    await db.execute(sa.delete(COMPONENTS).where(among(COMPONENTS.c.suite, keys)))
+    await db.execute(sa.delete(PROCESSES).where(among(PROCESSES.c.product, keys)))
     await insert_many(
         db, COMPONENTS, [{"suite": one.key, "component": part} for one in products for part in one.components]
     )
@@ -230,7 +238,7 @@ async def rows(db: AsyncConnection, rule_id: str) -> list[StoredRow]:
 
 async def rules_with(db: AsyncConnection, products: Collection[str]) -> dict[str, Rows]:
     """Return all rows of each rule that has a row of one of these products, by rule id, in order."""
-    about = sa.select(RULE_PRODUCTS.c.rule_id).where(_among(db, RULE_PRODUCTS.c.product, products))
+    about = sa.select(RULE_PRODUCTS.c.rule_id).where(among(RULE_PRODUCTS.c.product, products))
     found: dict[str, list[Row]] = defaultdict(list)
     for row in await db.execute(sa.select(RULE_PRODUCTS).where(RULE_PRODUCTS.c.rule_id.in_(about))):
         found[row.rule_id].append(_stored(row).row)
@@ -302,7 +310,7 @@ async def relations(db: AsyncConnection, products: Collection[str]) -> dict[str,
     """Return what goes together among these products, their components and the suites of all of them."""
     known = await catalog(db, products)
     wanted = {*products, *known}
-    above = await db.execute(sa.select(COMPONENTS.c.suite).where(_among(db, COMPONENTS.c.component, wanted)))
+    above = await db.execute(sa.select(COMPONENTS.c.suite).where(among(COMPONENTS.c.component, wanted)))
     return related(await catalog(db, {*wanted, *above.scalars()}))
 
 
@@ -324,7 +332,7 @@ async def open_cases(db: AsyncConnection, rule_id: str, products: Collection[str
         CANDIDATES.c.rule_id == rule_id, OPEN, CANDIDATES.c.id.not_in(sa.select(MERGES.c.case_id))
     )
     if products is not None:
-        query = query.where(_among(db, CANDIDATES.c.product, products))
+        query = query.where(among(CANDIDATES.c.product, products))
     return [OpenCase(row.id, row.holder_id, row.product, row.flagged_at) for row in await db.execute(query)]
 
 
@@ -341,7 +349,7 @@ class Flagged:
 
 async def flagged(db: AsyncConnection, case_ids: Collection[str]) -> list[Flagged]:
     """Return what these cases were opened with."""
-    found = await db.execute(sa.select(CANDIDATES).where(_among(db, CANDIDATES.c.id, case_ids)))
+    found = await db.execute(sa.select(CANDIDATES).where(among(CANDIDATES.c.id, case_ids)))
     return [
         Flagged(
             case_id=row.id,
@@ -375,8 +383,8 @@ async def kept(
         sa.select(HOLDS.c.holder_id).where(
             HOLDS.c.connection_id == connection_id,
             HOLDS.c.since > since,
-            _among(db, HOLDS.c.holder_id, holders),
-            _among(db, HOLDS.c.product, products),
+            among(HOLDS.c.holder_id, holders),
+            among(HOLDS.c.product, products),
         )
     )
     return set(found.scalars())
@@ -410,7 +418,7 @@ class Pending:
 
 async def pending(db: AsyncConnection, case_ids: Collection[str]) -> list[Pending]:
     """Return the merges that these cases are part of, locked until the transaction ends."""
-    about = sa.select(MERGES.c.merge_id).where(_among(db, MERGES.c.case_id, case_ids))
+    about = sa.select(MERGES.c.merge_id).where(among(MERGES.c.case_id, case_ids))
     query = sa.select(MERGES).where(MERGES.c.merge_id.in_(about)).order_by(MERGES.c.case_id).with_for_update()
     groups: dict[str, list[Any]] = defaultdict(list)
     for row in await db.execute(query):
@@ -423,12 +431,12 @@ async def pending(db: AsyncConnection, case_ids: Collection[str]) -> list[Pendin
 
 async def end_merges(db: AsyncConnection, merge_ids: Collection[str]) -> None:
     """Forget merges that have happened."""
-    await db.execute(sa.delete(MERGES).where(_among(db, MERGES.c.merge_id, merge_ids)))
+    await db.execute(sa.delete(MERGES).where(among(MERGES.c.merge_id, merge_ids)))
 
 
 async def leave_out(db: AsyncConnection, case_ids: Collection[str]) -> None:
     """Forget cases that ended otherwise than by being merged."""
-    await db.execute(sa.delete(MERGES).where(_among(db, MERGES.c.case_id, case_ids)))
+    await db.execute(sa.delete(MERGES).where(among(MERGES.c.case_id, case_ids)))
 
 
 # ------------------------------------------------------------------------------------------------ reviews

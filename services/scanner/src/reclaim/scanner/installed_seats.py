@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.clock import Clock
 from reclaim.common.contracts import Person
-from reclaim.common.db import Database
+from reclaim.common.db import Database, among
 from reclaim.connectors.installed import Installed, read_profile
 from reclaim.connectors.ports import (
     ConnectionProfile,
@@ -33,7 +33,7 @@ from reclaim.connectors.ports import (
 )
 from reclaim.scanner import catalog_store
 from reclaim.scanner.catalog import Catalog
-from reclaim.scanner.known_seats import KNOWN_SEATS, among, user_key
+from reclaim.scanner.known_seats import KNOWN_SEATS, user_key
 from reclaim.scanner.suites import PEOPLE
 from reclaim.scanner.usage_store import INSTALLATIONS, INVENTORIES, NOBODY
 
@@ -69,7 +69,7 @@ class InstalledSeats(Installed):
         """Return for each product how often it is installed; how many were bought no feed tells."""
         async with self._database.reading() as db:
             place = (INSTALLATIONS.c.product, INSTALLATIONS.c.holder_key, INSTALLATIONS.c.device)
-            once = sa.select(*place).where(self._ours(db)).distinct().subquery()
+            once = sa.select(*place).where(self._ours()).distinct().subquery()
             counted = sa.select(once.c.product, sa.func.count().label("used")).group_by(once.c.product)
             rows = await db.execute(counted)
             used: dict[str, int] = {row.product: row.used for row in rows}
@@ -81,7 +81,7 @@ class InstalledSeats(Installed):
         after = ""
         while True:
             async with self._database.reading() as db:
-                of_products = sa.and_(self._ours(db), among(db, INSTALLATIONS.c.product, products))
+                of_products = sa.and_(self._ours(), among(INSTALLATIONS.c.product, products))
                 found = await db.execute(
                     sa.select(INSTALLATIONS.c.holder_key)
                     .where(of_products, INSTALLATIONS.c.holder_key > after)
@@ -112,7 +112,7 @@ class InstalledSeats(Installed):
             trouble = next((why for why in (await self._inventories(db)).values() if why is not None), None)
             nobody = await db.execute(
                 sa.select(INSTALLATIONS.c.holder_key, INSTALLATIONS.c.device)
-                .where(self._ours(db), INSTALLATIONS.c.user_name == "")
+                .where(self._ours(), INSTALLATIONS.c.user_name == "")
                 .distinct()
             )
             unnamed = {row.holder_key: f"no source says whose {row.device} is: name its user there" for row in nobody}
@@ -136,16 +136,16 @@ class InstalledSeats(Installed):
             open_business=none,
         )
 
-    def _ours(self, db: AsyncConnection) -> sa.ColumnElement[bool]:
+    def _ours(self) -> sa.ColumnElement[bool]:
         if not self._sources:
             return sa.true()
-        return among(db, INSTALLATIONS.c.source, self._sources)
+        return among(INSTALLATIONS.c.source, self._sources)
 
     async def _inventories(self, db: AsyncConnection) -> dict[str, str | None]:
         """Return the feeds whose installations are read, each with why it cannot be relied on, or None."""
-        named = among(db, INVENTORIES.c.source, self._sources) if self._sources else sa.true()
+        named = among(INVENTORIES.c.source, self._sources) if self._sources else sa.true()
         ended = {row.source: row for row in await db.execute(sa.select(INVENTORIES).where(named))}
-        there = await db.execute(sa.select(INSTALLATIONS.c.source).where(self._ours(db)).distinct())
+        there = await db.execute(sa.select(INSTALLATIONS.c.source).where(self._ours()).distinct())
         found: dict[str, str | None] = {}
         for source in sorted({*ended, *there.scalars(), *self._sources}):
             row = ended.get(source)
@@ -172,11 +172,11 @@ class InstalledSeats(Installed):
                 sa.func.max(INSTALLATIONS.c.installed_at).label("installed_at"),
                 sa.func.min(INSTALLATIONS.c.first_seen_at).label("first_seen_at"),
             )
-            .where(self._ours(db), among(db, INSTALLATIONS.c.holder_key, holders))
+            .where(self._ours(), among(INSTALLATIONS.c.holder_key, holders))
             .group_by(*place)
         )
         if products is not None:
-            query = query.where(among(db, INSTALLATIONS.c.product, products))
+            query = query.where(among(INSTALLATIONS.c.product, products))
         rows = sorted(await db.execute(query), key=lambda row: (row.holder_key, row.product, row.device))
         people = await _people(db, {row.holder_key for row in rows})
         known = await catalog_store.catalog(db, {row.product for row in rows})
@@ -189,8 +189,8 @@ async def _people(db: AsyncConnection, keys: Collection[str]) -> dict[str, Any]:
         sa.select(KNOWN_SEATS).where(
             KNOWN_SEATS.c.kind == "subscription",
             sa.or_(
-                among(db, KNOWN_SEATS.c.holder_key, keys, name="by_id"),
-                among(db, KNOWN_SEATS.c.email_key, keys, name="by_address"),
+                among(KNOWN_SEATS.c.holder_key, keys),
+                among(KNOWN_SEATS.c.email_key, keys),
             ),
         )
     )

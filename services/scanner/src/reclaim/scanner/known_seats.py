@@ -6,18 +6,17 @@ date. A scan that reads a page of seats writes it here (`remember`); what tells 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.contracts import Money
-from reclaim.common.db import Amount, UtcDateTime, insert_many, listed
+from reclaim.common.db import Amount, UtcDateTime, among, insert_many
 from reclaim.connectors.ports import SeatRecord
 from reclaim.scanner.filters.fields import Kind
 from reclaim.scanner.filters.memory import FieldValue, Row, Superiors
@@ -242,7 +241,7 @@ async def first_seen(
     rows = await db.execute(
         sa.select(
             KNOWN_SEATS.c.product, KNOWN_SEATS.c.holder_id, KNOWN_SEATS.c.device_id, KNOWN_SEATS.c.first_seen_at
-        ).where(KNOWN_SEATS.c.connection_id == connection_id, among(db, KNOWN_SEATS.c.holder_id, ids))
+        ).where(KNOWN_SEATS.c.connection_id == connection_id, among(KNOWN_SEATS.c.holder_id, ids))
     )
     return {(row.product, row.holder_id, row.device_id): row.first_seen_at for row in rows}
 
@@ -251,7 +250,7 @@ async def products(db: AsyncConnection, connection_id: str, about: Collection[st
     """Return of which of some products a connection is known to list seats."""
     rows = await db.execute(
         sa.select(KNOWN_SEATS.c.product)
-        .where(KNOWN_SEATS.c.connection_id == connection_id, among(db, KNOWN_SEATS.c.product, about))
+        .where(KNOWN_SEATS.c.connection_id == connection_id, among(KNOWN_SEATS.c.product, about))
         .distinct()
     )
     return frozenset(rows.scalars())
@@ -261,7 +260,7 @@ async def set_groups(db: AsyncConnection, connection_id: str, groups: Mapping[st
     """Replace the groups that people are in: person's id → names of all groups. Who is left out stays as they are."""
     if not groups:
         return
-    theirs = among(db, MEMBERSHIPS.c.person_id, groups)
+    theirs = among(MEMBERSHIPS.c.person_id, groups)
     await db.execute(sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.connection_id == connection_id, theirs))
     rows = [{"person_id": person, "group_name": name} for person, names in groups.items() for name in set(names)]
     await insert_many(db, MEMBERSHIPS, rows, same={"connection_id": connection_id})
@@ -276,19 +275,6 @@ async def set_groups(db: AsyncConnection, connection_id: str, groups: Mapping[st
         replacing=("connection_id", "id"),
         keeping=("email", "manager_known", "manager_id"),
     )
-
-
-def among(
-    db: AsyncConnection, column: sa.Column[str], values: Iterable[str], *, name: str = ""
-) -> sa.ColumnElement[bool]:
-    """Whether a column has one of some values, which travel as one bound document however many they are.
-
-    `name` is needed where a statement asks twice of the same column.
-    """
-    name = name or f"given_{column.name}"
-    chosen = sa.text(f"SELECT value FROM {listed(db, name)}")  # noqa: S608 - the name is a constant, values are bound
-    bound = chosen.bindparams(**{name: msgspec.json.encode(sorted(values)).decode()})
-    return column.in_(bound.columns(sa.column("value", sa.Text)))
 
 
 # ------------------------------------------------------------------------------------------------ filters in memory
@@ -323,7 +309,7 @@ async def holders(db: AsyncConnection, connection_id: str, ids: Collection[str])
     while wanted:
         asked |= wanted
         rows = await db.execute(
-            sa.select(PEOPLE).where(PEOPLE.c.connection_id == connection_id, among(db, PEOPLE.c.id, wanted))
+            sa.select(PEOPLE).where(PEOPLE.c.connection_id == connection_id, among(PEOPLE.c.id, wanted))
         )
         found = {row.id: row for row in rows}
         known.update(found)
@@ -332,7 +318,7 @@ async def holders(db: AsyncConnection, connection_id: str, ids: Collection[str])
     rows = await db.execute(
         sa.select(MEMBERSHIPS.c.person_id, MEMBERSHIPS.c.group_name).where(
             MEMBERSHIPS.c.connection_id == connection_id,
-            among(db, MEMBERSHIPS.c.person_id, members),
+            among(MEMBERSHIPS.c.person_id, members),
         )
     )
     for row in rows:

@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from reclaim.common.db import UtcDateTime, insert_many
+from reclaim.common.db import UtcDateTime, among, insert_many
 from reclaim.common.ids import new_id
-from reclaim.scanner.known_seats import KNOWN_SEATS, among
+from reclaim.scanner.known_seats import KNOWN_SEATS
 from reclaim.scanner.store import CONNECTIONS, PRESENT, RULES, metadata
 from reclaim.scanner.sync_store import SYNCS
 from reclaim.scanner.usage_store import REPORTS
@@ -146,14 +146,14 @@ async def end(db: AsyncConnection, profiles: Collection[Profile], why: str, now:
     ids = [profile.id for profile in profiles]
     await db.execute(
         sa.update(PROFILES)
-        .where(among(db, PROFILES.c.id, ids), PROFILES.c.ended_at.is_(None))
+        .where(among(PROFILES.c.id, ids), PROFILES.c.ended_at.is_(None))
         .values(ended_at=now, ended_why=why, covered_since=None, covered_until=None, hidden_until=None)
     )
 
 
 async def forget_reports(db: AsyncConnection, source: str, products: Collection[str]) -> None:
     """Let a source vouch for nothing any more that it said of some products; records of use stay."""
-    await db.execute(sa.delete(REPORTS).where(REPORTS.c.source == source, among(db, REPORTS.c.product, products)))
+    await db.execute(sa.delete(REPORTS).where(REPORTS.c.source == source, among(REPORTS.c.product, products)))
 
 
 async def about_other_seats(
@@ -167,7 +167,7 @@ async def about_other_seats(
             PROFILES.c.how == "sso",
             PROFILES.c.ended_at.is_(None),
             PROFILES.c.seats_connection_id != connection_id,
-            among(db, PROFILES.c.product, products),
+            among(PROFILES.c.product, products),
         )
     )
     return frozenset((row.source, row.product) for row in rows)
@@ -179,7 +179,7 @@ async def lock_around(db: AsyncConnection, connection_id: str, *more: str) -> No
     In the order of their ids, as everybody does who locks several.
     """
     about = sa.select(PROFILES.c.seats_connection_id).where(PROFILES.c.connection_id == connection_id)
-    wanted = sa.or_(among(db, CONNECTIONS.c.id, {connection_id, *more}), CONNECTIONS.c.id.in_(about))
+    wanted = sa.or_(among(CONNECTIONS.c.id, {connection_id, *more}), CONNECTIONS.c.id.in_(about))
     await db.execute(sa.select(CONNECTIONS.c.id).where(wanted).order_by(CONNECTIONS.c.id).with_for_update())
 
 

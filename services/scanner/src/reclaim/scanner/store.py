@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common import migrate
 from reclaim.common.contracts import CheckFinding, Money, Outcome, Person
-from reclaim.common.db import Amount, Json, UtcDateTime, listed
+from reclaim.common.db import Amount, Json, UtcDateTime, among
 from reclaim.common.errors import Conflict, NotFound
 from reclaim.common.ids import new_id
 from reclaim.common.timing import wall_milliseconds
@@ -185,12 +185,6 @@ def _insert(db: AsyncConnection, table: sa.Table) -> Any:
     return postgresql.insert(table) if db.dialect.name == "postgresql" else sqlite.insert(table)
 
 
-def _among(db: AsyncConnection, column: sa.Column[str], values: Collection[str]) -> sa.ColumnElement[bool]:
-    chosen = sa.text(f"SELECT value FROM {listed(db, column.name)}")
-    bound = chosen.bindparams(**{column.name: msgspec.json.encode(sorted(values)).decode()})
-    return column.in_(bound.columns(sa.column("value", sa.Text)))
-
-
 # ------------------------------------------------------------------------------------------------ connections
 
 
@@ -236,9 +230,12 @@ async def connections(db: AsyncConnection) -> list[Connection]:
     return [_connection(row) for row in rows]
 
 
+_CONNECTION: Final = sa.select(CONNECTIONS).where(CONNECTIONS.c.id == sa.bindparam("id"), PRESENT)
+
+
 async def connection(db: AsyncConnection, connection_id: str) -> Connection:
     """Return one connection; NotFound if there is none of that id, or it was removed."""
-    row = (await db.execute(sa.select(CONNECTIONS).where(CONNECTIONS.c.id == connection_id, PRESENT))).one_or_none()
+    row = (await db.execute(_CONNECTION, {"id": connection_id})).one_or_none()
     if row is None:
         raise NotFound("There is no such connection; it may have been removed.")
     return _connection(row)
@@ -408,9 +405,12 @@ async def rules(db: AsyncConnection) -> list[Rule]:
     return [_rule(row) for row in await db.execute(_RULE.order_by(RULES.c.name_key))]
 
 
+_ONE_RULE: Final = _RULE.where(RULES.c.id == sa.bindparam("id"))
+
+
 async def rule(db: AsyncConnection, rule_id: str) -> Rule:
     """Return one rule; NotFound if there is none of that id."""
-    row = (await db.execute(_RULE.where(RULES.c.id == rule_id))).one_or_none()
+    row = (await db.execute(_ONE_RULE, {"id": rule_id})).one_or_none()
     if row is None:
         raise NotFound("There is no such rule.")
     return _rule(row)
@@ -711,10 +711,12 @@ async def add_due_run(db: AsyncConnection, rule: Rule, *, due_at: datetime, now:
     return added.first() is not None
 
 
+_WAITS: Final = sa.select(RUNS.c.id).where(RUNS.c.look_at <= sa.bindparam("now")).limit(1)
+
+
 async def anything_to_claim(db: AsyncConnection) -> bool:
     """Tell whether a run waits to be worked on; cheaper than trying to claim one."""
-    found = await db.execute(sa.select(RUNS.c.id).where(RUNS.c.look_at <= wall_milliseconds()).limit(1))
-    return found.first() is not None
+    return (await db.execute(_WAITS, {"now": wall_milliseconds()})).first() is not None
 
 
 async def claim_run(db: AsyncConnection, *, lease_seconds: float, now: datetime) -> Claim | None:
@@ -876,7 +878,7 @@ async def held(
         sa.select(HOLDS).where(
             HOLDS.c.connection_id == connection_id,
             HOLDS.c.since > now - timedelta(days=cooldown_days),
-            _among(db, HOLDS.c.holder_id, holders),
+            among(HOLDS.c.holder_id, holders),
         )
     )
     for row in rows:
@@ -892,7 +894,7 @@ async def held(
         ).where(
             CANDIDATES.c.connection_id == connection_id,
             sa.or_(OPEN, CANDIDATES.c.run_id == run_id) if run_id else OPEN,
-            _among(db, CANDIDATES.c.holder_id, holders),
+            among(CANDIDATES.c.holder_id, holders),
         )
     )
     flagged: set[SeatKey] = set()
@@ -1055,7 +1057,7 @@ async def close_cases(db: AsyncConnection, closed: Sequence[Closed]) -> set[str]
                 CANDIDATES.c.holder_id,
                 CANDIDATES.c.product,
                 CANDIDATES.c.dry_run,
-            ).where(_among(db, CANDIDATES.c.id, by_id))
+            ).where(among(CANDIDATES.c.id, by_id))
         )
     ).all()
     if not rows:

@@ -19,7 +19,7 @@ from opentelemetry import metrics
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.contracts import UsageJudged, UsageQuestioned, Use
-from reclaim.common.db import Unit
+from reclaim.common.db import Unit, among
 from reclaim.common.envelope import Received
 from reclaim.common.errors import NotYet
 from reclaim.common.service import MEASURED_EVERY, Job
@@ -27,7 +27,7 @@ from reclaim.scanner import catalog_store, import_store, known_seats, usage_stor
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.domain import Terms
 from reclaim.scanner.judging import Judge
-from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat, among
+from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import CANDIDATES, OPEN, RULE_VERSIONS
 from reclaim.scanner.usage import Verdict
@@ -91,7 +91,7 @@ async def take_back_used(deps: Deps) -> bool:
         about = {product}.union(*(await catalog_store.relations(unit.db, {product})).values())
         after = ""
         while cases := await _cases(
-            unit.db, OPEN, among(unit.db, CANDIDATES.c.product, about), CANDIDATES.c.id > after, limit=PAGE
+            unit.db, OPEN, among(CANDIDATES.c.product, about), CANDIDATES.c.id > after, limit=PAGE
         ):
             judged = await judge_cases(unit.db, cases, unit.now)
             used = [(case_id, f"It is used: {said.reason}") for case_id, said in judged.items() if said.use == "used"]
@@ -103,7 +103,7 @@ async def take_back_used(deps: Deps) -> bool:
 async def answer(_deps: Deps, unit: Unit, events: Sequence[Received[UsageQuestioned]]) -> None:
     """Answer the lifecycle, which is about to take a step: is each seat still unused by its case's condition?"""
     asked = {received.data.case_id: received.data for received in events}
-    cases = await _cases(unit.db, among(unit.db, CANDIDATES.c.id, asked))
+    cases = await _cases(unit.db, among(CANDIDATES.c.id, asked))
     if unknown := sorted(asked.keys() - {case.case_id for case in cases}):
         raise NotYet(f"no seat was flagged here under case {', '.join(unknown[:3])}")
     judged = await judge_cases(unit.db, cases, unit.now, asked)
@@ -278,7 +278,7 @@ async def _known(
     """Return the seats of some holders as they were last read, by holder, product and device."""
     rows = await db.execute(
         sa.select(KNOWN_SEATS).where(
-            KNOWN_SEATS.c.connection_id == connection_id, among(db, KNOWN_SEATS.c.holder_id, holders)
+            KNOWN_SEATS.c.connection_id == connection_id, among(KNOWN_SEATS.c.holder_id, holders)
         )
     )
     names = [part.name for part in fields(KnownSeat)]
@@ -292,7 +292,7 @@ async def _there(db: AsyncConnection, holders: Collection[str]) -> set[tuple[str
     """Return what is installed now for some holders: holder, product and device."""
     rows = await db.execute(
         sa.select(INSTALLATIONS.c.holder_key, INSTALLATIONS.c.product, INSTALLATIONS.c.device).where(
-            among(db, INSTALLATIONS.c.holder_key, holders)
+            among(INSTALLATIONS.c.holder_key, holders)
         )
     )
     return {(row.holder_key, row.product, row.device) for row in rows}

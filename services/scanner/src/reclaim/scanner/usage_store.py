@@ -15,10 +15,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from reclaim.common.db import Json, UtcDateTime, insert_many
+from reclaim.common.db import Json, UtcDateTime, among, insert_many
 from reclaim.common.errors import Invalid
 from reclaim.scanner.filters.fields import Kind
-from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat, among, user_key
+from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat, user_key
 from reclaim.scanner.store import metadata
 from reclaim.scanner.usage import (
     MOST_LATE,
@@ -280,7 +280,7 @@ async def reports(db: AsyncConnection, products: Collection[str] | None = None) 
     """Return what sources have reported about some products, or (None) about all."""
     chosen = sa.select(REPORTS).order_by(REPORTS.c.source, REPORTS.c.product, REPORTS.c.period_start)
     if products is not None:
-        chosen = chosen.where(among(db, REPORTS.c.product, {"", *products}))
+        chosen = chosen.where(among(REPORTS.c.product, {"", *products}))
     return [
         Report(
             source=row.source,
@@ -411,11 +411,11 @@ async def witnessed(
     if chosen.witnessed or not chosen.condition.include_no_activity:
         return chosen
     if connection_id is None:
-        theirs = _Page(seats).of(db)
+        theirs = _Page(seats).of()
     else:
         theirs = sa.exists().where(
             KNOWN_SEATS.c.connection_id == connection_id,
-            among(db, KNOWN_SEATS.c.product, chosen.members, name="of_seats"),
+            among(KNOWN_SEATS.c.product, chosen.members),
             sa.or_(
                 KNOWN_SEATS.c.holder_key == USAGE.c.user_key,
                 KNOWN_SEATS.c.email_key == USAGE.c.user_key,
@@ -426,7 +426,7 @@ async def witnessed(
         sa.select(sa.literal(1))
         .select_from(USAGE)
         .where(
-            among(db, USAGE.c.product, chosen.members),
+            among(USAGE.c.product, chosen.members),
             USAGE.c.period_end > chosen.window.start,
             USAGE.c.period_start < chosen.window.end,
             theirs,
@@ -567,10 +567,10 @@ class _Page:
             if seat.device_id:
                 self._by_device[seat.device_id].append(seen)
 
-    def of(self, db: AsyncConnection) -> sa.ColumnElement[bool]:
+    def of(self) -> sa.ColumnElement[bool]:
         """Return the condition that chooses the records of the page's seats."""
-        users = among(db, USAGE.c.user_key, self._by_user)
-        return sa.or_(users, among(db, USAGE.c.device, self._by_device)) if self._by_device else users
+        users = among(USAGE.c.user_key, self._by_user)
+        return sa.or_(users, among(USAGE.c.device, self._by_device)) if self._by_device else users
 
     def belonging(self, user: str, device: str) -> Iterable[_Seen]:
         """Return the seats that a record counts for, each once."""
@@ -581,8 +581,8 @@ class _Page:
                 yield seen
 
 
-def _counted(db: AsyncConnection, chosen: Plan) -> sa.ColumnElement[bool]:
-    return sa.and_(among(db, USAGE.c.product, chosen.members), among(db, USAGE.c.channel, chosen.condition.channels))
+def _counted(chosen: Plan) -> sa.ColumnElement[bool]:
+    return sa.and_(among(USAGE.c.product, chosen.members), among(USAGE.c.channel, chosen.condition.channels))
 
 
 async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
@@ -597,7 +597,7 @@ async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None
             sa.func.max(USAGE.c.last_used_from).label("earliest"),
             sa.func.max(USAGE.c.last_used_by).label("latest"),
         )
-        .where(_counted(db, chosen), page.of(db))
+        .where(_counted(chosen), page.of())
         .group_by(USAGE.c.user_key, USAGE.c.device, USAGE.c.source, USAGE.c.product)
     )
     for row in rows:
@@ -611,7 +611,7 @@ async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None
 
 
 async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
-    counted = sa.and_(_counted(db, chosen), page.of(db))
+    counted = sa.and_(_counted(chosen), page.of())
     within = sa.and_(USAGE.c.period_end > chosen.window.start, USAGE.c.period_start < chosen.window.end)
     began = await db.execute(
         sa.select(
@@ -668,7 +668,7 @@ def _read_together(chosen: Plan) -> list[_Cells]:
 
 async def _read_cells(db: AsyncConnection, counted: sa.ColumnElement[bool], cells: _Cells, page: _Page) -> None:
     window = cells.window
-    here = sa.and_(counted, USAGE.c.source == cells.source, among(db, USAGE.c.product, cells.of, name="of_cells"))
+    here = sa.and_(counted, USAGE.c.source == cells.source, among(USAGE.c.product, cells.of))
     inside = sa.and_(USAGE.c.period_start >= window.start, USAGE.c.period_end <= window.end)
     sums = await db.execute(
         sa.select(

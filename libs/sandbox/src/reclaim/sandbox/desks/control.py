@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Literal
 
-from fastapi import APIRouter, HTTPException
+from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field
+
+from reclaim.common.routing import Router
 
 from .core import PRODUCT, Change, Desk, DeskError
 from .pages import PERSON, person_acts
@@ -54,9 +56,9 @@ class DeskSettings(_Strict):
     tags_by_name_only: bool | None = None
 
 
-def control_router(desks: dict[str, Desk], log: list[Change]) -> APIRouter:
+def control_router(desks: dict[str, Desk], log: list[Change]) -> Router:
     """Return the control API over the desks."""
-    router = APIRouter(prefix="/sandbox/api/desks", tags=["desks"])
+    router = Router(prefix="/sandbox/api/desks", tags=["desks"])
 
     def found(name: str) -> Desk:
         if name not in desks:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from html import escape
 from urllib.parse import parse_qsl, quote
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
+from reclaim.common.routing import Router
 from reclaim.sandbox.mailbox import page, when
 
 from .core import Desk, DeskError, Ticket
@@ -17,9 +18,9 @@ PERSON = "Ann Agent"
 TAGS = ("lr_keep", "lr_revoke", "lr_downgrade", "lr_done")
 
 
-def pages_router(desks: dict[str, Desk]) -> APIRouter:
+def pages_router(desks: dict[str, Desk]) -> Router:
     """Return the pages, below `/desk`; they work wherever the app is mounted."""
-    router = APIRouter(include_in_schema=False)
+    router = Router(include_in_schema=False)
 
     @router.get("/desk")
     @router.get("/desk/")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 
 from reclaim.common.clock import Clock
+from reclaim.common.routing import Router
 from reclaim.sandbox.faults import Faults
 
 from .control import control_router
@@ -39,9 +40,9 @@ class Desks:
         for desk in self.by_name.values():
             desk.clear()
 
-    def router(self) -> APIRouter:
+    def router(self) -> Router:
         """Return the desks' APIs, their pages and their control API."""
-        router = APIRouter()
+        router = Router()
         router.include_router(control_router(self.by_name, self.log))
         router.include_router(pages_router(self.by_name))
 
