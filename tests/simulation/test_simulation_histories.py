@@ -13,7 +13,7 @@ from tests.simulation.stage import Stage, Summary, play_many, summed_up
 from tests.simulation.world import Chances
 
 PART = 100
-SOME = [range(start, start + PART) for start in range(0, 500, PART)]
+SOME = [range(start, start + PART) for start in range(0, 2_000, PART)]
 """The histories of `make test`, a hundred at a time."""
 MANY = range(1_000, 11_000)
 CALM = Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0)

@@ -19,6 +19,7 @@ from reclaim.common.contracts import (
     Use,
     UserFlagged,
 )
+from reclaim.common.errors import Transient
 from reclaim.lifecycle import store
 from reclaim.lifecycle.actions import CHECK_HOLDS
 from reclaim.lifecycle.domain import Decide, Fulfilled, Retry, State
@@ -271,6 +272,28 @@ async def test_a_freeze_by_somebody_else_while_the_scanner_is_asked_is_not_ours(
     assert "UserFrozen" not in await it.said()
 
 
+@pytest.mark.parametrize("trouble", ["away", "unreadable"])
+async def test_a_freeze_by_somebody_else_after_a_check_that_could_not_be_made_is_not_ours(
+    it: World, trouble: str
+) -> None:
+    """The attempt that could not even check sent nothing: who is found frozen after it was frozen by another."""
+    await about_to_freeze(it)
+    if trouble == "away":
+        it.org.down = Transient("the org is away")
+    else:
+        it.org.unreadable["administrators"] = "no permission"
+    await it.act()
+    it.org.down = None
+    it.org.unreadable.clear()
+    it.org.users["005A"].frozen = it.org.users["005A"].frozen_by_another = True
+    await it.sql("UPDATE effect SET due = 0")
+    await it.act()
+    await answered(it, "unused")
+    assert (await it.case()).state is State.SKIPPED
+    assert it.org.users["005A"].frozen
+    assert "UserFrozen" not in await it.said()
+
+
 async def test_who_left_while_the_scanner_was_asked_is_not_let_in_again(it: World) -> None:
     await about_to_freeze(it)
     await it.act()
@@ -283,7 +306,7 @@ async def test_who_left_while_the_scanner_was_asked_is_not_let_in_again(it: Worl
 
 async def test_a_scanner_that_never_answers_leaves_no_doubt_about_what_was_never_sent(it: World) -> None:
     await about_to_freeze(it)
-    await it.sql("UPDATE effect SET attempts = 39, asked = 39")
+    await it.sql("UPDATE effect SET attempts = 39")
     await it.act()
     case = await it.case()
     assert (case.state, case.unsure) == (State.ATTENTION, False)

@@ -180,6 +180,10 @@ class Sandbox:
         if self._server is not None and self._serving is not None:
             self._server.end()
             await self._serving
+            for connection in self._server.server_state.connections:
+                connection.transport.abort()
+            # Their sockets are closed in the loop's next round.
+            await asyncio.sleep(0)
         self._server = self._serving = self._smtp = None
 
     async def __aenter__(self) -> Self:

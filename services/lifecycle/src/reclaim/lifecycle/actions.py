@@ -199,7 +199,13 @@ class Actions:
         # What another process took over meanwhile has no outcome here.
         answers = [(effect, outcomes[effect.id]) for effect in claimed if effect.id in outcomes]
         async with self._database.unit() as unit:
-            final = [(effect, self._final(effect, outcome)) for effect, outcome in answers]
+            given_up = [
+                effect.id
+                for effect, outcome in answers
+                if isinstance(outcome, Later | Asked) and effect.attempts >= ATTEMPTS and effect.kind in UNSURE
+            ]
+            sent = await store.may_be_sent(unit.db, given_up)
+            final = [(effect, self._final(effect, outcome, sent=effect.id in sent)) for effect, outcome in answers]
             ours = await store.drop_effects(unit.db, [e.id for e, outcome in final if isinstance(outcome, Answer)])
             # This process was stopped for longer than its lease, right before its call. It alone knows what that did.
             late = [
@@ -229,20 +235,17 @@ class Actions:
             await store.put_off_effects(
                 unit.db,
                 [(e, int(1000 * backoff(e.attempts, first=ASK_AGAIN, most=LONGEST_WAIT)), ASKED) for e, _ in asked],
-                only_asked=True,
             )
             await brake_store.hold_effects(
                 unit.db, [(e, outcome.reason) for e, outcome in final if isinstance(outcome, Held)]
             )
 
-    def _final(self, effect: Claimed, outcome: Outcome) -> Outcome:
+    def _final(self, effect: Claimed, outcome: Outcome, *, sent: bool) -> Outcome:
         if isinstance(outcome, Answer | Held):
             return outcome
-        unsure = effect.kind in UNSURE
         if isinstance(outcome, Asked):
             if effect.attempts < ATTEMPTS:
                 return outcome
-            unsure = unsure and effect.tried
             outcome = Later("the scanner does not say whether the seat is used")
         log.warning("case %s: %s is tried again: %s", effect.case.id, effect.kind.value, outcome.reason)
         if effect.attempts < ATTEMPTS:
@@ -252,7 +255,7 @@ class Actions:
                 f"{effect.kind.value} did not succeed in {effect.attempts} attempts: {outcome.reason}",
                 "Find out why the connected system does not answer (test the connection), then retry.",
                 moved=outcome.moved,
-                unsure=unsure,
+                unsure=sent,
             ),
             outcome.reason,
         )
@@ -310,18 +313,21 @@ class Actions:
         return [effect for effect in claimed if effect.id in ours]
 
     async def _cleared(self, claimed: Sequence[Claimed]) -> tuple[list[Claimed], dict[str, Outcome]]:
-        """Return, right before something is taken away, what may be written now, and what the kill switch holds.
+        """Return, right before something is written, what may be written now, and what the kill switch holds.
 
-        If the kill switch cannot be read this raises, and nothing is written.
+        Of what is known to have happened only when it was answered, it is noted that it may have happened. If the
+        kill switch cannot be read this raises, and nothing is written.
         """
         async with self._database.unit() as unit:
             ours = await store.prolong_leases(unit.db, {effect.id: effect.attempts for effect in claimed})
             switches = await brake_store.engaged(unit.db) if claimed and claimed[0].kind in CHECKED else []
-        stopped = {effect.id: stopping(switches, effect.case) for effect in claimed if effect.id in ours}
-        held: dict[str, Outcome] = {
-            effect_id: Held(f"{switch}") for effect_id, switch in stopped.items() if switch is not None
-        }
-        return [effect for effect in claimed if effect.id in ours and effect.id not in held], held
+            stopped = {effect.id: stopping(switches, effect.case) for effect in claimed if effect.id in ours}
+            held: dict[str, Outcome] = {
+                effect_id: Held(f"{switch}") for effect_id, switch in stopped.items() if switch is not None
+            }
+            cleared = [effect for effect in claimed if effect.id in ours and effect.id not in held]
+            await store.mark_sent(unit.db, {effect.id for effect in cleared if effect.kind in UNSURE})
+        return cleared, held
 
     async def _run(self, claimed: Sequence[Claimed], connection: Any) -> dict[str, Outcome]:
         kind = claimed[0].kind

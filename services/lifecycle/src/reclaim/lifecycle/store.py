@@ -88,7 +88,7 @@ EFFECT: Final = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("plan", Json),
     sa.Column("due", sa.BigInteger, nullable=False, index=True),
-    sa.Column("asked", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("sent", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 AUDIT: Final = sa.Table(
@@ -338,7 +338,7 @@ async def take_timers(db: AsyncConnection, case_ids: Collection[str], now: datet
 class Claimed:
     """An effect that this process may run until its lease is over. `plan` is what an earlier attempt fixed.
 
-    `attempts` counts this one; `asked` of those before it only asked the scanner whether the seat is used.
+    `attempts` counts this one. `tried`: an earlier one may have sent something to the connected system.
     """
 
     id: str
@@ -346,12 +346,7 @@ class Claimed:
     kind: Effect
     attempts: int
     plan: dict[str, Any] | None
-    asked: int
-
-    @property
-    def tried(self) -> bool:
-        """Whether an earlier attempt may have sent something to the connected system."""
-        return self.attempts - self.asked > 1
+    tried: bool
 
 
 async def add_effects(db: AsyncConnection, cases: Sequence[tuple[Case, Effect]]) -> None:
@@ -419,7 +414,7 @@ async def claim_effects(db: AsyncConnection, *, most: int, avoiding: Collection[
         if case is None or case.state.value != row.for_state:
             void.append(row.id)
         else:
-            claimed.append(Claimed(row.id, case, Effect(row.kind), row.attempts + 1, row.plan, row.asked))
+            claimed.append(Claimed(row.id, case, Effect(row.kind), row.attempts + 1, row.plan, row.sent))
     await drop_effects(db, void)
     if claimed:
         await db.execute(_CLAIM, {"ids": [effect.id for effect in claimed], "until": now + LEASE})
@@ -446,6 +441,24 @@ async def prolong_leases(db: AsyncConnection, attempts: Mapping[str, int]) -> se
     return ours
 
 
+_SENT: Final = sa.update(EFFECT).where(among(EFFECT.c.id, given("ids"))).values(sent=sa.true())
+
+
+async def mark_sent(db: AsyncConnection, ids: Collection[str]) -> None:
+    """Note, before it is sent, that a step may have been: whoever tries it again has to take it for done or not.
+
+    Only for effects whose lease was prolonged in the same transaction.
+    """
+    if ids:
+        await db.execute(_SENT, {"ids": ids})
+
+
+async def may_be_sent(db: AsyncConnection, ids: Collection[str]) -> set[str]:
+    """Return which of these effects may have been sent to the connected system."""
+    chosen = sa.select(EFFECT.c.id).where(among(EFFECT.c.id, ids), EFFECT.c.sent)
+    return set((await db.execute(chosen)).scalars()) if ids else set()
+
+
 async def keep_plans(db: AsyncConnection, plans: Mapping[str, dict[str, Any]]) -> None:
     """Fix what effects are about to do, before they do it, so that a crash in between cannot change the count.
 
@@ -469,23 +482,14 @@ async def drop_effects(db: AsyncConnection, ids: Sequence[str]) -> set[str]:
     return set((await db.execute(_DROP, {"ids": ids})).scalars())
 
 
-async def put_off_effects(
-    db: AsyncConnection, later: Sequence[tuple[Claimed, int, str]], *, only_asked: bool = False
-) -> None:
-    """Let effects be tried again: (effect, milliseconds from now, reason). What was claimed anew is left alone.
-
-    `only_asked`: this attempt sent nothing to the connected system, it asked the scanner.
-    """
+async def put_off_effects(db: AsyncConnection, later: Sequence[tuple[Claimed, int, str]]) -> None:
+    """Let effects be tried again: (effect, milliseconds from now, reason). What was claimed anew is left alone."""
     if later:
         now = wall_milliseconds()
         await db.execute(
             sa.update(EFFECT)
             .where(EFFECT.c.id == sa.bindparam("effect_id"), EFFECT.c.attempts == sa.bindparam("claimed"))
-            .values(
-                due=sa.bindparam("new_due"),
-                reason=sa.bindparam("new_reason"),
-                asked=EFFECT.c.asked + int(only_asked),
-            ),
+            .values(due=sa.bindparam("new_due"), reason=sa.bindparam("new_reason")),
             [
                 {"effect_id": effect.id, "claimed": effect.attempts, "new_due": now + wait, "new_reason": reason}
                 for effect, wait, reason in later
