@@ -57,7 +57,7 @@ ROOT = Path(__file__).parents[2]
 REPLAY = """
 from tests.simulation.stage import Stage, quiet
 with quiet(), Stage() as stage:
-    for seed in range(20):
+    for seed in range(10):
         outcome = stage.play(seed)
         print(seed, *outcome.trace, *outcome.signature, sep="\\n")
 """
@@ -73,7 +73,7 @@ def test_a_seed_replays_in_another_process() -> None:
         )
 
     first, second = (process.communicate()[0].splitlines() for process in [play(1), play(2)])
-    assert len(first) > 20 * 40
+    assert len(first) > 10 * 40
     assert first == second
 
 

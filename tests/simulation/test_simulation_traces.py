@@ -15,7 +15,7 @@ from tests.simulation.stage import Stage, StillLoop
 from tests.simulation.world import migrated
 from tests.support.providers import plain_url
 
-SEEDS, MORE = range(25), range(25, 125)
+SEEDS, MORE = range(15), range(15, 115)
 """Histories compared: every step, every entry of the audit trail and every write in the org."""
 
 
