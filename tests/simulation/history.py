@@ -44,6 +44,8 @@ KEEPABLE: Final = {
     "frozen",
     "checking_before_reclaim",
     "handing_over",
+    "reclaiming",
+    "downgrading",
 }
 """Where a case may stand when somebody asks for the first time to keep the seat, and must be heard."""
 LOOSE: Final = Limits(run=100, day=100, month=100, canary=100)

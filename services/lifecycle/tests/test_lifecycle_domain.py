@@ -428,10 +428,21 @@ def test_a_keep_before_anything_was_done_ends_the_case_untouched() -> None:
 
 def test_too_late_to_keep_says_what_to_do() -> None:
     late = Decide("keep", "max@example.com", "console", "still needed", NOW + 8 * DAY)
-    for state in (State.RECLAIMING, State.RECLAIMED):
-        verdict = decide(walk(PATHS[state])[0], late, NOW + 9 * DAY)
-        assert isinstance(verdict, Rejected)
-        assert "reactivate" in verdict.reason
+    verdict = decide(walk(PATHS[State.RECLAIMED])[0], late, NOW + 9 * DAY)
+    assert isinstance(verdict, Rejected)
+    assert "reactivate" in verdict.reason
+
+
+@pytest.mark.parametrize("method", ["deactivate", "downgrade"])
+def test_a_step_that_is_held_up_can_be_kept_for_as_long_as_it_is_not_taken(method: str) -> None:
+    """A kill switch may hold it for days after grace: nothing was sent yet."""
+    reclaiming = at(State.RECLAIMING if method == "deactivate" else State.DOWNGRADING)
+    late = Decide("keep", "max@example.com", "console", "still needed", NOW + 20 * DAY)
+    noted = accept(reclaiming, late, NOW + 20 * DAY).case
+    assert accept(noted, ActionFailed("was not begun any more", ""), NOW + 21 * DAY).case.state is State.RESTORING
+    taken = accept(noted, SeatDeactivated() if method == "deactivate" else SeatDowngraded(), NOW + 21 * DAY)
+    assert taken.case.state is State.REACTIVATING
+    assert [type(event) for event in taken.events] == [SeatReclaimed, CaseClosed]
 
 
 @pytest.mark.parametrize("appealed", [State.RECLAIMING, State.RECLAIMED])
@@ -788,8 +799,27 @@ def test_an_appeal_in_time_after_a_task_is_for_a_person() -> None:
     late = accept(case, keep(), NOW + 10 * DAY).case
     assert late.state is State.ATTENTION
     assert accept(late, Reactivate("op", "given back"), NOW + 11 * DAY).case.state is State.REACTIVATED
-    assert accept(late, Retry("op")).case.state is State.RECLAIMED
+    forgetful = decide(late, Retry("op"), NOW)
+    assert isinstance(forgetful, Rejected)
+    assert "appealed in time" in forgetful.reason
+    by_mail = Decide("revoke", "max@example.com", "email", "no", NOW + 11 * DAY)
+    assert isinstance(decide(late, by_mail, NOW + 11 * DAY), Rejected)
+    left = Decide("revoke", "op", "console", "agreed with the holder", NOW + 11 * DAY)
+    assert accept(late, left, NOW + 11 * DAY).case.state is State.RECLAIMED
     assert isinstance(decide(at(State.ATTENTION), Reactivate("op", "x"), NOW), Rejected)
+
+
+def test_a_seat_that_is_freed_by_hand_after_it_was_kept_is_for_a_person_and_booked() -> None:
+    """The administrator had begun, when somebody kept it: the seat is gone all the same."""
+    kept = accept(at(State.AWAITING_FULFILMENT), keep(), NOW + 9 * DAY).case
+    assert kept.state is State.KEPT
+    verdict = accept(kept, Fulfilled("adm", "done"), NOW + 10 * DAY)
+    assert [type(event) for event in verdict.events] == [SeatReclaimed, AttentionRaised]
+    assert verdict.case.state is State.ATTENTION
+    assert accept(verdict.case, Reactivate("op", "kept"), NOW + 11 * DAY).case.state is State.REACTIVATED
+    assert isinstance(decide(verdict.case, Retry("op"), NOW), Rejected)
+    never_asked = accept(at(State.IN_GRACE), keep(), NOW + DAY).case
+    assert isinstance(decide(never_asked, Fulfilled("adm", "done"), NOW + 2 * DAY), Rejected)
 
 
 # A seat that vanished.

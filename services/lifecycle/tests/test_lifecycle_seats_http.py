@@ -119,6 +119,11 @@ async def test_a_task_is_closed_on_its_page(site: Site) -> None:
     assert signed_in.status_code == 303, signed_in.text
     tasks = await site.client.get("/lifecycle/tasks")
     assert "Ada" in tasks.text
+    waiting = (await site.client.get("/lifecycle/api/attention", params={"kind": "task"})).json()
+    assert [(item["kind"], item["holder"]) for item in waiting["items"]] == [("task", "Ada")]
+    assert waiting["counts"]["task"] == 1
+    page = await site.client.get("/lifecycle/attention")
+    assert 'href="/lifecycle/tasks"' in page.text.split("<main", 1)[1]
     page = await site.client.get("/lifecycle/cases/case-1")
     assert "Free the seat by hand" in page.text
     told = {"form_nonce": _nonce(page.text), "outcome": "done", "note": "removed in the admin page"}

@@ -689,7 +689,7 @@ async def test_a_step_that_hung_until_its_case_had_ended_is_undone(
             (stopped,) = await store.claim_effects(unit.db, most=200)
             connection = await store.connection(unit.db, "c1")
         assert stopped.kind.value == step
-        await it.sql("UPDATE effect SET due = 0")
+        await it.sql("UPDATE effect SET due = 0, sent = true")
         kept = msgspec.structs.replace(decision("keep"), decided_at=NOW + DAY)
         await it.tell(kept)
         await it.act()
@@ -859,12 +859,12 @@ async def test_a_step_that_an_appeal_overtook_is_not_begun(tmp_path: Path) -> No
 
 
 async def frozen_by_somebody_else_before_ours_was_sent(it: World) -> None:
-    """A process claimed the freeze and died before it sent anything, and somebody else froze the account."""
+    """A process died between noting that it sends the freeze and sending it, and somebody else froze the account."""
     await it.tell(flagged(), source="scanner")
     await it.tell(decision("revoke"))
     await it.once("act")
     assert (await it.case()).state is State.FREEZING
-    await it.sql("UPDATE effect SET attempts = 1")
+    await it.sql("UPDATE effect SET attempts = 1, sent = true")
     it.org.users["005A"].frozen = it.org.users["005A"].frozen_by_another = True
 
 

@@ -110,6 +110,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """It cannot go on. An attempt that got so far may have sent the step: the case then stands in doubt about it."""
+
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Later:
     """It is not known to have happened, or not to its end; the effect is to be tried again.
 
@@ -134,7 +142,7 @@ class Held:
     reason: str
 
 
-Outcome = Answer | Later | Asked | Held
+Outcome = Answer | Failed | Later | Asked | Held
 
 SUCCESS: Final[Mapping[Effect, Command]] = {
     Effect.FREEZE: SeatFrozen(),
@@ -202,7 +210,9 @@ class Actions:
             given_up = [
                 effect.id
                 for effect, outcome in answers
-                if isinstance(outcome, Later | Asked) and effect.attempts >= ATTEMPTS and effect.kind in UNSURE
+                if effect.kind in UNSURE
+                and isinstance(outcome, Failed | Later | Asked)
+                and (isinstance(outcome, Failed) or effect.attempts >= ATTEMPTS)
             ]
             sent = await store.may_be_sent(unit.db, given_up)
             final = [(effect, self._final(effect, outcome, sent=effect.id in sent)) for effect, outcome in answers]
@@ -243,6 +253,8 @@ class Actions:
     def _final(self, effect: Claimed, outcome: Outcome, *, sent: bool) -> Outcome:
         if isinstance(outcome, Answer | Held):
             return outcome
+        if isinstance(outcome, Failed):
+            return Answer(ActionFailed(outcome.reason, outcome.remedy, unsure=sent), outcome.reason)
         if isinstance(outcome, Asked):
             if effect.attempts < ATTEMPTS:
                 return outcome
@@ -265,7 +277,7 @@ class Actions:
             return dict.fromkeys((e.id for e in claimed), Later("the connection's profile has not arrived here yet"))
         if connection.removed:
             remedy = "Add the connection again, or close the case by keeping the seat."
-            gone = Answer(ActionFailed(f"The connection {connection.name!r} was removed.", remedy), "")
+            gone = Failed(f"The connection {connection.name!r} was removed.", remedy)
             return dict.fromkeys((effect.id for effect in claimed), gone)
         try:
             return await self._run(claimed, connection)
@@ -273,7 +285,7 @@ class Actions:
             return dict.fromkeys((effect.id for effect in claimed), Later(str(error)))
         except Permanent as error:
             remedy = "Mend the connection (its test says what is wrong), then retry."
-            return dict.fromkeys((e.id for e in claimed), Answer(ActionFailed(str(error), remedy), str(error)))
+            return dict.fromkeys((effect.id for effect in claimed), Failed(str(error), remedy))
         except Exception as error:
             if is_outage(error):
                 raise
@@ -313,19 +325,24 @@ class Actions:
         return [effect for effect in claimed if effect.id in ours]
 
     async def _cleared(self, claimed: Sequence[Claimed]) -> tuple[list[Claimed], dict[str, Outcome]]:
-        """Return, right before something is written, what may be written now, and what the kill switch holds.
+        """Return, right before something is written, what may be written now, and what a kill switch or appeal stops.
 
         Of what is known to have happened only when it was answered, it is noted that it may have happened. If the
         kill switch cannot be read this raises, and nothing is written.
         """
         async with self._database.unit() as unit:
             ours = await store.prolong_leases(unit.db, {effect.id: effect.attempts for effect in claimed})
-            switches = await brake_store.engaged(unit.db) if claimed and claimed[0].kind in CHECKED else []
-            stopped = {effect.id: stopping(switches, effect.case) for effect in claimed if effect.id in ours}
-            held: dict[str, Outcome] = {
-                effect_id: Held(f"{switch}") for effect_id, switch in stopped.items() if switch is not None
-            }
-            cleared = [effect for effect in claimed if effect.id in ours and effect.id not in held]
+            claimed = [effect for effect in claimed if effect.id in ours]
+            held: dict[str, Outcome] = {}
+            if claimed and claimed[0].kind in CHECKED:
+                # Reading may have taken minutes, in which somebody asked to keep the seat.
+                cases = await store.load(unit.db, [effect.case.id for effect in claimed])
+                claimed = [replace(effect, case=cases[effect.case.id]) for effect in claimed]
+                switches = await brake_store.engaged(unit.db)
+                stopped = {effect.id: stopping(switches, effect.case) for effect in claimed}
+                held = {effect_id: Held(f"{switch}") for effect_id, switch in stopped.items() if switch is not None}
+                held |= _appealed_meanwhile(claimed)
+            cleared = [effect for effect in claimed if effect.id not in held]
             await store.mark_sent(unit.db, {effect.id for effect in cleared if effect.kind in UNSURE})
         return cleared, held
 

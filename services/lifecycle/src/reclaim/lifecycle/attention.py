@@ -1,4 +1,4 @@
-"""What waits for a person: cases and parked messages in one list, the longest waiting first, each with what to do."""
+"""What waits for a person: cases, seats to be freed by hand, and parked messages, in one list with what to do."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ KINDS: Final[dict[str, tuple[str, tuple[State, ...]]]] = {
 PARKED: Final = "message"
 """The kind of a parked message."""
 
-LABELS: Final[dict[str, str]] = {kind: label for kind, (label, _states) in KINDS.items()} | {PARKED: "Parked message"}
+TASK: Final = "task"
+"""The kind of a seat that a person was asked to free: its case goes on when they say what became of it."""
+
+LABELS: Final[dict[str, str]] = {kind: label for kind, (label, _states) in KINDS.items()} | {
+    TASK: "To be freed by hand",
+    PARKED: "Parked message",
+}
 
 _KIND_OF: Final[Mapping[str, str]] = {state.value: kind for kind, (_, states) in KINDS.items() for state in states}
 
@@ -135,15 +141,20 @@ async def listing(database: Database, parked: Mapping[str, Sequence[Parked]], ki
         Invalid: there is no such kind.
     """
     now = database.clock.now()
-    resumes = resumes_of(kind) if kind != PARKED else ()
+    of_cases = kind not in {PARKED, TASK}
+    resumes = resumes_of(kind) if of_cases else ()
     async with database.reading() as db:
         by_resume = await console_store.count_waiting(db)
-        cases = [] if kind == PARKED else await console_store.waiting(db, resumes, limit=SHOWN)
+        cases = await console_store.waiting(db, resumes, limit=SHOWN) if of_cases else []
+        tasks = await console_store.tasks(db, limit=SHOWN) if kind in {"", TASK} else []
+        asked = await console_store.count_tasks(db)
     counts = dict.fromkeys(LABELS, 0)
     for resume, count in by_resume.items():
         counts[_KIND_OF.get(resume, "other")] += count
+    counts[TASK] = asked
     counts[PARKED] = sum(len(messages) for messages in parked.values())
     items = [_of_case(waiting.case, waiting.since, now) for waiting in cases]
+    items += [_of_task(waiting.case, waiting.since, now) for waiting in tasks]
     if kind in {"", PARKED}:
         items += [_of_message(name, message) for name, messages in parked.items() for message in messages]
     items.sort(key=lambda item: item.since)
@@ -154,6 +165,12 @@ def _of_case(case: Case, since: datetime, now: datetime) -> Item:
     assert case.attention is not None
     kind = _KIND_OF[case.attention.resume.value]
     return Item(kind, since, case.attention.reason, case.attention.remedy, case, "lifecycle", offers=offers(case, now))
+
+
+def _of_task(case: Case, since: datetime, now: datetime) -> Item:
+    reason = "A person was asked to free the seat, and has not said yet that it is done."
+    remedy = "Say on the page of the tasks that it is done, or why it cannot be; or keep the seat."
+    return Item(TASK, since, reason, remedy, case, "lifecycle", offers=offers(case, now))
 
 
 def _of_message(service: str, message: Parked) -> Item:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.db import Json, UtcDateTime
-from reclaim.lifecycle.domain import Case
+from reclaim.lifecycle.domain import Case, State
 from reclaim.lifecycle.store import CASE, CONNECTION, EFFECT, TIMER, decode_case, metadata
 
 BULK_BATCH: Final = sa.Table(
@@ -166,6 +166,19 @@ async def count_waiting(db: AsyncConnection) -> dict[str, int]:
         sa.select(CASE.c.attention, sa.func.count()).where(CASE.c.attention.is_not(None)).group_by(CASE.c.attention)
     )
     return {str(resume): count for resume, count in rows.tuples()}
+
+
+async def tasks(db: AsyncConnection, *, limit: int) -> list[Waiting]:
+    """Return cases whose seat a person was asked to free, the longest waiting first."""
+    query = sa.select(CASE.c.document, CASE.c.changed_at).where(CASE.c.state == State.AWAITING_FULFILMENT.value)
+    rows = await db.execute(query.order_by(CASE.c.changed_at, CASE.c.id).limit(limit))
+    return [Waiting(decode_case(document), since) for document, since in rows.tuples()]
+
+
+async def count_tasks(db: AsyncConnection) -> int:
+    """Return how many cases there are whose seat a person was asked to free."""
+    asked = sa.select(sa.func.count()).where(CASE.c.state == State.AWAITING_FULFILMENT.value)
+    return int((await db.execute(asked)).scalar_one())
 
 
 # One case.

@@ -600,6 +600,11 @@ def _decided_in_attention(case: Case, command: Decide, now: datetime) -> Verdict
     if resume in _UNDECIDED:
         return _decided(case, command, now)
     if command.decision != "keep":
+        if resume is State.RECLAIMED and case.appealed_by is not None and command.channel == "console":
+            note = (
+                f"{command.actor} leaves the seat freed, though {case.appealed_by} appealed in time: {command.reason}"
+            )
+            return _go(case, State.RECLAIMED, note)
         return Rejected(f"already decided: {case.decision} by {case.decided_by}")
     if resume in {State.REACTIVATING, State.RECLAIMED}:
         return Rejected("the seat is already reclaimed; retry the reactivation instead")
@@ -611,12 +616,6 @@ def _decided_in_attention(case: Case, command: Decide, now: datetime) -> Verdict
         # A freeze that was given up may still have happened: unfreezing reads first, and is harmless if it had not.
         return _appealed(case, command, now)
     return _kept_before_acting(case, command, now)
-
-
-def _kept_while_reclaiming(case: Case, command: Decide, now: datetime) -> Verdict:
-    if _in_time(case, command):
-        return _appealed_while_acting(case, command, now)
-    return _too_late(case, command)
 
 
 def _kept_after_reclaim(case: Case, command: Decide, now: datetime) -> Verdict:
@@ -966,6 +965,21 @@ def _fulfilled(case: Case, command: Fulfilled, now: datetime) -> Verdict:
     return _freed(done, f"{command.actor} freed the seat by hand: {command.note}", now)
 
 
+def _fulfilled_after_the_end(case: Case, command: Fulfilled, now: datetime) -> Verdict:
+    """Call a person: who was asked to free the seat had begun, and says that it is done, after it was kept."""
+    if case.method != "task" or case.grace_ends_at is None or now < case.grace_ends_at:
+        return Rejected("nobody was asked to free the seat")
+    freed = replace(case, fulfilled_by=command.actor, reclaimed_at=now)
+    called = _call_a_person(
+        freed,
+        State.RECLAIMED,
+        f"{command.actor} freed the seat by hand ({command.note}), after the case had ended as {case.state}.",
+        "Give the seat back in the product itself, then reactivate it here; or leave it freed.",
+        now,
+    )
+    return msgspec.structs.replace(called, events=(_says_reclaimed(freed, now), *called.events))
+
+
 def _fulfilled_in_attention(case: Case, command: Fulfilled, now: datetime) -> Verdict:
     """Believe who freed the seat after all, whatever stood in the way before."""
     assert case.attention is not None
@@ -1045,8 +1059,8 @@ def _downgraded(case: Case, command: SeatDowngraded, now: datetime) -> Verdict: 
     return _freed(case, f"the seat is free: the holder has {target.product_name if target else 'less'} instead", now)
 
 
-def _freed(case: Case, note: str, now: datetime) -> Accepted:
-    said = SeatReclaimed(
+def _says_reclaimed(case: Case, now: datetime) -> SeatReclaimed:
+    return SeatReclaimed(
         case_id=case.id,
         seat=case.seat,
         rule_id=case.policy.rule_id,
@@ -1058,6 +1072,10 @@ def _freed(case: Case, note: str, now: datetime) -> Accepted:
         downgrade_to=_target(case),
         fulfilled_by=case.fulfilled_by,
     )
+
+
+def _freed(case: Case, note: str, now: datetime) -> Accepted:
+    said = _says_reclaimed(case, now)
     reclaimed = replace(case, reclaimed_at=now, unsure=False)
     if case.withdrawn:
         # It came too late. Somebody may still have appealed in time.
@@ -1066,7 +1084,7 @@ def _freed(case: Case, note: str, now: datetime) -> Accepted:
     ended = _end(reclaimed, State.RECLAIMED, "reclaimed", note, now, said)
     if case.appealed_by is None:
         return ended
-    note = f"{note}, and given back at once: an appeal came meanwhile that was made in time"
+    note = f"{note}, and given back at once: an appeal came meanwhile"
     return _give_back_to_appellant(reclaimed, note, *ended.events)
 
 
@@ -1156,6 +1174,8 @@ def _retried(case: Case, command: Retry, now: datetime) -> Verdict:  # noqa: ARG
     resume = case.attention.resume
     if resume in _UNDECIDED:
         return Rejected("there is no decision yet: decide here, or have the question sent again")
+    if resume is State.RECLAIMED and case.appealed_by is not None:
+        return Rejected(f"{case.appealed_by} appealed in time: give the seat back, or decide revoke to leave it freed")
     if resume is State.RECLAIMED:
         return _go(case, resume, f"{command.actor} leaves the seat freed")
     # Days may have gone by: what was true before the attention is checked again.
@@ -1242,7 +1262,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.RECLAIMING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.RECLAIMING, DayOff): _day_off,
     (State.RECLAIMING, SeatDeactivated): _deactivated,
-    (State.RECLAIMING, Decide): _kept_while_reclaiming,
+    (State.RECLAIMING, Decide): _appealed_while_acting,
     (State.RECLAIMING, Withdraw): _withdrawn_while_acting,
     (State.RECLAIMING, ActionFailed): _failed_before_reclaim,
     (State.RECLAIMING, BrakeTripped): _braked,
@@ -1250,7 +1270,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.DOWNGRADING, SeatChecked): _not_clear_any_more(_checked_before_reclaim),
     (State.DOWNGRADING, DayOff): _day_off,
     (State.DOWNGRADING, SeatDowngraded): _downgraded,
-    (State.DOWNGRADING, Decide): _kept_while_reclaiming,
+    (State.DOWNGRADING, Decide): _appealed_while_acting,
     (State.DOWNGRADING, Withdraw): _withdrawn_while_acting,
     (State.DOWNGRADING, ActionFailed): _failed_before_reclaim,
     (State.DOWNGRADING, BrakeTripped): _braked,
@@ -1258,6 +1278,9 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.AWAITING_FULFILMENT, NotFulfilled): _not_fulfilled,
     (State.AWAITING_FULFILMENT, Decide): _kept_before_acting,
     (State.AWAITING_FULFILMENT, Withdraw): _withdrawn,
+    (State.KEPT, Fulfilled): _fulfilled_after_the_end,
+    (State.CANCELLED, Fulfilled): _fulfilled_after_the_end,
+    (State.SKIPPED, Fulfilled): _fulfilled_after_the_end,
     (State.RECLAIMED, Reactivate): _reactivate,
     (State.RECLAIMED, Decide): _kept_after_reclaim,
     (State.REACTIVATING, SeatGivenBack): _given_back,

@@ -204,6 +204,7 @@ class Comparison:
             )
         )
         compared = Compared()
+        began = self._clock.now()
         try:
             async with self._database.reading() as db:
                 ids = await drift_store.cases_to_compare(db, connection.id, self._clock.now())
@@ -213,6 +214,9 @@ class Comparison:
                 await self._compare_page(cases, reader, compared)
         finally:
             await reader.close()
+        if abs(self._clock.now() - began) >= AGAIN:
+            # This process was stopped, perhaps for days, and another may have compared since.
+            raise Transient("the comparison took too long to be believed")
         return compared
 
     async def _compare_page(self, cases: Sequence[Case], reader: SeatReader, compared: Compared) -> None:
