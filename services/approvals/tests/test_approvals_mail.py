@@ -184,6 +184,26 @@ async def test_a_server_that_is_busy_is_tried_again_without_end(world: World, ca
     assert (await world.mails())[0].last_error is None
 
 
+async def test_a_question_that_has_not_arrived_for_a_day_calls_a_person_once_and_is_tried_on(world: World) -> None:
+    """A case that nobody was asked about has no deadline: without this it would wait for ever, and nobody know."""
+    world.mailbox.outage = True
+    await world.receive(flagged())
+    await world.send_mails()
+    assert await world.emitted() == []
+    for _ in range(3):
+        world.clock.advance(timedelta(hours=25))
+        await world.due_now()
+        await world.send_mails()
+    [failed] = await world.emitted()
+    assert isinstance(failed, NoticeFailed)
+    assert "could not be delivered for a day: " in failed.reason
+    assert "451" in failed.reason
+    world.mailbox.outage = False
+    await world.due_now()
+    assert len(await world.send_mails()) == 1
+    assert [type(event) for event in await world.emitted()] == [NoticeFailed, NoticeDelivered]
+
+
 async def test_a_server_that_is_down_holds_nothing_up_for_ever(start: Start) -> None:
     world = await start(smtp_url="smtp://127.0.0.1:1")
     await world.receive(flagged(), flagged("c2"))

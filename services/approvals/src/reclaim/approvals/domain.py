@@ -224,6 +224,16 @@ def refused_by_server(request: Request, said: str) -> Unaskable:
     )
 
 
+def undelivered(request: Request, said: str) -> Unaskable:
+    """Return what to say when the question could not be delivered for `UNDELIVERED`; it is tried on all the same."""
+    manager = f"{clean(request.approver.name)} ({request.approver.id})" if request.approver else "the manager"
+    return Unaskable(
+        f"The question to {manager} could not be delivered for a day: {said}",
+        f"Repair the mailbox of {manager}, or the mail server: the question arrives by itself as soon as that works. "
+        "Or decide on the case's own page.",
+    )
+
+
 def next_reminder(policy: Policy, delivered_at: datetime, after: datetime) -> datetime | None:
     """Return when a question is put again, later than `after`; None if it is not, or its deadline would have passed."""
     days = (day for day in policy.remind_days if 0 < day < policy.decision_days)

@@ -33,6 +33,9 @@ FIRST_RETRY: Final = 2.0
 LAST_RETRY: Final = 900.0
 """Seconds until a mail that could not be sent is tried again; doubling, without end."""
 
+UNDELIVERED: Final = timedelta(days=1)
+"""After this a question that could not be delivered stands in attention too, while it is tried on."""
+
 _counter = metrics.get_meter("reclaim.approvals").create_counter(
     "reclaim_mails", description="Mails by what the mail server did with them: sent, refused, delayed"
 )
@@ -144,15 +147,18 @@ class MailJob:
                 return
             unaskable = domain.refused_by_server(request, said)
             if await store.ask_failed(unit.db, mail.case_id, f"{unaskable.reason} {unaskable.remedy}", unit.now):
-                unit.emit(
-                    NoticeFailed(
-                        case_id=mail.case_id,
-                        channel="email",
-                        reason=unaskable.reason,
-                        remedy=unaskable.remedy,
-                        failed_at=unit.now,
-                    )
-                )
+                self._say_unasked(unit, request, unaskable)
+
+    def _say_unasked(self, unit: Unit, request: Request, unaskable: domain.Unaskable) -> None:
+        unit.emit(
+            NoticeFailed(
+                case_id=request.case_id,
+                channel="email",
+                reason=unaskable.reason,
+                remedy=unaskable.remedy,
+                failed_at=unit.now,
+            )
+        )
 
     async def _put_off(self, mails: list[Mail], reason: str) -> None:
         async with self.database.unit() as unit:
@@ -160,6 +166,9 @@ class MailJob:
                 _counter.add(1, {"result": "delayed", "kind": mail.kind})
                 seconds = backoff(mail.attempts, first=FIRST_RETRY, most=LAST_RETRY)
                 await store.put_off(unit.db, mail, reason, int(seconds * 1000))
+            late = [m.case_id for m in mails if m.kind == "ask" and unit.now - m.created_at > UNDELIVERED]
+            for request in await store.ask_delayed(unit.db, late, reason, unit.now) if late else []:
+                self._say_unasked(unit, request, domain.undelivered(request, reason))
 
     async def _give_back(self, mails: list[Mail]) -> None:
         if mails:

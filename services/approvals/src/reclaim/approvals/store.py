@@ -368,6 +368,18 @@ async def set_next(db: AsyncConnection, next_ones: Sequence[tuple[str, datetime 
         )
 
 
+async def ask_delayed(db: AsyncConnection, case_ids: Collection[str], reason: str, now: datetime) -> list[Request]:
+    """Note that open questions have not arrived for long; return those of which that was not said yet."""
+    late = (
+        sa.update(requests)
+        .where(among(requests.c.case_id, case_ids), requests.c.status == "open", requests.c.ask_failed_at.is_(None))
+        .values(ask_failed_at=now, ask_failure=reason)
+        .returning(requests.c.case_id)
+    )
+    fresh = list((await db.execute(late)).scalars())
+    return list((await load(db, fresh)).values()) if fresh else []
+
+
 async def ask_failed(db: AsyncConnection, case_id: str, reason: str, now: datetime) -> bool:
     """Note that an open question cannot arrive; tell whether it is open."""
     return await _changed(
