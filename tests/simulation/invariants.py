@@ -347,6 +347,7 @@ class Judge:
             if state not in ended and state != "attention":
                 self.blame(f"{case.holder}: its case stands in {state}, and nothing moves it on")
             self._kept_in_the_end(case, state, users[case.holder])
+            self._left_behind(case, state, users[case.holder])
 
     def _kept_in_the_end(self, case: Known, state: str, user: FakeUser) -> None:
         if case.policy.dry_run or state == "attention" or self._live(case.holder)[-1] is not case:
@@ -363,6 +364,23 @@ class Judge:
             self.blame(f"{case.holder}: somebody asked in time to keep it, and it is still frozen ({state})")
         if not user.active and self._last_ours(case.holder, "active"):
             self.blame(f"{case.holder}: somebody asked in time to keep it, and it is still deactivated ({state})")
+
+    def _left_behind(self, case: Known, state: str, user: FakeUser) -> None:
+        """A case that ends without its seat leaves nothing of ours behind.
+
+        But for who was deactivated by somebody else meanwhile: that case ends as it stands, and whoever lets them in
+        again unfreezes them.
+        """
+        if case.policy.dry_run or state in {"attention", "reclaimed"} or self._live(case.holder)[-1] is not case:
+            return
+        freezes = self._ours(case.holder, "frozen", after=True)
+        left = freezes and any(
+            not write.by_us and write.at.true >= freezes[-1].at.true for write in self._of[case.holder, "active"]
+        )
+        if user.frozen and not left and self._last_ours(case.holder, "frozen"):
+            self.blame(f"{case.holder}: its case ended as {state}, and our freeze is still on the account")
+        if not user.active and self._last_ours(case.holder, "active"):
+            self.blame(f"{case.holder}: its case ended as {state}, and the account is deactivated by us")
 
     def savings(self, booked: dict[str, Decimal], states: dict[str, str], users: dict[str, FakeUser]) -> None:
         """Judge the figures of each holder: a month's price for each seat that we took and did not give back."""
