@@ -12,6 +12,8 @@ from reclaim.common.errors import Permanent
 from reclaim.common.security import Sealer
 from reclaim.connectors.fake import FakeActor, FakeOrg, FakeReader
 from reclaim.connectors.ports import ActionResult, SeatRecord
+from reclaim.lifecycle import store
+from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.domain import Decide, Retry, State
 from services.lifecycle.tests.test_lifecycle_service import (
     DAY,
@@ -184,4 +186,33 @@ async def test_a_comparison_that_was_stopped_for_long_closes_nothing(
 
         monkeypatch.setattr(FakeOrg, "reader", lambda org, _profile=None: Stopped(org))
         await it.once("drift")
+        assert (await it.case()).state is State.FROZEN
+
+
+async def test_a_process_that_hung_does_not_take_a_later_attempt_of_ours_for_somebody_elses(
+    database_url: str | None, tmp_path: Path
+) -> None:
+    """It was stopped right before its call; meanwhile another froze the account, and got no answer."""
+    async with world(database_url, tmp_path) as it:
+        await it.tell(flagged(), source="scanner")
+        await it.tell(decision("revoke"))
+        await it.once("act")
+        async with it.running.database.unit() as unit:
+            (stopped,) = await store.claim_effects(unit.db, most=200)
+            connection = await store.connection(unit.db, "c1")
+        await it.sql("UPDATE effect SET due = 0, sent = true")
+        it.org.trouble = lambda _operation, _id: "after"
+        await it.once("act")
+        it.org.trouble = lambda _operation, _id: "none"
+        assert it.org.users["005A"].frozen
+        hung = Actions(it.running.database, it.org, Sealer([KEY]), it.clock)
+
+        async def perform(*_: object) -> object:
+            return await hung._act([stopped], stopped.kind, it.org.actor())
+
+        hung._perform = perform  # type: ignore[method-assign,assignment]
+        await hung._work_off([stopped], connection)
+        assert (await it.case()).state is State.FREEZING
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
         assert (await it.case()).state is State.FROZEN

@@ -216,6 +216,15 @@ class Actions:
             ]
             sent = await store.may_be_sent(unit.db, given_up)
             final = [(effect, self._final(effect, outcome, sent=effect.id in sent)) for effect, outcome in answers]
+            # What it took for somebody else's doing may be what an attempt after it did.
+            doubtful = {
+                effect.id: effect.attempts
+                for effect, outcome in final
+                if effect.kind in UNSURE and isinstance(outcome, Answer) and outcome.command != SUCCESS[effect.kind]
+            }
+            if doubtful:
+                overtaken = doubtful.keys() - await store.prolong_leases(unit.db, doubtful)
+                final = [(effect, outcome) for effect, outcome in final if effect.id not in overtaken]
             ours = await store.drop_effects(unit.db, [e.id for e, outcome in final if isinstance(outcome, Answer)])
             # This process was stopped for longer than its lease, right before its call. It alone knows what that did.
             late = [
