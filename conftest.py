@@ -16,7 +16,7 @@ import pytest
 
 from reclaim.common import migrate
 from tests.support import servers
-from tests.support.migrated import copying
+from tests.support.migrated import Templates
 from tests.support.providers import ServersUnavailable
 from tests.support.servers import SESSION_VARIABLE, Servers, Session, Topology
 
@@ -78,10 +78,12 @@ def _say(config: pytest.Config, text: str) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Migrate a new SQLite file by copying one that was migrated before."""
+    """Migrate a new database by copying one that was migrated before."""
+    templates = Templates(migrate.upgrade, tmp_path_factory.mktemp("migrated"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(migrate, "upgrade", copying(migrate.upgrade, tmp_path_factory.mktemp("migrated")))
+        patch.setattr(migrate, "upgrade", templates.upgrade)
         yield
+    templates.drop()
 
 
 @pytest.fixture(scope="session")
