@@ -374,8 +374,9 @@ class Judge:
         if case.policy.dry_run or state in {"attention", "reclaimed"} or self._live(case.holder)[-1] is not case:
             return
         freezes = self._ours(case.holder, "frozen", after=True)
-        left = freezes and any(
-            not write.by_us and write.at.true >= freezes[-1].at.true for write in self._of[case.holder, "active"]
+        left = not user.active or any(
+            not write.by_us and write.at.true >= freezes[-1].at.true
+            for write in (self._of[case.holder, "active"] if freezes else ())
         )
         if user.frozen and not left and self._last_ours(case.holder, "frozen"):
             self.blame(f"{case.holder}: its case ended as {state}, and our freeze is still on the account")

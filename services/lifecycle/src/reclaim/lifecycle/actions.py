@@ -302,7 +302,8 @@ class Actions:
                 # One case with an error nobody foresaw must not hold up those that share its calls.
                 outcomes: dict[str, Outcome] = {}
                 for effect in claimed:
-                    outcomes |= await self._perform([effect], connection)
+                    # What they shared may have been sent.
+                    outcomes |= await self._perform([replace(effect, tried=True)], connection)
                 return outcomes
             log.exception("case %s: %s met an error on our side", claimed[0].case.id, claimed[0].kind.value)
             return {claimed[0].id: Later(f"an error on our side: {type(error).__name__}")}

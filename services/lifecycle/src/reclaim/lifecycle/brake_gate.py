@@ -86,7 +86,8 @@ def _unsure(effect: Claimed) -> bool:
 
 async def _reserve(unit: Unit, wanting: Sequence[Claimed], step: Step, defaults: Limits) -> dict[str, Stop]:
     """Take the permits there are, and return what stops the others by case."""
-    cases = {effect.case.id: effect.case for effect in wanting}
+    # What may have been done already comes first: it keeps its place, though its permit is too old to serve again.
+    cases = {effect.case.id: effect.case for effect in sorted(wanting, key=lambda effect: not effect.tried)}
     first = wanting[0].case
     await brake_store.lock(unit.db, first.seat.connection_id, dry_run=first.policy.dry_run)
     requests = [brake_store.request_of(case, step) for case in cases.values()]
