@@ -48,7 +48,8 @@ LIMIT: Final = sa.Table(
     "brake_limit",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("connection_id", sa.Text, nullable=False, index=True),
+    sa.Column("connection_id", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
     sa.Column("run_most", sa.Integer, nullable=False),
     sa.Column("run_share", sa.Integer, nullable=False),
     sa.Column("day_most", sa.Integer, nullable=False),
@@ -59,6 +60,7 @@ LIMIT: Final = sa.Table(
     sa.Column("set_by", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("set_at", UtcDateTime, nullable=False),
+    sa.Index("brake_limit_number", "connection_id", "number", unique=True),
 )
 
 SEATS: Final = sa.Table(
@@ -212,7 +214,7 @@ async def seats_of(db: AsyncConnection, connection_id: str) -> int | None:
 
 async def limits_of(db: AsyncConnection, connection_id: str) -> sa.Row[Any] | None:
     """Return the limits that were set last for a connection, with who set them; None if the defaults hold."""
-    latest = sa.select(LIMIT).where(LIMIT.c.connection_id == connection_id).order_by(LIMIT.c.id.desc()).limit(1)
+    latest = sa.select(LIMIT).where(LIMIT.c.connection_id == connection_id).order_by(LIMIT.c.number.desc()).limit(1)
     return (await db.execute(latest)).one_or_none()
 
 
@@ -226,9 +228,17 @@ def as_limits(row: sa.Row[Any] | None, defaults: Limits) -> Limits:
 async def set_limits(
     db: AsyncConnection, connection_id: str, figures: Mapping[str, int], *, by: str, reason: str, now: datetime
 ) -> None:
-    """Store new limits beside the old ones, which stay on record."""
-    await lock(db, connection_id, dry_run=False)
-    row = {"id": new_id(), "connection_id": connection_id, "set_by": by, "reason": reason, "set_at": now, **figures}
+    """Store new limits beside the old ones, which stay on record.
+
+    They are numbered with both of the connection's brakes locked: the clocks of two hosts cannot say which came last,
+    and once this has committed nobody is still taking permits under the old ones.
+    """
+    for dry_run in (False, True):
+        await lock(db, connection_id, dry_run=dry_run)
+    mine = sa.select(sa.func.coalesce(sa.func.max(LIMIT.c.number), 0)).where(LIMIT.c.connection_id == connection_id)
+    number = (await db.execute(mine)).scalar_one() + 1
+    row = {"id": new_id(), "connection_id": connection_id, "number": number}
+    row |= {"set_by": by, "reason": reason, "set_at": now, **figures}
     await db.execute(sa.insert(LIMIT).values(row))
 
 
