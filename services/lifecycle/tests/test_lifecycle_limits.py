@@ -1,13 +1,14 @@
-"""Limits: what was set last holds, whatever the clocks of the hosts that set it say."""
+"""Limits: what was set last holds, whatever the clocks of the hosts say, as a share of the seats that are there."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -16,7 +17,7 @@ from reclaim.common.migrate import upgrade
 from reclaim.lifecycle import brake_store, service
 from reclaim.lifecycle.brakes import Limits
 from services.lifecycle.tests.test_lifecycle_brake_service import WIDE, crowd, frozen, limit, revoke
-from services.lifecycle.tests.test_lifecycle_service import NOW, World, world
+from services.lifecycle.tests.test_lifecycle_service import DAY, NOW, World, flagged, world
 
 AHEAD = "01a00000-0000-7000-8000-000000000000"
 BEHIND = "019f0000-0000-7000-8000-000000000000"
@@ -107,3 +108,55 @@ async def test_limits_of_before_keep_their_order(database_url: str | None, tmp_p
             assert (latest.number, latest.day_most) == (3, 5)
     finally:
         await engine.dispose()
+
+
+# Of which seats a share is.
+
+
+async def scanned(it: World, name: str, product: str, seats: int, *, at: datetime | None = None) -> None:
+    """Let a scan flag one seat of a product, of which it saw so many."""
+    event = flagged(name, name)
+    seat = msgspec.structs.replace(event.seat, product=product)
+    event = msgspec.structs.replace(event, seat=seat, seats_total=seats, flagged_at=at or it.clock.now())
+    await it.tell(event, source="scanner")
+
+
+async def counted(it: World) -> int | None:
+    async with it.running.database.reading() as db:
+        return await brake_store.seats_of(db, "c1", it.clock.now())
+
+
+async def test_seats_that_were_moved_to_another_product_count_once(database_url: str | None, tmp_path: Path) -> None:
+    """An org that moves from one product to another is not twice as large for ever, nor its limits twice as wide."""
+    async with world(database_url, tmp_path, crowd) as it:
+        await limit(it, day_share=5)
+        await scanned(it, "before", "A", 1000, at=NOW - 10 * DAY)
+        await revoke(it, 5)  # of 60 seats of another product, now
+        assert await counted(it) == 1060
+        it.clock.advance(26 * DAY)
+        assert await counted(it) == 60
+        await it.act()
+        assert frozen(it) == 3, "5 % of 60 seats"
+
+
+async def test_products_that_are_scanned_in_turn_all_count(database_url: str | None, tmp_path: Path) -> None:
+    async with world(database_url, tmp_path, crowd) as it:
+        assert await counted(it) is None
+        for month in range(3):
+            for number, product in enumerate("ABC", start=1):
+                await scanned(it, f"{product}-{month}", product, 100 * number)
+                it.clock.advance(10 * DAY)
+        assert await counted(it) == 600
+
+
+async def test_what_was_seen_last_counts_until_something_is_seen_again(
+    database_url: str | None, tmp_path: Path
+) -> None:
+    async with world(database_url, tmp_path, crowd) as it:
+        await scanned(it, "one", "A", 700)
+        it.clock.advance(DAY)
+        await scanned(it, "two", "B", 40)
+        it.clock.advance(400 * DAY)
+        assert await counted(it) == 40
+        await scanned(it, "three", "A", 650)
+        assert await counted(it) == 650

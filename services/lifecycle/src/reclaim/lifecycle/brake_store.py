@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
@@ -176,6 +176,10 @@ SWITCH: Final = sa.Table(
     ),
 )
 
+SEATS_COUNT: Final = timedelta(days=35)
+"""How long the seats of a product count that no scan has flagged since: longer than the longest window of a limit, so
+that what is counted against it was a share of the same seats."""
+
 HOLD: Final = 5_000
 """Milliseconds until an effect that the kill switch holds is looked at again."""
 
@@ -205,9 +209,18 @@ async def learn_seats(db: AsyncConnection, flagged: Sequence[UserFlagged]) -> No
     await db.execute(statement, rows)
 
 
-async def seats_of(db: AsyncConnection, connection_id: str) -> int | None:
-    """Return how many seats a connection has, over the products that scans have seen; None before the first."""
-    total = sa.select(sa.func.sum(SEATS.c.seats)).where(SEATS.c.connection_id == connection_id)
+async def seats_of(db: AsyncConnection, connection_id: str, now: datetime) -> int | None:
+    """Return how many seats a connection has, over the products in which scans flagged some of late; None before the
+    first.
+
+    A product that seats were moved away from is flagged no more, and nothing else tells that its seats are gone: what
+    was seen longer ago than `SEATS_COUNT` counts only as long as nothing was seen since.
+    """
+    mine = SEATS.c.connection_id == connection_id
+    newest = sa.select(sa.func.max(SEATS.c.seen_at)).where(mine).scalar_subquery()
+    total = sa.select(sa.func.sum(SEATS.c.seats)).where(
+        mine, sa.or_(SEATS.c.seen_at > now - SEATS_COUNT, SEATS.c.seen_at == newest)
+    )
     found = (await db.execute(total)).scalar_one()
     return None if found is None else int(found)
 
@@ -300,7 +313,7 @@ async def ledger(
     )
     return Ledger(
         limits=limits,
-        seats=await seats_of(db, connection_id),
+        seats=await seats_of(db, connection_id, now),
         runs=Counter({(cast("Step", step), str(run)): count for step, run, count in by_run.tuples()}),
         windows=windows,
         rules=await _count_rules(db, where, requests, now),
