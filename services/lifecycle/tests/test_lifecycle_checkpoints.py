@@ -49,7 +49,7 @@ async def some_history(site: Site) -> None:
 async def rewrite(site: Site) -> None:
     """Replace the whole chain by another that is right in itself, as somebody with the database would."""
     async with site.database.unit() as unit:
-        links = [link async for page in store.audit_pages(unit.db) for link in page]
+        links = [link async for page, _ in store.audit_pages(unit.db) for link in page]
         forged = [msgspec.structs.replace(link.entry, actor="somebody else") for link in links]
         chain = audit.chain(forged, position=0, previous=audit.GENESIS)
         for link in chain:
@@ -103,6 +103,58 @@ async def test_a_rewritten_database_is_caught_by_a_checkpoint_inside(
         assert "entry 6 is not the one that was signed" in found["fault"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE personal SET ip = '198.51.100.1' WHERE position = 5",
+        "UPDATE personal SET ip = NULL WHERE position = 5",
+        "UPDATE personal SET user_agent = 'Another/2' WHERE position = 5",
+        "UPDATE personal SET salt = '00' WHERE position = 5",
+    ],
+    ids=["address", "no address", "browser", "salt"],
+)
+async def test_an_address_or_browser_that_was_changed_is_caught(
+    either_database: str | None, tmp_path: Path, change: str
+) -> None:
+    async with serving(tmp_path, either_database) as site:
+        await some_history(site)
+        assert (await verified(site))["verified"]
+        await site.sql(change)
+        found = await verified(site)
+        assert found["fault"] == "the address and browser kept beside entry 5 are not those it was written with"
+
+
+async def test_one_persons_address_beside_anothers_decision_is_caught(
+    either_database: str | None, tmp_path: Path
+) -> None:
+    async with serving(tmp_path, either_database) as site:
+        await some_history(site)
+        await site.sql("UPDATE personal SET position = 7 WHERE position = 5")
+        await site.sql("UPDATE personal SET position = 5 WHERE position = 6")
+        await site.sql("UPDATE personal SET position = 6 WHERE position = 7")
+        found = await verified(site)
+        assert "beside entry 5 are not those" in found["fault"], "the salt is each entry's own"
+
+
+async def test_an_address_beside_an_entry_that_never_had_one_is_caught(
+    either_database: str | None, tmp_path: Path
+) -> None:
+    async with serving(tmp_path, either_database) as site:
+        await some_history(site)
+        await site.sql("UPDATE personal SET position = 4 WHERE position = 6")
+        assert "beside entry 4 are not those" in (await verified(site))["fault"]
+
+
+async def test_personal_data_is_verified_on_every_page(either_database: str | None, tmp_path: Path) -> None:
+    async with serving(tmp_path, either_database) as site:
+        await some_history(site)
+        async with site.database.reading() as db:
+            pages = [
+                ([link.position for link in links], sorted(kept)) async for links, kept in store.audit_pages(db, size=2)
+            ]
+        assert pages == [([1, 2], []), ([3, 4], []), ([5, 6], [5, 6])]
+
+
 async def test_a_database_rewritten_with_its_checkpoints_is_caught_by_one_outside(
     either_database: str | None, tmp_path: Path
 ) -> None:
@@ -122,7 +174,7 @@ async def test_an_end_cut_off_cleanly_is_caught(either_database: str | None, tmp
         await some_history(site)
         outside = await signed(site)
         async with site.database.reading() as db:
-            links = [link async for page in store.audit_pages(db) for link in page]
+            links = [link async for page, _ in store.audit_pages(db) for link in page]
         await site.sql("DELETE FROM audit WHERE position > 4")
         await site.sql("DELETE FROM audit_checkpoint")
         await site.sql(f"UPDATE audit_head SET position = 4, hash = '{links[3].hash}'")

@@ -124,7 +124,10 @@ def audit_erase(
 ) -> None:
     """Erase the address and browser of one person's decisions. The trail records that, and stays valid."""
     with connected(url) as client:
-        show(output, client.post("/lifecycle/api/audit/erase", {"actor": actor, "reason": reason}))
+        # The trail comes last: what it records has been done everywhere by then.
+        answers = client.post("/approvals/api/erase", {"actor": actor})
+        entries = client.post("/lifecycle/api/audit/erase", {"actor": actor, "reason": reason})
+    show(output, {**entries, "answers": answers["answers"]})
 
 
 @attention_app.command("list")

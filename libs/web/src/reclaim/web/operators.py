@@ -18,6 +18,9 @@ Role = Literal["viewer", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """From the least to the most powerful; each may do what the ones before it may."""
 
+PERSONAL_ROLE: Final[Role] = "admin"
+"""Who is shown addresses and browsers of decisions, and erases them."""
+
 _HASHER: Final = PasswordHasher()
 
 

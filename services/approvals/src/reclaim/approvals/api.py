@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from reclaim.approvals import store
 from reclaim.approvals.domain import Request
@@ -17,6 +17,7 @@ from reclaim.common.errors import NotFound
 from reclaim.common.routing import Router
 from reclaim.common.service import Runtime
 from reclaim.web.auth import require
+from reclaim.web.operators import PERSONAL_ROLE
 
 MAX_PAGE = 200
 
@@ -132,6 +133,21 @@ class Resent(BaseModel):
     mails: int
 
 
+class ErasureIn(BaseModel):
+    """Whose address and browser are erased here; the reason is on record with the lifecycle's half of the erasure."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    actor: str = Field(min_length=1, max_length=320)
+
+
+class Erased(BaseModel):
+    """Of how many answers address and browser were erased."""
+
+    actor: str
+    answers: int
+
+
 def api_routes(runtime: Runtime) -> Router:
     """Return the routes."""
     router = Router(prefix="/api", tags=["approvals"])
@@ -169,6 +185,12 @@ def api_routes(runtime: Runtime) -> Router:
         """Ask the open question of a case again with fresh links, and send its failed mails again."""
         async with database.unit() as unit:
             return Resent(mails=await resend(unit, case_id))
+
+    @router.post("/erase", dependencies=[Depends(require(PERSONAL_ROLE))])
+    async def erase(wanted: ErasureIn) -> Erased:
+        """Erase the address and browser of one person's answers; the answers stay."""
+        async with database.unit() as unit:
+            return Erased(actor=wanted.actor, answers=await store.erase_origins_of(unit.db, wanted.actor))
 
     @router.get("/summary", dependencies=[Depends(require("viewer"))])
     async def summary() -> SummaryOut:

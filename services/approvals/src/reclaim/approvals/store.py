@@ -280,6 +280,21 @@ async def erase_origins(db: AsyncConnection, before: datetime) -> int:
     return (await db.execute(sa.delete(decision_origins).where(decision_origins.c.recorded_at < before))).rowcount
 
 
+async def erase_origins_of(db: AsyncConnection, person: str) -> int:
+    """Erase where one person's answers came from; return how many. Case does not matter."""
+    answered_by = {"decision": requests.c.decided_by, "appeal": requests.c.appealed_by}
+    theirs = [
+        sa.and_(
+            decision_origins.c.purpose == purpose,
+            decision_origins.c.case_id.in_(
+                sa.select(requests.c.case_id).where(sa.func.lower(column) == sa.func.lower(person))
+            ),
+        )
+        for purpose, column in answered_by.items()
+    ]
+    return (await db.execute(sa.delete(decision_origins).where(sa.or_(*theirs)))).rowcount
+
+
 async def renew(db: AsyncConnection, link: Link, now: datetime) -> int | None:
     """Number a new link for an open question, unless one was sent a moment ago; return the number, or None."""
     rested = sa.or_(requests.c.renewed_at.is_(None), requests.c.renewed_at <= now - RENEW_AFTER)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -114,21 +115,23 @@ class Verifier:
         self._versions: dict[str, int] = {}
         self.fault: str | None = None
 
-    def read(self, links: Iterable[Link]) -> None:
-        """Check the next links."""
+    def read(self, links: Iterable[Link], personal: Mapping[int, Personal] = MappingProxyType({})) -> None:
+        """Check the next links, and the personal data kept for them by position; a link may have none any more."""
         for link in links:
             if self.fault is not None:
                 return
-            self._check(link)
+            self._check(link, personal.get(link.position))
             self._position, self._previous = link.position, link.hash
 
-    def _check(self, link: Link) -> None:
+    def _check(self, link: Link, kept: Personal | None) -> None:
         if link.position != self._position + 1:
             self.fault = f"entry {self._position + 1} is missing: after {self._position} comes {link.position}"
         elif link.previous != self._previous:
             self.fault = f"entry {link.position} does not follow the entry before it"
         elif link.hash != link_hash(link.position, link.previous, link.entry):
             self.fault = f"entry {link.position} was changed after it was written"
+        elif kept is not None and kept.digest() != link.entry.personal:
+            self.fault = f"the address and browser kept beside entry {link.position} are not those it was written with"
         elif link.entry.accepted and link.entry.case_id:
             known = self._versions.get(link.entry.case_id, 0)
             if link.entry.version != known + 1:

@@ -19,11 +19,8 @@ from reclaim.lifecycle.audit_store import Checkpoint
 from reclaim.lifecycle.checkpoints import Report
 from reclaim.lifecycle.export import Format, Selection
 from reclaim.web.auth import require
-from reclaim.web.operators import Operator, Role
+from reclaim.web.operators import PERSONAL_ROLE, Operator
 from reclaim.web.pages import Pages
-
-PERSONAL_ROLE: Role = "admin"
-"""Who may see the address and the browser of a decision."""
 
 
 class VerificationIn(BaseModel):

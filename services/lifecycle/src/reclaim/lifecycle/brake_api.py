@@ -81,9 +81,10 @@ async def usage(
     """Return a connection's limits, who set them, and how much of each is used by live cases."""
     row = await brake_store.limits_of(db, connection_id)
     limits = brake_store.as_limits(row, defaults)
-    seats = await brake_store.seats_of(db, connection_id)
+    now = database.clock.now()
+    seats = await brake_store.seats_of(db, connection_id, now)
     mine = brake_store.of_connection(connection_id, dry_run=False)
-    windows = await brake_store.count_windows(db, mine, database.clock.now())
+    windows = await brake_store.count_windows(db, mine, now)
     run = await brake_store.latest_run(db, connection_id)
     caps = [
         {"cap": cap, "step": step, "used": windows[cap, step], "allowed": limits.allowed(cap, seats)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
@@ -48,7 +48,8 @@ LIMIT: Final = sa.Table(
     "brake_limit",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("connection_id", sa.Text, nullable=False, index=True),
+    sa.Column("connection_id", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
     sa.Column("run_most", sa.Integer, nullable=False),
     sa.Column("run_share", sa.Integer, nullable=False),
     sa.Column("day_most", sa.Integer, nullable=False),
@@ -59,6 +60,7 @@ LIMIT: Final = sa.Table(
     sa.Column("set_by", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("set_at", UtcDateTime, nullable=False),
+    sa.Index("brake_limit_number", "connection_id", "number", unique=True),
 )
 
 SEATS: Final = sa.Table(
@@ -174,6 +176,10 @@ SWITCH: Final = sa.Table(
     ),
 )
 
+SEATS_COUNT: Final = timedelta(days=35)
+"""How long the seats of a product count that no scan has flagged since: longer than the longest window of a limit, so
+that what is counted against it was a share of the same seats."""
+
 HOLD: Final = 5_000
 """Milliseconds until an effect that the kill switch holds is looked at again."""
 
@@ -203,16 +209,25 @@ async def learn_seats(db: AsyncConnection, flagged: Sequence[UserFlagged]) -> No
     await db.execute(statement, rows)
 
 
-async def seats_of(db: AsyncConnection, connection_id: str) -> int | None:
-    """Return how many seats a connection has, over the products that scans have seen; None before the first."""
-    total = sa.select(sa.func.sum(SEATS.c.seats)).where(SEATS.c.connection_id == connection_id)
+async def seats_of(db: AsyncConnection, connection_id: str, now: datetime) -> int | None:
+    """Return how many seats a connection has, over the products in which scans flagged some of late; None before the
+    first.
+
+    A product that seats were moved away from is flagged no more, and nothing else tells that its seats are gone: what
+    was seen longer ago than `SEATS_COUNT` counts only as long as nothing was seen since.
+    """
+    mine = SEATS.c.connection_id == connection_id
+    newest = sa.select(sa.func.max(SEATS.c.seen_at)).where(mine).scalar_subquery()
+    total = sa.select(sa.func.sum(SEATS.c.seats)).where(
+        mine, sa.or_(SEATS.c.seen_at > now - SEATS_COUNT, SEATS.c.seen_at == newest)
+    )
     found = (await db.execute(total)).scalar_one()
     return None if found is None else int(found)
 
 
 async def limits_of(db: AsyncConnection, connection_id: str) -> sa.Row[Any] | None:
     """Return the limits that were set last for a connection, with who set them; None if the defaults hold."""
-    latest = sa.select(LIMIT).where(LIMIT.c.connection_id == connection_id).order_by(LIMIT.c.id.desc()).limit(1)
+    latest = sa.select(LIMIT).where(LIMIT.c.connection_id == connection_id).order_by(LIMIT.c.number.desc()).limit(1)
     return (await db.execute(latest)).one_or_none()
 
 
@@ -226,9 +241,17 @@ def as_limits(row: sa.Row[Any] | None, defaults: Limits) -> Limits:
 async def set_limits(
     db: AsyncConnection, connection_id: str, figures: Mapping[str, int], *, by: str, reason: str, now: datetime
 ) -> None:
-    """Store new limits beside the old ones, which stay on record."""
-    await lock(db, connection_id, dry_run=False)
-    row = {"id": new_id(), "connection_id": connection_id, "set_by": by, "reason": reason, "set_at": now, **figures}
+    """Store new limits beside the old ones, which stay on record.
+
+    They are numbered with both of the connection's brakes locked: the clocks of two hosts cannot say which came last,
+    and once this has committed nobody is still taking permits under the old ones.
+    """
+    for dry_run in (False, True):
+        await lock(db, connection_id, dry_run=dry_run)
+    mine = sa.select(sa.func.coalesce(sa.func.max(LIMIT.c.number), 0)).where(LIMIT.c.connection_id == connection_id)
+    number = (await db.execute(mine)).scalar_one() + 1
+    row = {"id": new_id(), "connection_id": connection_id, "number": number}
+    row |= {"set_by": by, "reason": reason, "set_at": now, **figures}
     await db.execute(sa.insert(LIMIT).values(row))
 
 
@@ -290,7 +313,7 @@ async def ledger(
     )
     return Ledger(
         limits=limits,
-        seats=await seats_of(db, connection_id),
+        seats=await seats_of(db, connection_id, now),
         runs=Counter({(cast("Step", step), str(run)): count for step, run, count in by_run.tuples()}),
         windows=windows,
         rules=await _count_rules(db, where, requests, now),

@@ -96,12 +96,15 @@ class Report:
 
 
 async def verify(db: AsyncConnection, notary: Notary, outside: Sequence[Checkpoint] = ()) -> Report:
-    """Read the whole chain, and hold it to the checkpoints stored beside it and to those kept `outside`."""
+    """Read the whole chain, and hold it to the checkpoints stored beside it and to those kept `outside`.
+
+    The personal data that is still kept is held to the digests in the chain; what was erased is not missed.
+    """
     stored = await audit_store.checkpoints(db)
     comparison = _Comparison([*stored, *outside])
     verifier = Verifier()
-    async for page in store.audit_pages(db):
-        verifier.read(page)
+    async for page, personal in store.audit_pages(db):
+        verifier.read(page, personal)
         comparison.read(page)
     position, head = await store.audit_head(db)
     chain = verifier.finish(position=position, head=head)

@@ -12,10 +12,9 @@ from reclaim.common.db import Database
 from reclaim.common.routing import Router
 from reclaim.lifecycle import attention, console_store, queries, store, timeline
 from reclaim.lifecycle.api import command
-from reclaim.lifecycle.audit_api import PERSONAL_ROLE
 from reclaim.lifecycle.domain import Decide, Reactivate, Retry
 from reclaim.web.auth import local_path, require
-from reclaim.web.operators import Operator
+from reclaim.web.operators import PERSONAL_ROLE, Operator
 from reclaim.web.pages import Pages
 
 

@@ -577,18 +577,23 @@ async def audit_head(db: AsyncConnection) -> tuple[int, str]:
     return row.position, row.hash
 
 
-async def audit_pages(db: AsyncConnection, *, size: int = 5_000) -> AsyncIterator[list[audit.Link]]:
-    """Yield the whole chain in order, a page at a time."""
+async def audit_pages(
+    db: AsyncConnection, *, size: int = 5_000
+) -> AsyncIterator[tuple[list[audit.Link], dict[int, audit.Personal]]]:
+    """Yield the whole chain in order, a page at a time, with the personal data still kept for it, by position."""
+    beside = PERSONAL.c.position == AUDIT.c.position
+    pages = (
+        sa.select(AUDIT, PERSONAL.c.salt, PERSONAL.c.ip, PERSONAL.c.user_agent)
+        .outerjoin(PERSONAL, beside)
+        .where(AUDIT.c.position > sa.bindparam("after"))
+        .order_by(AUDIT.c.position)
+        .limit(size)
+    )
     position = 0
-    while True:
-        rows = await db.execute(
-            sa.select(AUDIT).where(AUDIT.c.position > position).order_by(AUDIT.c.position).limit(size)
-        )
-        page = [link_of(row) for row in rows]
-        if not page:
-            return
-        yield page
-        position = page[-1].position
+    while rows := (await db.execute(pages, {"after": position})).all():
+        kept = {row.position: audit.Personal(row.salt, row.ip, row.user_agent) for row in rows if row.salt is not None}
+        yield [link_of(row) for row in rows], kept
+        position = rows[-1].position
 
 
 @dataclass(frozen=True, slots=True)
