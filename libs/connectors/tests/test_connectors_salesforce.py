@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -870,6 +870,192 @@ async def test_an_unknown_outcome_that_cannot_be_read_back_is_for_later(site: Si
     site.sandbox.world.faults.clear()
     assert (await actor.freeze([holder]))[holder] == Done(changed=False, before={"IsFrozen": True})
     assert site.writes() == {("IsFrozen", True): 1}
+
+
+# Once something may have been written, no outcome says that nothing was, whatever goes wrong after it.
+
+AFTER_IT: dict[str, Callable[[], Exception]] = {
+    "incomplete": lambda: Incomplete("the listing ended early"),
+    "not readable": lambda: NotReadable("INSUFFICIENT_ACCESS", "no right to read"),
+    "signed out": lambda: SignInRefused("the credentials were withdrawn"),
+    "busy": lambda: Busy("overloaded"),
+}
+
+
+def unread_after(session: Any, verb: str, error: Callable[[], Exception]) -> Callable[[], None]:
+    """Let every reading fail once a call of this verb was answered; return what lets them succeed again."""
+    rows, call = session.rows, getattr(session, verb)
+
+    async def failing(_query: Query) -> Any:
+        raise error()
+
+    async def called(*args: Any) -> Any:
+        answer = await call(*args)
+        session.rows = failing
+        return answer
+
+    def recover() -> None:
+        session.rows = rows
+        setattr(session, verb, call)
+
+    setattr(session, verb, called)
+    return recover
+
+
+@pytest.mark.parametrize("error", AFTER_IT)
+@pytest.mark.parametrize("operation", ["freeze", "unfreeze", "deactivate", "reactivate"])
+async def test_what_was_accepted_and_cannot_be_read_back_is_not_refused(site: Site, operation: str, error: str) -> None:
+    [holder] = site.users(1, IsActive=operation != "reactivate")
+    session = site.session(WriteSession)
+    actor = SalesforceActor(session)
+    if operation == "unfreeze":
+        await actor.freeze([holder])
+    recover = unread_after(session, "update", AFTER_IT[error])
+    result = (await getattr(actor, operation)([holder]))[holder]
+    assert isinstance(result, TryLater)
+    assert str(AFTER_IT[error]()) in result.reason
+    writes = len(site.org.write_log)
+    recover()
+    again = (await getattr(actor, operation)([holder]))[holder]
+    assert isinstance(again, Done)
+    assert not again.changed
+    assert len(site.org.write_log) == writes
+
+
+async def test_of_200_rows_that_cannot_be_read_back_each_ends_as_the_org_answered_it(site: Site) -> None:
+    holders = site.users(200)
+    blocked, *locked = holders[17], holders[3], holders[150]
+    site.org.settings.default_case_owner = blocked
+    site.fault("row_lock", method="PATCH", params={"ids": locked})
+    session = site.session(WriteSession)
+    actor = SalesforceActor(session)
+    recover = unread_after(session, "update", AFTER_IT["not readable"])
+    results = await actor.deactivate(holders)
+    assert {holder: type(result) for holder, result in results.items()} == {
+        **dict.fromkeys(holders, TryLater),
+        blocked: Refused,
+    }
+    refusal = results[blocked]
+    assert isinstance(refusal, Refused)
+    assert "default owner of cases" in refusal.message
+    assert site.calls("PATCH") == 1
+    recover()
+    again = await actor.deactivate(holders)
+    assert {holder for holder, result in again.items() if isinstance(result, Done) and result.changed} == set(locked)
+    assert [holder for holder, result in again.items() if not isinstance(result, Done)] == [blocked]
+    assert site.writes() == {("IsActive", False): 199}
+
+
+async def test_what_was_refused_before_anything_was_sent_is_refused(site: Site) -> None:
+    """The second call finds the credentials withdrawn: what the first did is not known, what it carried was not."""
+    holders = site.users(250)
+    session = site.session(WriteSession)
+    recover = unread_after(session, "update", AFTER_IT["signed out"])
+    first = session.update
+
+    async def once(*args: Any) -> Any:
+        session.update = withdrawn
+        return await first(*args)
+
+    async def withdrawn(*_: Any) -> Any:
+        raise SignInRefused("the credentials were withdrawn")
+
+    session.update = once
+    results = await SalesforceActor(session).freeze(holders)
+    recover()
+    assert Counter(type(result) for result in results.values()) == {TryLater: 200, Refused: 50}
+    assert {holder for holder in holders if site.frozen(holder)} == {
+        holder for holder, result in results.items() if isinstance(result, TryLater)
+    }
+
+
+async def test_a_refusal_after_an_answer_that_was_lost_is_not_the_last_word(site: Site) -> None:
+    [holder] = site.users(1)
+    session = site.session(WriteSession)
+    update = session.update
+
+    async def lost(*_: Any) -> Any:
+        session.update = update
+        raise Busy("no answer", unsure=True)
+
+    session.update = lost
+    site.fault("row_refused", method="PATCH", params={"refusals": {holder: "permission"}})
+    actor = SalesforceActor(session)
+    assert isinstance((await actor.deactivate([holder]))[holder], TryLater)
+    site.fault("row_refused", method="PATCH", params={"refusals": {holder: "permission"}})
+    assert isinstance((await actor.deactivate([holder]))[holder], Refused)
+
+
+@pytest.mark.parametrize("verb", ["unassign", "update"])
+@pytest.mark.parametrize("error", ["incomplete", "signed out"])
+async def test_a_downgrade_that_cannot_be_read_back_is_finished_by_the_next(site: Site, verb: str, error: str) -> None:
+    holders = licensed(site, 3)
+    before = await site.reader().grants(holders)
+    session = site.session(WriteSession)
+    actor = SalesforceActor(session)
+    wanted = [Downgrade(each, "AUL", "Standard Platform User") for each in holders]
+    recover = unread_after(session, verb, AFTER_IT[error])
+    results = await actor.downgrade(wanted)
+    assert {type(result) for result in results.values()} == {TryLater}
+    recover()
+    assert all(isinstance(result, Done) for result in (await actor.downgrade(wanted)).values())
+    recover = unread_after(session, "assign" if verb == "unassign" else "update", AFTER_IT[error])
+    results = await actor.upgrade(before)
+    assert {type(result) for result in results.values()} == {TryLater}
+    recover()
+    assert all(isinstance(result, Done) for result in (await actor.upgrade(before)).values())
+    assert await site.reader().grants(holders) == before
+
+
+@pytest.mark.parametrize(
+    ("operation", "sobject"),
+    [
+        ("reactivate", "UserLogin"),
+        ("downgrade", "UserLogin"),
+        ("upgrade", "UserLogin"),
+        ("upgrade", "PermissionSetLicenseAssign"),
+    ],
+)
+async def test_a_later_reading_that_fails_does_not_deny_the_writes_before_it(
+    site: Site, operation: str, sobject: str
+) -> None:
+    [holder] = licensed(site, 1)
+    before = await site.reader().grants([holder])
+    session = site.session(WriteSession)
+    actor = SalesforceActor(session)
+    if operation == "upgrade":
+        await actor.downgrade([Downgrade(holder, "AUL", "Standard Platform User")])
+    if operation == "reactivate":
+        await actor.deactivate([holder])
+    given: dict[str, Any] = {
+        "reactivate": [holder], "downgrade": [Downgrade(holder, "AUL", "Standard Platform User")], "upgrade": before,
+    }  # fmt: skip
+    rows, writes = session.rows, len(site.org.write_log)
+
+    async def but_one(query: Query) -> Any:
+        if query.sobject == sobject and len(site.org.write_log) > writes:
+            raise NotReadable("INSUFFICIENT_ACCESS", "no right to read")
+        return await rows(query)
+
+    session.rows = but_one
+    assert isinstance((await getattr(actor, operation)(given[operation]))[holder], TryLater)
+    assert len(site.org.write_log) > writes
+    session.rows = rows
+    assert isinstance((await getattr(actor, operation)(given[operation]))[holder], Done)
+
+
+@pytest.mark.parametrize("error", AFTER_IT)
+async def test_records_that_moved_and_cannot_be_read_back_did_not_fail(site: Site, error: str) -> None:
+    holder, boss = site.users(2)
+    transfer = Transfer(holder, boss, {"Case": site.cases(holder, 250)})
+    session = site.session(WriteSession)
+    actor = SalesforceActor(session)
+    recover = unread_after(session, "update", AFTER_IT[error])
+    result = (await actor.hand_over([transfer]))[holder]
+    assert isinstance(result, TryLater)
+    recover()
+    assert (await actor.hand_over([transfer]))[holder] == HandedOver(moved={"Case": 250}, failed={})
+    assert site.writes() == {("OwnerId", boss): 250}
 
 
 async def test_locked_rows_are_sent_again_alone(site: Site) -> None:

@@ -192,7 +192,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The system will not do it, in its own words, and what a person can do about it."""
+    """The system will not do it, in its own words, and what a person can do about it.
+
+    Never while something may have been written of which nobody knows: that is `TryLater`. Of an action of several
+    writes (`reactivate`, `downgrade`, `upgrade`), what came before the one that is refused is done and stays.
+    """
 
     code: str
     message: str
@@ -202,6 +206,8 @@ class Refused:
 @dataclass(frozen=True, slots=True)
 class TryLater:
     """Not finished, and the same call may succeed later; what it did by then, the next one finds done.
+
+    It is not said whether something was written: a caller that gives up has to reckon with it.
 
     `moved` counts the records of a hand-over that belong to the successor by now, for when there is no next call.
     """
