@@ -16,6 +16,7 @@ import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from libs.connectors.tests.connectors_worlds import ENGAGED, Letting
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Invalid, Transient
 from reclaim.common.outgoing import Outgoing
@@ -1056,6 +1057,46 @@ async def test_records_that_moved_and_cannot_be_read_back_did_not_fail(site: Sit
     recover()
     assert (await actor.hand_over([transfer]))[holder] == HandedOver(moved={"Case": 250}, failed={})
     assert site.writes() == {("OwnerId", boss): 250}
+
+
+@pytest.mark.parametrize("kind", ["server_unavailable", "call_lock", "timeout_after_commit"])
+async def test_a_guard_is_asked_before_a_write_is_sent_again(site: Site, kind: str) -> None:
+    [holder] = site.users(1)
+    site.fault(kind, method="PATCH")
+    guard = Letting(1)
+    result = (await site.actor().guarded(guard).freeze([holder]))[holder]
+    assert site.calls("PATCH") == 1
+    if kind == "timeout_after_commit":
+        # Reading back shows that it was done: there is nothing to ask about.
+        assert (result, guard.asked) == (Done(changed=True, before={"IsFrozen": False}), 1)
+    else:
+        assert (result, guard.asked) == (TryLater(ENGAGED), 2)
+        assert not site.frozen(holder)
+
+
+async def test_a_guard_that_stops_late_leaves_each_row_as_its_call_was_answered(site: Site) -> None:
+    """200 are done, of 200 the answer is lost, 50 are never sent."""
+    holders = site.users(450)
+    site.fault("timeout_after_commit", method="PATCH", after=1)
+    results = await site.actor().guarded(Letting(2)).freeze(holders)
+    expected = [Done(changed=True, before={"IsFrozen": False})] * 400 + [TryLater(ENGAGED)] * 50
+    assert [results[holder] for holder in holders] == expected
+    assert site.writes() == {("IsFrozen", True): 400}
+
+
+async def test_what_a_guard_stopped_and_somebody_else_did_meanwhile_is_not_ours(site: Site) -> None:
+    holders = site.users(201)
+    session = site.session(WriteSession)
+    guard = Letting(1)
+
+    async def somebody() -> None:
+        if not guard.left:
+            site.org.amend("User", holders[200], IsActive=False)
+        await guard()
+
+    results = await SalesforceActor(session).guarded(somebody).deactivate(holders)
+    assert results[holders[200]] == Done(changed=False, before={"IsActive": True})
+    assert site.calls("PATCH") == 1
 
 
 async def test_locked_rows_are_sent_again_alone(site: Site) -> None:

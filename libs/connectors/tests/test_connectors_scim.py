@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import pytest_asyncio
 
-from libs.connectors.tests.connectors_worlds import DAY, HERE, NOW, QUICK_SCIM, SINCE, Scim
+from libs.connectors.tests.connectors_worlds import DAY, ENGAGED, HERE, NOW, QUICK_SCIM, SINCE, Letting, Scim
 from libs.connectors.tests.scim_server import TOKEN, ScimServer
 from reclaim.common.clock import FixedClock
 from reclaim.common.http_client import AnswerRefused
@@ -280,6 +280,39 @@ async def test_credentials_that_are_withdrawn_after_a_write_do_not_deny_it(world
     assert refusal.code == "SIGN_IN_REFUSED"
     server.app = app
     assert not world.active(holder)
+
+
+async def test_a_guard_is_asked_before_a_write_is_sent_again(world: Scim) -> None:
+    holder = world.add()
+    world.server.busy = 1
+    guard = Letting(1)
+    assert await world.actor.guarded(guard).deactivate([holder]) == {holder: TryLater(ENGAGED)}
+    assert [status for method, _, status in world.server.requests if method == "PATCH"] == [503]
+    assert (guard.asked, world.active(holder)) == (2, True)
+
+
+async def test_a_guard_is_asked_before_the_whole_account_is_sent_instead(world: Scim) -> None:
+    server = world.server
+    server.tamper = lambda path, body: "none of your business" if path.endswith("Config") else body
+    server.patch = False
+    holder = world.add()
+    assert await world.actor.guarded(Letting(1)).deactivate([holder]) == {holder: TryLater(ENGAGED)}
+    assert [method for method, _, _ in server.requests if method != "GET"] == ["PATCH"]
+    assert world.active(holder)
+
+
+async def test_no_write_waits_for_its_turn_after_the_guard_was_asked(world: Scim) -> None:
+    holders = [world.add() for _ in range(12)]
+    asked, most = 0, 0
+
+    async def guard() -> None:
+        nonlocal asked, most
+        asked += 1
+        most = max(most, asked - world.writes())
+
+    await world.actor.guarded(guard).deactivate(holders)
+    assert (asked, world.writes()) == (12, 12)
+    assert most <= QUICK_SCIM.calls
 
 
 async def test_a_write_heeds_when_the_server_wants_to_be_asked_again(world: Scim) -> None:

@@ -8,13 +8,13 @@ A reading that failed is `Unknown`, never an empty answer: an empty answer would
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from reclaim.common.contracts import Person
-from reclaim.common.errors import Permanent
+from reclaim.common.errors import Permanent, Transient
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -23,6 +23,24 @@ class Incomplete(Permanent):
     """A listing ended before everything it announced had been seen: it must not be taken for everything."""
 
     title = "Incomplete data"
+
+
+class Stopped(Transient):
+    """A guard's word that nothing more may be written for now; what was sent before it stays as it was answered."""
+
+    title = "Stopped"
+
+
+Guard = Callable[[], Awaitable[None]]
+"""Asked right before each call that writes, again and again within one action: it returns, or raises `Stopped`.
+
+A guard that cannot tell raises `Stopped` too. Its time is part of the window between the read and the write, so it
+should be short.
+"""
+
+
+async def unguarded() -> None:
+    """The guard of an actor that was given none: everything may be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +275,15 @@ class SeatActor(Protocol):
     Each returns one result per holder, whatever happens to the others, and can be repeated safely: a seat that is
     already as asked is `Done(changed=False)`. No method raises for a single holder.
     """
+
+    def guarded(self, guard: Guard) -> SeatActor:
+        """Return this actor with another guard, over the same connections: who closes one closes both.
+
+        The guard is asked right before every call that writes, each part of a large action and each repetition
+        included; reading is not asked about. Once it raises `Stopped`, what was not sent by then is `TryLater` with
+        its words, what needed no writing is `Done(changed=False)`, and what was sent ends as it was answered.
+        """
+        ...
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Block sign-in, keep the seat. Where the system says who did it, another's freeze is `FROZEN_BY_ANOTHER`."""

@@ -24,10 +24,12 @@ from reclaim.connectors.ports import (
     Done,
     Downgrade,
     Grants,
+    Guard,
     HandedOver,
     Refused,
     Transfer,
     TryLater,
+    unguarded,
 )
 from reclaim.connectors.salesforce import soql
 from reclaim.connectors.salesforce.errors import LOCKED, NotReadable, first_error
@@ -133,8 +135,13 @@ class _Tally:
 class SalesforceActor:
     """The `SeatActor` of a Salesforce org."""
 
-    def __init__(self, session: WriteSession) -> None:
+    def __init__(self, session: WriteSession, guard: Guard = unguarded) -> None:
         self._session = session
+        self._guard = guard
+
+    def guarded(self, guard: Guard) -> SalesforceActor:
+        """Return this actor with another guard, over the same connections to the org."""
+        return SalesforceActor(self._session, guard)
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Set `UserLogin.IsFrozen`: the holder can no longer sign in, the licence stays in use.
@@ -498,10 +505,14 @@ class SalesforceActor:
     async def _send_each(
         self, names: Sequence[str], call: Callable[[Sequence[str]], Awaitable[Sequence[Row]]]
     ) -> _Sent:
-        """Send what is named once, 200 a call; after an error that the next call would meet too, send no more."""
+        """Send what is named once, 200 a call, as long as the guard lets it.
+
+        After an error that the next call would meet too, no more is sent.
+        """
         sent = _Sent()
         for chunk in _chunks(names, ROWS_PER_WRITE):
             try:
+                await self._guard()
                 answer = await call(chunk)
             except Busy as error:
                 sent.reason = str(error)

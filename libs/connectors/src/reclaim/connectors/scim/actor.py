@@ -10,12 +10,25 @@ harm and can be undone, it serves as the freeze; what the end of grace then does
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from reclaim.common.errors import Permanent, Transient
 from reclaim.connectors.errors import Busy, SignInRefused, WriteForbidden
-from reclaim.connectors.ports import ActionResult, Done, Downgrade, Grants, HandedOver, Refused, Transfer, TryLater
+from reclaim.connectors.ports import (
+    ActionResult,
+    Done,
+    Downgrade,
+    Grants,
+    Guard,
+    HandedOver,
+    Refused,
+    Stopped,
+    Transfer,
+    TryLater,
+    unguarded,
+)
 from reclaim.connectors.scim.reader import active, is_own
 from reclaim.connectors.scim.refusals import ScimError
 from reclaim.connectors.scim.session import Resource, WriteSession
@@ -51,8 +64,17 @@ class _Unfinished(Exception):
 class ScimActor:
     """The `SeatActor` of a SCIM service."""
 
-    def __init__(self, session: WriteSession) -> None:
+    def __init__(self, session: WriteSession, guard: Guard = unguarded) -> None:
         self._session = session
+        self._guard = guard
+        # No call of ours waits behind another one after the guard was asked about it.
+        self._turns = asyncio.Semaphore(session.tuning.calls)
+
+    def guarded(self, guard: Guard) -> ScimActor:
+        """Return this actor with another guard, over the same connections to the service."""
+        twin = copy.copy(self)
+        twin._guard = guard  # noqa: SLF001  it is one of ours
+        return twin
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Set `active` to false, where that was stated to be a freeze."""
@@ -99,7 +121,8 @@ class ScimActor:
         if not holder:
             return _GONE
         try:
-            user = await self._session.user(holder)
+            async with self._turns:
+                user = await self._session.user(holder)
             if user is None:
                 return _GONE
             if not value and is_own(user, self._session.profile.run_as):
@@ -118,13 +141,17 @@ class ScimActor:
         sent = False  # whether something may have been written
 
         async def once_more() -> ActionResult:
+            async with self._turns:
+                return await attempt()
+
+        async def attempt() -> ActionResult:
             nonlocal present, sent
             # Asked for here, its errors are not taken for those of the write.
             await self._session.features()
             failure: Transient | Permanent | None = None
             try:
-                await self._session.set_active(present, value=value)
-            except (SignInRefused, WriteForbidden):
+                await self._session.set_active(present, value=value, guard=self._guard)
+            except (SignInRefused, Stopped, WriteForbidden):
                 raise
             except (Transient, Permanent) as error:
                 failure = error
