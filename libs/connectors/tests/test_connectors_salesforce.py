@@ -987,6 +987,22 @@ async def test_a_refusal_after_an_answer_that_was_lost_is_not_the_last_word(site
     assert isinstance((await actor.deactivate([holder]))[holder], Refused)
 
 
+async def test_an_answer_that_is_no_list_of_results_says_nothing_of_what_was_done(site: Site) -> None:
+    holders = site.users(2)
+    session = site.session(WriteSession)
+    restful = _Client.restful
+
+    def garbled(self: _Client, *args: Any, **more: Any) -> Any:
+        answer = restful(self, *args, **more)
+        return ["OK"] * len(holders) if more.get("method") == "PATCH" else answer
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_Client, "restful", garbled)
+        results = await SalesforceActor(session).freeze(holders)
+    assert results == dict.fromkeys(holders, Done(changed=True, before={"IsFrozen": False}))
+    assert site.calls("PATCH") == 1
+
+
 @pytest.mark.parametrize("verb", ["unassign", "update"])
 @pytest.mark.parametrize("error", ["incomplete", "signed out"])
 async def test_a_downgrade_that_cannot_be_read_back_is_finished_by_the_next(site: Site, verb: str, error: str) -> None:
