@@ -12,7 +12,7 @@ from reclaim.common.errors import Transient
 from reclaim.common.outgoing import Outgoing
 from reclaim.connectors import scim
 from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser, Trouble
-from reclaim.connectors.ports import ConnectionProfile, Refused, SeatActor, SeatReader
+from reclaim.connectors.ports import ConnectionProfile, Refused, SeatActor, SeatReader, Stopped
 from reclaim.connectors.salesforce import Tuning, open_actor, open_reader
 from reclaim.sandbox.app import Sandbox
 from reclaim.sandbox.demo_org import build_base
@@ -28,11 +28,28 @@ QUICK_SCIM = scim.Tuning(
 )
 
 
+class Letting:
+    """A guard that lets so many calls be sent, and stops what comes after them."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+        self.asked = 0
+
+    async def __call__(self) -> None:
+        self.asked += 1
+        if not self.left:
+            raise Stopped(ENGAGED)
+        self.left -= 1
+
+
+ENGAGED = "the kill switch is engaged"
+
+
 class SeatWorld(Protocol):
     """A system with seats that a test can fill, and look into from outside.
 
     `tells_use` says whether it tells of a last use; `flag` is what it calls the switch of an account, `refusal` the
-    code with which it refuses to switch one off that is blocked.
+    code with which it refuses to switch one off that is blocked; `together` accounts are written by one call.
     """
 
     clock: FixedClock
@@ -44,6 +61,7 @@ class SeatWorld(Protocol):
     tells_use: bool
     flag: str
     refusal: str
+    together: int
 
     def add(self, **traits: Any) -> str:
         """Add a user, by default a person unused for 200 days; return the holder's id."""
@@ -60,6 +78,9 @@ class SeatWorld(Protocol):
 
     def lose_the_next_answer(self, operation: str) -> None:
         """Carry the next write of this operation out, and let its caller hear nothing."""
+
+    def be_busy_once(self) -> None:
+        """Answer the next call that writes with 503, and do nothing of it."""
 
     def use_up_the_calls(self) -> None:
         """Let the org take no more calls today, until `recover`."""
@@ -102,6 +123,7 @@ class Fake:
     tells_use = True
     flag = "IsActive"
     refusal = "FIELD_INTEGRITY_EXCEPTION"
+    together = 1
 
     def __init__(self) -> None:
         self.clock = FixedClock(NOW)
@@ -163,6 +185,10 @@ class Fake:
 
         self.org.trouble = trouble
 
+    def be_busy_once(self) -> None:
+        troubles: list[Trouble] = ["before"]
+        self.org.trouble = lambda _operation, _id: troubles.pop() if troubles else "none"
+
     def use_up_the_calls(self) -> None:
         self.org.down = Transient("the org takes no more calls today")
 
@@ -191,6 +217,7 @@ class Simulated:
     tells_use = True
     flag = "IsActive"
     refusal = "FIELD_INTEGRITY_EXCEPTION"
+    together = 200
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.clock = FixedClock(NOW)
@@ -290,6 +317,9 @@ class Simulated:
     def lose_the_next_answer(self, operation: str) -> None:
         self.sandbox.world.faults.add("timeout_after_commit", method="PATCH")
 
+    def be_busy_once(self) -> None:
+        self.sandbox.world.faults.add("server_unavailable", method="PATCH")
+
     def use_up_the_calls(self) -> None:
         self.sandbox.world.faults.add("request_limit", times=None)
 
@@ -322,6 +352,7 @@ class Scim:
     tells_use = False
     flag = "active"
     refusal = "mutability"
+    together = 1
 
     def __init__(self, server: ScimServer, **settings: str) -> None:
         self.clock = FixedClock(NOW)
@@ -380,6 +411,9 @@ class Scim:
 
     def lose_the_next_answer(self, operation: str) -> None:
         self.server.lose_answers = 1
+
+    def be_busy_once(self) -> None:
+        self.server.busy = 1
 
     def use_up_the_calls(self) -> None:
         self.server.refuse_all = True

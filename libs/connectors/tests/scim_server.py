@@ -31,9 +31,9 @@ class ScimServer:
 
     `before_writes` is called with an account's id right before it is written; `tamper` gets the path and the body of
     each answer to a GET, and returns another body. `patch` and `etag` take these features away, the way a server that
-    never had them shows it. `blocked` accounts cannot be written, writes of `locked` ones get 503; `lose_answers`
-    counts writes that are carried out and not answered. `writes` counts those that were carried out, `requests` has
-    every call with its status, `bodies` what each sent.
+    never had them shows it. `blocked` accounts cannot be written, writes of `locked` ones get 503, and so do the next
+    `busy` ones; `lose_answers` counts writes that are carried out and not answered. `writes` counts those that were
+    carried out, `requests` has every call with its status, `bodies` what each sent.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class ScimServer:
     def recover(self) -> None:
         """Let everything be well again."""
         self.locked: set[str] = set()
-        self.lose_answers = 0
+        self.lose_answers = self.busy = 0
         self.refuse_all = False
         self.before_writes: Callable[[str], None] | None = None
         self.tamper: Callable[[str, Any], Any] | None = None
@@ -151,6 +151,9 @@ class ScimServer:
         user_id = path.rsplit("/", 1)[-1]
         if self.refuse_all:
             return _error(429, "", "Too many requests", ("Retry-After", "3600"))
+        if method in ("PATCH", "PUT") and self.busy:
+            self.busy -= 1
+            return _error(503, "", "Try again")
         if method in ("PATCH", "PUT") and user_id in self.locked:
             return _error(503, "", "Try again")
         if method == "PATCH" and not self.patch:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from libs.connectors.tests.connectors_worlds import DAY, NOW, SINCE, Fake, Simulated, World
+from libs.connectors.tests.connectors_worlds import DAY, ENGAGED, NOW, SINCE, Fake, Letting, Simulated, World
 from reclaim.common.clock import FixedClock
 from reclaim.connectors.checks import CHECK_NAMES, evaluate, left_alone_by
 from reclaim.connectors.ports import (
@@ -448,3 +448,56 @@ async def test_grants_of_nobody_are_none(world: World) -> None:
     assert await world.actor.downgrade([]) == {}
     missing: Grants | None = (await world.reader.grants(["005000000000000AAA"])).get("005000000000000AAA")
     assert missing is None
+
+
+# What a guard stops is not sent.
+
+
+async def test_a_guard_stops_a_hand_over_between_two_calls_and_what_moved_is_counted(world: World) -> None:
+    holder, boss = world.add(), world.add()
+    records = [world.give(holder, "Case") for _ in range(world.together + 2)] + [world.give(holder, "Lead")]
+    transfer = Transfer(holder, boss, {"Case": records[:-1], "Lead": records[-1:]})
+    result = (await world.actor.guarded(Letting(1)).hand_over([transfer]))[holder]
+    assert result == TryLater(ENGAGED, moved=world.together)
+    assert [world.owner(each) for each in records].count(boss) == world.together == world.writes()
+    whole = HandedOver(moved={"Case": world.together + 2, "Lead": 1}, failed={})
+    assert await world.actor.hand_over([transfer]) == {holder: whole}
+    assert world.writes() == len(records)
+
+
+@pytest.mark.parametrize("calls", range(4))
+async def test_a_guard_stops_a_downgrade_before_any_of_its_writes(world: World, calls: int) -> None:
+    holder = world.add(frozen=True)
+    world.grant(holder)
+    guard = Letting(calls)
+    wanted = [Downgrade(holder, "AUL", PLATFORM)]
+    before = (await world.reader.grants([holder]))[holder]
+    assert await world.actor.guarded(guard).downgrade(wanted) == {holder: TryLater(ENGAGED)}
+    assert guard.asked == calls + 1
+    after = (await world.reader.grants([holder]))[holder]
+    gone = [
+        len(after.permission_sets) < len(before.permission_sets),
+        len(after.permission_set_licences) < len(before.permission_set_licences),
+        after.product != before.product,
+    ]
+    assert gone == [calls > each for each in range(3)]
+    assert world.state(holder) == (True, True)
+    done = (await world.actor.downgrade(wanted))[holder]
+    assert isinstance(done, Done)
+    assert world.state(holder) == (True, False)
+
+
+@pytest.mark.parametrize("calls", range(3))
+async def test_a_guard_stops_an_upgrade_before_any_of_its_writes(world: World, calls: int) -> None:
+    holder = world.add()
+    world.grant(holder)
+    before = (await world.reader.grants([holder]))[holder]
+    await world.actor.downgrade([Downgrade(holder, "AUL", PLATFORM)])
+    guard = Letting(calls)
+    assert await world.actor.guarded(guard).upgrade({holder: before}) == {holder: TryLater(ENGAGED)}
+    assert guard.asked == calls + 1
+    after = (await world.reader.grants([holder]))[holder]
+    back = [after.profile == before.profile, bool(after.permission_set_licences), len(after.permission_sets) == 2]
+    assert back == [calls > each for each in range(3)]
+    assert isinstance((await world.actor.upgrade({holder: before}))[holder], Done)
+    assert (await world.reader.grants([holder]))[holder] == before

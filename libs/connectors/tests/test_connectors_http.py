@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from base64 import b64decode
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -290,3 +292,18 @@ async def test_a_sign_in_that_fails_says_what_to_do(
         await get(client, stub)
     assert "s3 cret" not in str(caught.value)
     await client.close()
+
+
+@pytest.mark.parametrize(("raised", "unsure"), [(httpx.ConnectError, False), (httpx.ReadError, True)])
+async def test_tls_that_breaks_off_after_a_write_was_sent_leaves_it_open(
+    monkeypatch: pytest.MonkeyPatch, raised: type[httpx.TransportError], unsure: bool
+) -> None:
+    async def broken(*_: object) -> Answer:
+        raise raised("TLS") from ssl.SSLError("bad record mac")
+
+    monkeypatch.setattr(Http, "_read", broken)
+    http = Http("wiki", CLOCK, Token("Bearer", "t"), [("PATCH", "https://127.0.0.1/")], refusal=str, outgoing=HERE)  # type: ignore[arg-type]
+    with pytest.raises(Unreachable, match="TLS") as caught:
+        await http.send("PATCH", "https://127.0.0.1/Users/1")
+    assert caught.value.unsure is unsure
+    await http.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ import requests
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from libs.connectors.tests.connectors_worlds import ENGAGED, Letting
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Invalid, Transient
 from reclaim.common.outgoing import Outgoing
@@ -870,6 +871,248 @@ async def test_an_unknown_outcome_that_cannot_be_read_back_is_for_later(site: Si
     site.sandbox.world.faults.clear()
     assert (await actor.freeze([holder]))[holder] == Done(changed=False, before={"IsFrozen": True})
     assert site.writes() == {("IsFrozen", True): 1}
+
+
+# Once something may have been written, no outcome says that nothing was, whatever goes wrong after it.
+
+AFTER_IT: dict[str, Callable[[], Exception]] = {
+    "incomplete": lambda: Incomplete("the listing ended early"),
+    "not readable": lambda: NotReadable("INSUFFICIENT_ACCESS", "no right to read"),
+    "signed out": lambda: SignInRefused("the credentials were withdrawn"),
+    "busy": lambda: Busy("overloaded"),
+}
+
+
+def unread_after(session: Any, verb: str, error: Callable[[], Exception]) -> Callable[[], None]:
+    """Let every reading fail once a call of this verb was answered; return what lets them succeed again."""
+    rows, call = session.rows, getattr(session, verb)
+
+    async def failing(_query: Query) -> Any:
+        raise error()
+
+    async def called(*args: Any) -> Any:
+        answer = await call(*args)
+        session.rows = failing
+        return answer
+
+    def recover() -> None:
+        session.rows = rows
+        setattr(session, verb, call)
+
+    setattr(session, verb, called)
+    return recover
+
+
+@pytest.mark.parametrize("error", AFTER_IT)
+@pytest.mark.parametrize("operation", ["freeze", "unfreeze", "deactivate", "reactivate"])
+async def test_what_was_accepted_and_cannot_be_read_back_is_not_refused(site: Site, operation: str, error: str) -> None:
+    [holder] = site.users(1, IsActive=operation != "reactivate")
+    session = site.session(WriteSession)
+    actor = SalesforceActor(session)
+    if operation == "unfreeze":
+        await actor.freeze([holder])
+    recover = unread_after(session, "update", AFTER_IT[error])
+    result = (await getattr(actor, operation)([holder]))[holder]
+    assert isinstance(result, TryLater)
+    assert str(AFTER_IT[error]()) in result.reason
+    writes = len(site.org.write_log)
+    recover()
+    again = (await getattr(actor, operation)([holder]))[holder]
+    assert isinstance(again, Done)
+    assert not again.changed
+    assert len(site.org.write_log) == writes
+
+
+async def test_of_200_rows_that_cannot_be_read_back_each_ends_as_the_org_answered_it(site: Site) -> None:
+    holders = site.users(200)
+    blocked, *locked = holders[17], holders[3], holders[150]
+    site.org.settings.default_case_owner = blocked
+    site.fault("row_lock", method="PATCH", params={"ids": locked})
+    session = site.session(WriteSession)
+    actor = SalesforceActor(session)
+    recover = unread_after(session, "update", AFTER_IT["not readable"])
+    results = await actor.deactivate(holders)
+    assert {holder: type(result) for holder, result in results.items()} == {
+        **dict.fromkeys(holders, TryLater),
+        blocked: Refused,
+    }
+    refusal = results[blocked]
+    assert isinstance(refusal, Refused)
+    assert "default owner of cases" in refusal.message
+    assert site.calls("PATCH") == 1
+    recover()
+    again = await actor.deactivate(holders)
+    assert {holder for holder, result in again.items() if isinstance(result, Done) and result.changed} == set(locked)
+    assert [holder for holder, result in again.items() if not isinstance(result, Done)] == [blocked]
+    assert site.writes() == {("IsActive", False): 199}
+
+
+async def test_what_was_refused_before_anything_was_sent_is_refused(site: Site) -> None:
+    """The second call finds the credentials withdrawn: what the first did is not known, what it carried was not."""
+    holders = site.users(250)
+    session = site.session(WriteSession)
+    recover = unread_after(session, "update", AFTER_IT["signed out"])
+    first = session.update
+
+    async def once(*args: Any) -> Any:
+        session.update = withdrawn
+        return await first(*args)
+
+    async def withdrawn(*_: Any) -> Any:
+        raise SignInRefused("the credentials were withdrawn")
+
+    session.update = once
+    results = await SalesforceActor(session).freeze(holders)
+    recover()
+    assert Counter(type(result) for result in results.values()) == {TryLater: 200, Refused: 50}
+    assert {holder for holder in holders if site.frozen(holder)} == {
+        holder for holder, result in results.items() if isinstance(result, TryLater)
+    }
+
+
+async def test_a_refusal_after_an_answer_that_was_lost_is_not_the_last_word(site: Site) -> None:
+    [holder] = site.users(1)
+    session = site.session(WriteSession)
+    update = session.update
+
+    async def lost(*_: Any) -> Any:
+        session.update = update
+        raise Busy("no answer", unsure=True)
+
+    session.update = lost
+    site.fault("row_refused", method="PATCH", params={"refusals": {holder: "permission"}})
+    actor = SalesforceActor(session)
+    assert isinstance((await actor.deactivate([holder]))[holder], TryLater)
+    site.fault("row_refused", method="PATCH", params={"refusals": {holder: "permission"}})
+    assert isinstance((await actor.deactivate([holder]))[holder], Refused)
+
+
+async def test_an_answer_that_is_no_list_of_results_says_nothing_of_what_was_done(site: Site) -> None:
+    holders = site.users(2)
+    session = site.session(WriteSession)
+    restful = _Client.restful
+
+    def garbled(self: _Client, *args: Any, **more: Any) -> Any:
+        answer = restful(self, *args, **more)
+        return ["OK"] * len(holders) if more.get("method") == "PATCH" else answer
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_Client, "restful", garbled)
+        results = await SalesforceActor(session).freeze(holders)
+    assert results == dict.fromkeys(holders, Done(changed=True, before={"IsFrozen": False}))
+    assert site.calls("PATCH") == 1
+
+
+@pytest.mark.parametrize("verb", ["unassign", "update"])
+@pytest.mark.parametrize("error", ["incomplete", "signed out"])
+async def test_a_downgrade_that_cannot_be_read_back_is_finished_by_the_next(site: Site, verb: str, error: str) -> None:
+    holders = licensed(site, 3)
+    before = await site.reader().grants(holders)
+    session = site.session(WriteSession)
+    actor = SalesforceActor(session)
+    wanted = [Downgrade(each, "AUL", "Standard Platform User") for each in holders]
+    recover = unread_after(session, verb, AFTER_IT[error])
+    results = await actor.downgrade(wanted)
+    assert {type(result) for result in results.values()} == {TryLater}
+    recover()
+    assert all(isinstance(result, Done) for result in (await actor.downgrade(wanted)).values())
+    recover = unread_after(session, "assign" if verb == "unassign" else "update", AFTER_IT[error])
+    results = await actor.upgrade(before)
+    assert {type(result) for result in results.values()} == {TryLater}
+    recover()
+    assert all(isinstance(result, Done) for result in (await actor.upgrade(before)).values())
+    assert await site.reader().grants(holders) == before
+
+
+@pytest.mark.parametrize(
+    ("operation", "sobject"),
+    [
+        ("reactivate", "UserLogin"),
+        ("downgrade", "UserLogin"),
+        ("upgrade", "UserLogin"),
+        ("upgrade", "PermissionSetLicenseAssign"),
+    ],
+)
+async def test_a_later_reading_that_fails_does_not_deny_the_writes_before_it(
+    site: Site, operation: str, sobject: str
+) -> None:
+    [holder] = licensed(site, 1)
+    before = await site.reader().grants([holder])
+    session = site.session(WriteSession)
+    actor = SalesforceActor(session)
+    if operation == "upgrade":
+        await actor.downgrade([Downgrade(holder, "AUL", "Standard Platform User")])
+    if operation == "reactivate":
+        await actor.deactivate([holder])
+    given: dict[str, Any] = {
+        "reactivate": [holder], "downgrade": [Downgrade(holder, "AUL", "Standard Platform User")], "upgrade": before,
+    }  # fmt: skip
+    rows, writes = session.rows, len(site.org.write_log)
+
+    async def but_one(query: Query) -> Any:
+        if query.sobject == sobject and len(site.org.write_log) > writes:
+            raise NotReadable("INSUFFICIENT_ACCESS", "no right to read")
+        return await rows(query)
+
+    session.rows = but_one
+    assert isinstance((await getattr(actor, operation)(given[operation]))[holder], TryLater)
+    assert len(site.org.write_log) > writes
+    session.rows = rows
+    assert isinstance((await getattr(actor, operation)(given[operation]))[holder], Done)
+
+
+@pytest.mark.parametrize("error", AFTER_IT)
+async def test_records_that_moved_and_cannot_be_read_back_did_not_fail(site: Site, error: str) -> None:
+    holder, boss = site.users(2)
+    transfer = Transfer(holder, boss, {"Case": site.cases(holder, 250)})
+    session = site.session(WriteSession)
+    actor = SalesforceActor(session)
+    recover = unread_after(session, "update", AFTER_IT[error])
+    result = (await actor.hand_over([transfer]))[holder]
+    assert isinstance(result, TryLater)
+    recover()
+    assert (await actor.hand_over([transfer]))[holder] == HandedOver(moved={"Case": 250}, failed={})
+    assert site.writes() == {("OwnerId", boss): 250}
+
+
+@pytest.mark.parametrize("kind", ["server_unavailable", "call_lock", "timeout_after_commit"])
+async def test_a_guard_is_asked_before_a_write_is_sent_again(site: Site, kind: str) -> None:
+    [holder] = site.users(1)
+    site.fault(kind, method="PATCH")
+    guard = Letting(1)
+    result = (await site.actor().guarded(guard).freeze([holder]))[holder]
+    assert site.calls("PATCH") == 1
+    if kind == "timeout_after_commit":
+        # Reading back shows that it was done: there is nothing to ask about.
+        assert (result, guard.asked) == (Done(changed=True, before={"IsFrozen": False}), 1)
+    else:
+        assert (result, guard.asked) == (TryLater(ENGAGED), 2)
+        assert not site.frozen(holder)
+
+
+async def test_a_guard_that_stops_late_leaves_each_row_as_its_call_was_answered(site: Site) -> None:
+    """200 are done, of 200 the answer is lost, 50 are never sent."""
+    holders = site.users(450)
+    site.fault("timeout_after_commit", method="PATCH", after=1)
+    results = await site.actor().guarded(Letting(2)).freeze(holders)
+    expected = [Done(changed=True, before={"IsFrozen": False})] * 400 + [TryLater(ENGAGED)] * 50
+    assert [results[holder] for holder in holders] == expected
+    assert site.writes() == {("IsFrozen", True): 400}
+
+
+async def test_what_a_guard_stopped_and_somebody_else_did_meanwhile_is_not_ours(site: Site) -> None:
+    holders = site.users(201)
+    session = site.session(WriteSession)
+    guard = Letting(1)
+
+    async def somebody() -> None:
+        if not guard.left:
+            site.org.amend("User", holders[200], IsActive=False)
+        await guard()
+
+    results = await SalesforceActor(session).guarded(somebody).deactivate(holders)
+    assert results[holders[200]] == Done(changed=False, before={"IsActive": True})
+    assert site.calls("PATCH") == 1
 
 
 async def test_locked_rows_are_sent_again_alone(site: Site) -> None:

@@ -11,12 +11,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import pytest_asyncio
 
-from libs.connectors.tests.connectors_worlds import DAY, HERE, NOW, QUICK_SCIM, SINCE, Scim
+from libs.connectors.tests.connectors_worlds import DAY, ENGAGED, HERE, NOW, QUICK_SCIM, SINCE, Letting, Scim
 from libs.connectors.tests.scim_server import TOKEN, ScimServer
 from reclaim.common.clock import FixedClock
+from reclaim.common.http_client import AnswerRefused
 from reclaim.connectors import scim
 from reclaim.connectors.checks import evaluate, left_alone_by
-from reclaim.connectors.errors import NotOffered, SignInRefused
+from reclaim.connectors.errors import Busy, NotOffered, SignInRefused
 from reclaim.connectors.ports import (
     ConnectionProfile,
     Done,
@@ -29,6 +30,7 @@ from reclaim.connectors.ports import (
     Unknown,
 )
 from reclaim.connectors.scim.refusals import KNOWN, UNKNOWN, remedy
+from reclaim.connectors.scim.session import WriteSession
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -208,6 +210,109 @@ async def test_an_account_that_is_not_shown_any_more_once_it_is_off_is_off(world
         server._serve = original  # type: ignore[method-assign]
     assert isinstance(again, Refused)
     assert again.code == "NOT_FOUND"
+
+
+# Once something may have been written, no outcome says that nothing was.
+
+
+@pytest.mark.parametrize("operation", ["deactivate", "reactivate"])
+@pytest.mark.parametrize("answer", [{"id": "somebody else"}, "no account at all"], ids=["another", "none"])
+async def test_what_was_written_and_cannot_be_read_back_is_not_refused(
+    world: Scim, operation: str, answer: Any
+) -> None:
+    holder = world.add(active=operation == "deactivate")
+    server = world.server
+    server.tamper = lambda path, body: answer if server.writes and path.endswith(holder) else body
+    assert isinstance((await getattr(world.actor, operation)([holder]))[holder], TryLater)
+    server.recover()
+    again = (await getattr(world.actor, operation)([holder]))[holder]
+    assert again == Done(changed=False, before={"active": operation != "deactivate"})
+    assert world.writes() == 1
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_write_whose_answer_cannot_be_used_is_read_up(
+    world: Scim, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    holder = world.add()
+    set_active = WriteSession.set_active
+
+    async def answered_badly(self: WriteSession, user: Any, **more: Any) -> None:
+        if done:
+            await set_active(self, user, **more)
+        raise AnswerRefused("127.0.0.1 sent a packed answer")
+
+    monkeypatch.setattr(WriteSession, "set_active", answered_badly)
+    expected = Done(changed=True, before={"active": True}) if done else TryLater("127.0.0.1 sent a packed answer")
+    assert (await world.actor.deactivate([holder]))[holder] == expected
+
+
+async def test_a_refusal_after_an_answer_that_was_lost_is_not_the_last_word(
+    world: Scim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = world.add()
+    world.block(holder)
+
+    async def lost(*_: Any, **__: Any) -> None:
+        monkeypatch.undo()
+        raise Busy("no answer", unsure=True)
+
+    monkeypatch.setattr(WriteSession, "set_active", lost)
+    later = (await world.actor.deactivate([holder]))[holder]
+    assert isinstance(later, TryLater)
+    assert "managed by the directory" in later.reason
+    assert isinstance((await world.actor.deactivate([holder]))[holder], Refused)
+
+
+async def test_credentials_that_are_withdrawn_after_a_write_do_not_deny_it(world: Scim, server: ScimServer) -> None:
+    holder = world.add()
+    app = server.app
+
+    def withdrawn(environ: Any, start_response: Any) -> Any:
+        if server.writes:
+            environ["HTTP_AUTHORIZATION"] = "Bearer withdrawn"
+        return app(environ, start_response)
+
+    server.app = withdrawn  # type: ignore[assignment]
+    assert isinstance((await world.actor.deactivate([holder]))[holder], TryLater)
+    refusal = (await world.actor.deactivate([holder]))[holder]
+    assert isinstance(refusal, Refused)
+    assert refusal.code == "SIGN_IN_REFUSED"
+    server.app = app
+    assert not world.active(holder)
+
+
+async def test_a_guard_is_asked_before_a_write_is_sent_again(world: Scim) -> None:
+    holder = world.add()
+    world.server.busy = 1
+    guard = Letting(1)
+    assert await world.actor.guarded(guard).deactivate([holder]) == {holder: TryLater(ENGAGED)}
+    assert [status for method, _, status in world.server.requests if method == "PATCH"] == [503]
+    assert (guard.asked, world.active(holder)) == (2, True)
+
+
+async def test_a_guard_is_asked_before_the_whole_account_is_sent_instead(world: Scim) -> None:
+    server = world.server
+    server.tamper = lambda path, body: "none of your business" if path.endswith("Config") else body
+    server.patch = False
+    holder = world.add()
+    assert await world.actor.guarded(Letting(1)).deactivate([holder]) == {holder: TryLater(ENGAGED)}
+    assert [method for method, _, _ in server.requests if method != "GET"] == ["PATCH"]
+    assert world.active(holder)
+
+
+async def test_no_write_waits_for_its_turn_after_the_guard_was_asked(world: Scim) -> None:
+    holders = [world.add() for _ in range(12)]
+    asked, most = 0, 0
+
+    async def guard() -> None:
+        nonlocal asked, most
+        asked += 1
+        most = max(most, asked - world.writes())
+
+    await world.actor.guarded(guard).deactivate(holders)
+    assert (asked, world.writes()) == (12, 12)
+    assert most <= QUICK_SCIM.calls
 
 
 async def test_a_write_heeds_when_the_server_wants_to_be_asked_again(world: Scim) -> None:

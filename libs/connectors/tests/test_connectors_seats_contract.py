@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from libs.connectors.tests.connectors_worlds import DAY, NOW, SINCE, Fake, Scim, SeatWorld, Simulated
+from libs.connectors.tests.connectors_worlds import DAY, ENGAGED, NOW, SINCE, Fake, Letting, Scim, SeatWorld, Simulated
 from libs.connectors.tests.scim_server import ScimmyServer, ScimServer
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import NotFound
@@ -248,3 +248,43 @@ async def test_without_calls_left_everything_waits_and_nothing_is_written(world:
     world.recover()
     assert (await world.actor.deactivate([holder]))[holder] == Done(changed=True, before={world.flag: True})
     assert world.writes() == 1
+
+
+# What a guard stops is not sent.
+
+
+async def test_what_a_guard_stops_between_two_calls_is_not_written(world: SeatWorld) -> None:
+    holders = [world.add() for _ in range(world.together + 3)]
+    guard = Letting(1)
+    results = await world.actor.guarded(guard).deactivate(holders)
+    sent = [holder for holder, result in results.items() if result == Done(changed=True, before={world.flag: True})]
+    assert len(sent) == world.together == world.writes()
+    assert {holder for holder in holders if not world.active(holder)} == set(sent)
+    assert [results[holder] for holder in holders if holder not in sent] == [TryLater(ENGAGED)] * 3
+    # The guard is the twin's alone, and the connections are still good.
+    again = await world.actor.deactivate(holders)
+    changed = [holder for holder, result in again.items() if isinstance(result, Done) and result.changed]
+    assert set(changed) == set(holders) - set(sent)
+    assert world.writes() == len(holders)
+
+
+@pytest.mark.parametrize("operation", ["deactivate", "reactivate"])
+async def test_a_guard_that_stops_at_once_leaves_everything_as_it_is(world: SeatWorld, operation: str) -> None:
+    holder, settled = world.add(active=operation == "deactivate"), world.add(active=operation != "deactivate")
+    guard = Letting(0)
+    results = await getattr(world.actor.guarded(guard), operation)([holder, settled, world.nobody])
+    assert results[holder] == TryLater(ENGAGED)
+    assert isinstance(results[world.nobody], Refused)
+    done = results[settled]
+    assert isinstance(done, Done)
+    assert not done.changed
+    assert (guard.asked, world.writes()) == (1, 0), "reading is not asked about"
+
+
+async def test_what_a_guard_stops_before_it_is_sent_again_is_not_written(world: SeatWorld) -> None:
+    holder = world.add()
+    world.be_busy_once()
+    result = (await world.actor.guarded(Letting(1)).deactivate([holder]))[holder]
+    assert isinstance(result, TryLater)
+    assert (world.active(holder), world.writes()) == (True, 0)
+    assert (await world.actor.deactivate([holder]))[holder] == Done(changed=True, before={world.flag: True})

@@ -7,11 +7,12 @@ the Salesforce connector.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from reclaim.common.clock import Clock
 from reclaim.common.contracts import Person
@@ -26,6 +27,7 @@ from reclaim.connectors.ports import (
     Done,
     Downgrade,
     Grants,
+    Guard,
     HandedOver,
     Known,
     Licence,
@@ -33,6 +35,7 @@ from reclaim.connectors.ports import (
     Reading,
     Refused,
     SeatRecord,
+    Stopped,
     Survey,
     TestResult,
     Transfer,
@@ -40,6 +43,7 @@ from reclaim.connectors.ports import (
     Unknown,
     UsagePage,
     UsageRecord,
+    unguarded,
 )
 
 Trouble = Literal["none", "before", "after"]
@@ -360,32 +364,39 @@ class FakeReader:
 
 
 class FakeActor:
-    """The `SeatActor` of an org in memory."""
+    """The `SeatActor` of an org in memory. It writes one account or record a call, and asks its guard about each."""
 
-    def __init__(self, org: FakeOrg) -> None:
+    def __init__(self, org: FakeOrg, guard: Guard = unguarded) -> None:
         self._org = org
+        self._guard = guard
+
+    def guarded(self, guard: Guard) -> Self:
+        """Return this actor, of whatever class it is, with another guard."""
+        twin = copy.copy(self)
+        twin._guard = guard  # noqa: SLF001  it is one of ours
+        return twin
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Block sign-in, and keep the seat where that is another switch."""
         if self._org.one_switch:
-            return self._set("freeze", holders, "active", value=False)
-        return self._set("freeze", holders, "frozen", value=True)
+            return await self._set("freeze", holders, "active", value=False)
+        return await self._set("freeze", holders, "frozen", value=True)
 
     async def unfreeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Let the holder sign in again."""
         if self._org.one_switch:
-            return self._set("unfreeze", holders, "active", value=True)
-        return self._set("unfreeze", holders, "frozen", value=False)
+            return await self._set("unfreeze", holders, "active", value=True)
+        return await self._set("unfreeze", holders, "frozen", value=False)
 
     async def deactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Free the seat."""
-        return self._set("deactivate", holders, "active", value=False)
+        return await self._set("deactivate", holders, "active", value=False)
 
     async def reactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Give the seat back, unfrozen; refused when none is free."""
-        results = dict(self._set("reactivate", holders, "active", value=True))
+        results = await self._set("reactivate", holders, "active", value=True)
         awake = [holder for holder, result in results.items() if isinstance(result, Done)]
-        for holder, thawed in self._set("unfreeze", awake, "frozen", value=False).items():
+        for holder, thawed in (await self._set("unfreeze", awake, "frozen", value=False)).items():
             woken = results[holder]
             if isinstance(thawed, Done) and isinstance(woken, Done):
                 thawed = Done(woken.changed or thawed.changed, {**woken.before, **thawed.before})
@@ -394,13 +405,13 @@ class FakeActor:
 
     async def downgrade(self, downgrades: Sequence[Downgrade]) -> Mapping[str, ActionResult]:
         """Take away what needs another licence, give the cheaper one, let the holder sign in."""
-        return {each.holder: self._downgrade(each) for each in downgrades}
+        return {each.holder: await self._downgrade(each) for each in downgrades}
 
     async def upgrade(self, images: Mapping[str, Grants]) -> Mapping[str, ActionResult]:
         """Put back what holders had before their downgrade."""
-        return {holder: self._upgrade(holder, image) for holder, image in images.items()}
+        return {holder: await self._upgrade(holder, image) for holder, image in images.items()}
 
-    def _downgrade(self, wanted: Downgrade) -> ActionResult:
+    async def _downgrade(self, wanted: Downgrade) -> ActionResult:
         org, user = self._org, self._org.users.get(wanted.holder)
         there = [name for name, product in org.profiles.items() if product == wanted.product] or [wanted.product]
         found = [name for name in there if wanted.profile in ("", name)]
@@ -413,7 +424,7 @@ class FakeActor:
         if wanted.holder == org.run_as:
             return Refused("OWN_USER", "Reclaim signs in as this user", "Leave it alone.")
         kept = [each for each in user.permission_sets if org.needs.get(each, wanted.product) == wanted.product]
-        return self._in_turn(
+        return await self._in_turn(
             wanted.holder,
             ("permission_sets", kept),
             ("permission_set_licences", []),
@@ -421,7 +432,7 @@ class FakeActor:
             ("frozen", False),
         )
 
-    def _upgrade(self, holder: str, image: Grants) -> ActionResult:
+    async def _upgrade(self, holder: str, image: Grants) -> ActionResult:
         org, user = self._org, self._org.users.get(holder)
         if org.down is not None:
             return _failure(org.down)
@@ -429,7 +440,7 @@ class FakeActor:
             return Refused("NOT_FOUND", "the org has no such user", "The account is gone: scan again.")
         more = [each for each in image.permission_sets if each not in user.permission_sets]
         added = [each for each in image.permission_set_licences if each not in user.permission_set_licences]
-        return self._in_turn(
+        return await self._in_turn(
             holder,
             ("active", True),
             ("profile", image.profile),
@@ -438,11 +449,12 @@ class FakeActor:
             ("frozen", False),
         )
 
-    def _in_turn(self, holder: str, *wanted: tuple[str, Any]) -> ActionResult:
+    async def _in_turn(self, holder: str, *wanted: tuple[str, Any]) -> ActionResult:
         """Set fields of a user one after the other; what fails leaves those before it done."""
         changed, image = False, dict[str, object]()
         for name, value in wanted:
-            result = self._set_one("upgrade" if name == "active" else "downgrade", holder, name, value=value)
+            operation = "upgrade" if name == "active" else "downgrade"
+            result = await self._set_guarded(operation, holder, name, value=value)
             if not isinstance(result, Done):
                 return result
             changed = changed or result.changed
@@ -451,12 +463,12 @@ class FakeActor:
 
     async def hand_over(self, transfers: Sequence[Transfer]) -> Mapping[str, HandedOver | Refused | TryLater]:
         """Give records to their successors, by holder id; those that belong to the successor already are counted."""
-        return {transfer.holder: self._hand_over(transfer) for transfer in transfers}
+        return {transfer.holder: await self._hand_over(transfer) for transfer in transfers}
 
     async def close(self) -> None:
         """There is nothing to give back."""
 
-    def _hand_over(self, transfer: Transfer) -> HandedOver | Refused | TryLater:
+    async def _hand_over(self, transfer: Transfer) -> HandedOver | Refused | TryLater:
         org = self._org
         if org.down is not None:
             return _failure(org.down)
@@ -473,6 +485,10 @@ class FakeActor:
             if record is None:
                 continue
             if record.owner == transfer.holder and record.open:
+                try:
+                    await self._guard()
+                except Stopped as stopped:
+                    return TryLater(str(stopped), moved=moved.total())
                 trouble = org.trouble("hand_over", record_id)
                 if trouble != "before":
                     self._log(record_id, "owner", record.owner, transfer.successor)
@@ -483,12 +499,23 @@ class FakeActor:
                 moved[record.kind] += 1
         return HandedOver(dict(moved), {})
 
-    def _set(
+    async def _set(
         self, operation: str, holders: Sequence[str], name: Literal["active", "frozen"], *, value: bool
     ) -> dict[str, ActionResult]:
-        return {holder: self._set_one(operation, holder, name, value=value) for holder in dict.fromkeys(holders)}
+        return {
+            holder: await self._set_guarded(operation, holder, name, value=value) for holder in dict.fromkeys(holders)
+        }
 
-    def _set_one(self, operation: str, holder: str, name: str, *, value: Any) -> ActionResult:
+    async def _set_guarded(self, operation: str, holder: str, name: str, *, value: Any) -> ActionResult:
+        if self._settled(operation, holder, name, value=value) is None:
+            try:
+                await self._guard()
+            except Stopped as stopped:
+                return TryLater(str(stopped))
+        return self._set_one(operation, holder, name, value=value)
+
+    def _settled(self, operation: str, holder: str, name: str, *, value: Any) -> ActionResult | None:
+        """Return what becomes of an account for which nothing is to be written; None where something is."""
         org = self._org
         if org.down is not None:
             return _failure(org.down)
@@ -497,11 +524,18 @@ class FakeActor:
             return Refused("NOT_FOUND", "the org has no such user", "The account is gone: scan again.")
         if holder == org.run_as and operation in ("freeze", "deactivate"):
             return Refused("OWN_USER", "Reclaim signs in as this user", "Leave it alone.")
-        before = (user.profile or user.product) if name == "profile" else getattr(user, name)
         if name == "frozen" and user.frozen and user.frozen_by_another:
             return Refused(FROZEN_BY_ANOTHER, "somebody else froze the account", "Unfreeze it in the org, then retry.")
-        if before == value:
-            return Done(changed=False, before={_FIELDS[name]: before})
+        if _value(user, name) == value:
+            return Done(changed=False, before={_FIELDS[name]: value})
+        return None
+
+    def _set_one(self, operation: str, holder: str, name: str, *, value: Any) -> ActionResult:
+        settled = self._settled(operation, holder, name, value=value)
+        if settled is not None:
+            return settled
+        org, user = self._org, self._org.users[holder]
+        before = _value(user, name)
         if operation == "deactivate" and user.blocked is not None:
             return user.blocked
         product = org.profiles.get(value, value) if name == "profile" else user.product
@@ -530,6 +564,10 @@ _FIELDS = {
     "permission_sets": "PermissionSets",
     "permission_set_licences": "PermissionSetLicences",
 }
+
+
+def _value(user: FakeUser, name: str) -> Any:
+    return (user.profile or user.product) if name == "profile" else getattr(user, name)
 
 
 def _person(user: FakeUser) -> Person:

@@ -373,7 +373,11 @@ class Http:
         if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
             return Permanent(f"The call to {host} could not be made ({type(error).__name__}): check its address.")
         if isinstance(error.__context__, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
-            return Unreachable(f"No trusted TLS connection to {host}: check the address and the certificates.")
+            # TLS can break off after the request was read, too.
+            before = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            return Unreachable(
+                f"No trusted TLS connection to {host}: check the address and the certificates.", unsure=not before
+            )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError):
             return Unreachable(f"{host} cannot be reached: check the address and the network.")
         if isinstance(error, httpx.TimeoutException):

@@ -8,13 +8,13 @@ A reading that failed is `Unknown`, never an empty answer: an empty answer would
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from reclaim.common.contracts import Person
-from reclaim.common.errors import Permanent
+from reclaim.common.errors import Permanent, Transient
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -23,6 +23,24 @@ class Incomplete(Permanent):
     """A listing ended before everything it announced had been seen: it must not be taken for everything."""
 
     title = "Incomplete data"
+
+
+class Stopped(Transient):
+    """A guard's word that nothing more may be written for now; what was sent before it stays as it was answered."""
+
+    title = "Stopped"
+
+
+Guard = Callable[[], Awaitable[None]]
+"""Asked right before each call that writes, again and again within one action: it returns, or raises `Stopped`.
+
+A guard that cannot tell raises `Stopped` too. Its time is part of the window between the read and the write, so it
+should be short.
+"""
+
+
+async def unguarded() -> None:
+    """The guard of an actor that was given none: everything may be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +210,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The system will not do it, in its own words, and what a person can do about it."""
+    """The system will not do it, in its own words, and what a person can do about it.
+
+    Never while something may have been written of which nobody knows: that is `TryLater`. Of an action of several
+    writes (`reactivate`, `downgrade`, `upgrade`), what came before the one that is refused is done and stays.
+    """
 
     code: str
     message: str
@@ -202,6 +224,8 @@ class Refused:
 @dataclass(frozen=True, slots=True)
 class TryLater:
     """Not finished, and the same call may succeed later; what it did by then, the next one finds done.
+
+    It is not said whether something was written: a caller that gives up has to reckon with it.
 
     `moved` counts the records of a hand-over that belong to the successor by now, for when there is no next call.
     """
@@ -251,6 +275,15 @@ class SeatActor(Protocol):
     Each returns one result per holder, whatever happens to the others, and can be repeated safely: a seat that is
     already as asked is `Done(changed=False)`. No method raises for a single holder.
     """
+
+    def guarded(self, guard: Guard) -> SeatActor:
+        """Return this actor with another guard, over the same connections: who closes one closes both.
+
+        The guard is asked right before every call that writes, each part of a large action and each repetition
+        included; reading is not asked about. Once it raises `Stopped`, what was not sent by then is `TryLater` with
+        its words, what needed no writing is `Done(changed=False)`, and what was sent ends as it was answered.
+        """
+        ...
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Block sign-in, keep the seat. Where the system says who did it, another's freeze is `FROZEN_BY_ANOTHER`."""

@@ -3,8 +3,9 @@
 Salesforce has no compare-and-set for users, so every change reads first, writes, and reads back; what happens
 between the first read and the write cannot be seen, and the README says how small that window is. A write that got
 no answer is never sent again before a read has shown that it did not happen. What is frozen is ours to take for done,
-or to undo, only while Salesforce names nobody else as the one who changed it last. Setup objects (User, UserLogin)
-and business records never share a call.
+or to undo, only while Salesforce names nobody else as the one who changed it last. Once something may have been
+written for a holder, an error of a call, whatever its kind, is `TryLater` for that holder: to be refused would say that
+nothing was done. Setup objects (User, UserLogin) and business records never share a call.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from reclaim.connectors.ports import (
     Done,
     Downgrade,
     Grants,
+    Guard,
     HandedOver,
     Refused,
     Transfer,
     TryLater,
+    unguarded,
 )
 from reclaim.connectors.salesforce import soql
 from reclaim.connectors.salesforce.errors import LOCKED, NotReadable, first_error
@@ -68,19 +71,46 @@ class _Unfinished(Exception):
     """Some records are neither done nor refused; says why. It only drives the next attempt."""
 
 
+class _Unread(Exception):
+    """What was written could not be read back; says why. It ends the attempts: what was done is for the next call."""
+
+
 @dataclass(slots=True)
 class _Sent:
-    """What one attempt heard, by record: those accepted, those refused with their errors, and why others are open."""
+    """What one attempt heard, by record: those accepted, those refused with their errors, and why others are open.
+
+    `unsure` are those that got no answer and may have been changed; `unread` is why reading back failed.
+    """
 
     accepted: set[str] = field(default_factory=set)
     refused: dict[str, object] = field(default_factory=dict)
+    unsure: set[str] = field(default_factory=set)
     reason: str = ""
     stopped_by: Transient | Permanent | None = None
+    unread: Transient | Permanent | None = None
+
+    @property
+    def changed(self) -> set[str]:
+        """Those that were changed, or may have been."""
+        return self.accepted | self.unsure
+
+    def later(self, record: str) -> TryLater:
+        """Return why a record that may have been changed does not show so."""
+        if record in self.refused:
+            return TryLater(": ".join(first_error(self.refused[record])))
+        return TryLater(_UNDONE if self.unread is None else str(self.unread))
+
+    def stop_if_unheard(self) -> None:
+        """Raise what stopped the attempt before the org heard any of it: there is nothing to read back."""
+        if self.stopped_by is not None and not (self.changed or self.refused or self.reason):
+            raise self.stopped_by
 
     def go_on(self, *, unfinished: bool) -> None:
         """Raise what ends or repeats the attempt, now that reading back has settled what it could."""
         if unfinished and self.stopped_by is not None:
             raise self.stopped_by
+        if unfinished and self.unread is not None:
+            raise _Unread(str(self.unread))
         if unfinished:
             raise _Unfinished(self.reason)
 
@@ -105,8 +135,13 @@ class _Tally:
 class SalesforceActor:
     """The `SeatActor` of a Salesforce org."""
 
-    def __init__(self, session: WriteSession) -> None:
+    def __init__(self, session: WriteSession, guard: Guard = unguarded) -> None:
         self._session = session
+        self._guard = guard
+
+    def guarded(self, guard: Guard) -> SalesforceActor:
+        """Return this actor with another guard, over the same connections to the org."""
+        return SalesforceActor(self._session, guard)
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Set `UserLogin.IsFrozen`: the holder can no longer sign in, the licence stays in use.
@@ -125,8 +160,9 @@ class SalesforceActor:
 
     async def reactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Set `User.IsActive`, then clear `UserLogin.IsFrozen`; refused when no licence is free."""
-        results = dict(await self._set(_ACTIVE, holders, value=True))
-        return await self._let_in(results, list(results))
+        written: set[str] = set()
+        results = dict(await self._set(_ACTIVE, holders, value=True, written=written))
+        return await self._let_in(results, list(results), written)
 
     async def downgrade(self, downgrades: Sequence[Downgrade]) -> Mapping[str, ActionResult]:
         """Take away what needs another licence, change `User.ProfileId`, then clear `UserLogin.IsFrozen`.
@@ -145,6 +181,7 @@ class SalesforceActor:
             try:
                 results |= await self._downgrade(holders, product, profile)
             except (Transient, Permanent) as error:
+                # It comes from the readings before the first write.
                 results |= {holder: _failure(error) for holder in holders}
         return results
 
@@ -180,28 +217,28 @@ class SalesforceActor:
         }
         add_ons = set(await self._assigned(_ADD_ONS, left))
         changed = {holder[:15] for holder, _ in taken | add_ons}
+        written: set[str] = set()
         for sobject, pairs in ((_SETS, taken), (_ADD_ONS, add_ons)):
-            failed = await self._settle(sobject, [pair for pair in pairs if _among(pair, left)], there=False)
+            mine = [pair for pair in pairs if _among(pair, left)]
+            failed = await self._settle(sobject, mine, written, there=False)
             results |= {holder: failed[holder[:15]] for holder in left if holder[:15] in failed}
             left = [holder for holder in left if holder not in results]
-        results |= await self._set(_PROFILE, left, value=profile_id, never_self="downgrade")
-        return await self._let_in(results, left, changed)
+        results |= await self._set(_PROFILE, left, value=profile_id, never_self="downgrade", written=written)
+        return await self._let_in(results, left, written, changed)
 
     async def upgrade(self, images: Mapping[str, Grants]) -> Mapping[str, ActionResult]:
         """Put back the profile, the permission set licences and the permission sets, then let the holder sign in."""
         results: dict[str, ActionResult] = {}
         for profile_id in dict.fromkeys(image.profile for image in images.values()):
-            holders = [holder for holder, image in images.items() if image.profile == profile_id]
-            try:
-                results |= await self._upgrade({holder: images[holder] for holder in holders}, profile_id)
-            except (Transient, Permanent) as error:
-                results |= {holder: _failure(error) for holder in holders}
+            alike = {holder: image for holder, image in images.items() if image.profile == profile_id}
+            results |= await self._upgrade(alike, profile_id)
         return results
 
     async def _upgrade(self, images: Mapping[str, Grants], profile_id: str) -> dict[str, ActionResult]:
-        results = dict(await self._set(_ACTIVE, list(images), value=True))
+        written: set[str] = set()
+        results = dict(await self._set(_ACTIVE, list(images), value=True, written=written))
         left = [holder for holder, result in results.items() if isinstance(result, Done)]
-        results |= await self._set(_PROFILE, left, value=profile_id)
+        results |= await self._set(_PROFILE, left, value=profile_id, written=written)
         left = [holder for holder in left if isinstance(results[holder], Done)]
         changed = {holder[:15] for holder in left if _changed(results[holder])}
         wanted = {
@@ -209,13 +246,16 @@ class SalesforceActor:
             _SETS: {(holder, each) for holder in left for each in images[holder].permission_sets},
         }
         for sobject, pairs in wanted.items():
-            present = {_short(pair) for pair in await self._assigned(sobject, left)}
+            try:
+                present = {_short(pair) for pair in await self._assigned(sobject, left)}
+            except (Transient, Permanent) as error:
+                return results | {holder: _failure(error, tried=holder[:15] in written) for holder in left}
             missing = [pair for pair in pairs if _short(pair) not in present and _among(pair, left)]
             changed |= {holder[:15] for holder, _ in missing}
-            failed = await self._settle(sobject, missing, there=True)
+            failed = await self._settle(sobject, missing, written, there=True)
             results |= {holder: failed[holder[:15]] for holder in left if holder[:15] in failed}
             left = [holder for holder in left if isinstance(results[holder], Done)]
-        return await self._let_in(results, left, changed)
+        return await self._let_in(results, left, written, changed)
 
     async def hand_over(self, transfers: Sequence[Transfer]) -> Mapping[str, HandedOver | Refused | TryLater]:
         """Give open opportunities, cases and leads to their successors, 200 records a call.
@@ -278,14 +318,19 @@ class SalesforceActor:
         )
 
     async def _let_in(
-        self, results: dict[str, ActionResult], holders: Sequence[str], changed: Collection[str] = ()
+        self,
+        results: dict[str, ActionResult],
+        holders: Sequence[str],
+        written: set[str],
+        changed: Collection[str] = (),
     ) -> dict[str, ActionResult]:
         """Let those holders sign in who are done so far, and return the results with that in them.
 
-        `changed` has the first 15 characters of the ids of those for whom more was done than their result says.
+        `changed` has the first 15 characters of the ids of those for whom more was done than their result says,
+        `written` as in `_set`.
         """
         done = [holder for holder in holders if isinstance(results[holder], Done)]
-        for holder, thawed in (await self.unfreeze(done)).items():
+        for holder, thawed in (await self._set(_FROZEN, done, value=False, written=written)).items():
             so_far = results[holder]
             if isinstance(thawed, Done) and isinstance(so_far, Done):
                 any_changed = so_far.changed or thawed.changed or holder[:15] in changed
@@ -300,13 +345,15 @@ class SalesforceActor:
         rows = await self._rows(Query(f"Id, AssigneeId, {field}", sobject), "AssigneeId", holders)
         return {(row["AssigneeId"], row[field]): row["Id"] for row in rows}
 
-    async def _settle(self, sobject: str, pairs: Iterable[Pair], *, there: bool) -> _Failed:
+    async def _settle(self, sobject: str, pairs: Iterable[Pair], written: set[str], *, there: bool) -> _Failed:
         """Make assignments be there or not, until each is so or refused, or patience ends.
 
-        Return the holders, by the first 15 characters of their ids, for whom this did not come about.
+        Return the holders, by the first 15 characters of their ids, for whom this did not come about; `written` is
+        as in `_set`.
         """
         pending = {_short(pair): pair for pair in pairs}
         failed: _Failed = {}
+        doubt: set[str] = set()
 
         async def once_more() -> None:
             present = await self._present(sobject, pending)
@@ -317,26 +364,32 @@ class SalesforceActor:
                 if there
                 else (lambda names: self._session.unassign([present[todo[name]] for name in names])),
             )
-            present = await self._present(sobject, pending)
+            sent.stop_if_unheard()
+            doubt.update(sent.unsure)
+            written.update(todo[name][0] for name in sent.changed)
+            try:
+                present = await self._present(sobject, pending)
+            except (Transient, Permanent) as error:
+                sent.unread = error
             for short in list(pending):
                 name = " ".join(short)
-                if (short in present) is there:
+                if sent.unread is None and (short in present) is there:
                     del pending[short]
-                elif name in sent.refused:
+                elif name in sent.refused and name not in doubt:
                     failed[short[0]] = refused(sent.refused[name])
                     del pending[short]
-                elif name in sent.accepted:
-                    failed.setdefault(short[0], TryLater(_UNDONE))
+                elif name in sent.refused or name in sent.accepted:
+                    failed.setdefault(short[0], sent.later(name))
                     del pending[short]
             sent.go_on(unfinished=bool(pending))
 
         try:
             if pending:
                 await self._session.tuning.retrying()(_Unfinished, once_more)
-        except _Unfinished as unfinished:
-            failed |= {short[0]: TryLater(str(unfinished)) for short in pending}
+        except (_Unfinished, _Unread) as left_open:
+            failed |= {short[0]: TryLater(str(left_open)) for short in pending}
         except (Transient, Permanent) as error:
-            failed |= {short[0]: _failure(error) for short in pending}
+            failed |= {short[0]: _failure(error, tried=short[0] in written) for short in pending}
         return failed
 
     async def _present(self, sobject: str, pending: Mapping[Pair, Pair]) -> dict[Pair, str]:
@@ -346,8 +399,20 @@ class SalesforceActor:
     # One field for many holders.
 
     async def _set(
-        self, what: _Field, holders: Sequence[str], *, value: bool | str, never_self: str | None = None
+        self,
+        what: _Field,
+        holders: Sequence[str],
+        *,
+        value: bool | str,
+        never_self: str | None = None,
+        written: set[str] | None = None,
     ) -> Mapping[str, ActionResult]:
+        """Set one field for many holders, and tell what became of each; never raises for them.
+
+        `written` has the first 15 characters of the ids of those for whom the action may have written something by
+        now; those for whom this does are added.
+        """
+        written = set() if written is None else written
         results: dict[str, ActionResult] = {}
         asked: list[str] = []
         for holder in dict.fromkeys(holders):
@@ -367,7 +432,7 @@ class SalesforceActor:
                     )
             rows = await self._read(what, asked)
         except (Transient, Permanent) as error:
-            return results | {holder: _failure(error) for holder in asked}
+            return results | {holder: _failure(error, tried=holder[:15] in written) for holder in asked}
         pending: dict[str, Row] = {}
         for holder in asked:
             row = rows.get(holder[:15])
@@ -379,32 +444,41 @@ class SalesforceActor:
                 results[holder] = Done(changed=False, before={what.name: value})
             else:
                 pending[holder] = row
-        return results | await self._write(what, pending, me, value=value)
+        return results | await self._write(what, pending, me, written, value=value)
 
     async def _write(
-        self, what: _Field, pending: dict[str, Row], me: str, *, value: bool | str
+        self, what: _Field, pending: dict[str, Row], me: str, written: set[str], *, value: bool | str
     ) -> dict[str, ActionResult]:
         """Set the field on records by holder, given as read, until each is done or refused, or patience ends.
 
-        `pending` is consumed: a holder leaves it only with a read that shows the field as asked, or a refusal.
+        `pending` is consumed: a holder leaves it only with a read that shows the field as asked, with a refusal, or
+        with the org's word that it was changed, which reading back did not show. `written` is as in `_set`.
         """
         results: dict[str, ActionResult] = {}
+        doubt: set[str] = set()
 
         async def once_more() -> None:
             sent = await self._send(what.sobject, what.name, {row["Id"]: value for row in pending.values()})
-            rows = await self._read(what, list(pending))
+            sent.stop_if_unheard()
+            doubt.update(sent.unsure)
+            written.update(holder[:15] for holder, row in pending.items() if row["Id"] in sent.changed)
+            rows: Mapping[str, Row] = {}
+            try:
+                rows = await self._read(what, list(pending))
+            except (Transient, Permanent) as error:
+                sent.unread = error
             for holder, before in list(pending.items()):
                 row, row_id = rows.get(holder[:15]), before["Id"]
                 if row is not None and _by_another(what, row, me):
                     results[holder] = _frozen_by(row)
                 elif row is not None and row[what.name] == value:
-                    # Refused and yet as asked: somebody else did it in between.
-                    changed = row_id not in sent.refused
+                    # Refused, locked or never sent, and yet as asked: somebody else did it in between.
+                    changed = row_id in sent.accepted or row_id in doubt
                     results[holder] = Done(changed=changed, before={what.name: before[what.name]})
-                elif row_id in sent.refused:
+                elif row_id in sent.refused and row_id not in doubt:
                     results[holder] = refused(sent.refused[row_id])
-                elif row_id in sent.accepted:
-                    results[holder] = TryLater(_UNDONE)
+                elif row_id in sent.refused or row_id in sent.accepted:
+                    results[holder] = sent.later(row_id)
                 else:
                     continue
                 del pending[holder]
@@ -413,10 +487,10 @@ class SalesforceActor:
         try:
             if pending:
                 await self._session.tuning.retrying()(_Unfinished, once_more)
-        except _Unfinished as unfinished:
-            results |= {holder: TryLater(str(unfinished)) for holder in pending}
+        except (_Unfinished, _Unread) as left_open:
+            results |= {holder: TryLater(str(left_open)) for holder in pending}
         except (Transient, Permanent) as error:
-            results |= {holder: _failure(error) for holder in pending}
+            results |= {holder: _failure(error, tried=holder[:15] in written) for holder in pending}
         return results
 
     async def _send(self, sobject: str, field: str, values: Mapping[str, bool | str]) -> _Sent:
@@ -431,13 +505,19 @@ class SalesforceActor:
     async def _send_each(
         self, names: Sequence[str], call: Callable[[Sequence[str]], Awaitable[Sequence[Row]]]
     ) -> _Sent:
-        """Send what is named once, 200 a call; after an error that the next call would meet too, send no more."""
+        """Send what is named once, 200 a call, as long as the guard lets it.
+
+        After an error that the next call would meet too, no more is sent.
+        """
         sent = _Sent()
         for chunk in _chunks(names, ROWS_PER_WRITE):
             try:
+                await self._guard()
                 answer = await call(chunk)
             except Busy as error:
                 sent.reason = str(error)
+                if error.unsure:
+                    sent.unsure.update(chunk)
                 continue
             except (Transient, Permanent) as error:
                 sent.stopped_by = error
@@ -483,18 +563,22 @@ class SalesforceActor:
         """Move records of one object, until each has moved or failed, or patience ends."""
         done = BUSINESS[sobject]
         query = Query(f"Id, OwnerId, {done}", sobject)
+        doubt: set[str] = set()
 
-        async def settle(sent: _Sent) -> None:
-            rows = {row["Id"][:15]: row for row in await self._rows(query, "Id", list(pending))}
+        async def owners() -> dict[str, Row]:
+            return {row["Id"][:15]: row for row in await self._rows(query, "Id", list(pending))}
+
+        def settle(rows: Mapping[str, Row], sent: _Sent) -> None:
             for record_id, move in list(pending.items()):
                 row, tally = rows.get(record_id[:15]), tallies[move.holder]
+                still_ours = row is not None and _same(row["OwnerId"], move.holder) and not row[done]
                 if row is not None and _same(row["OwnerId"], move.successor):
                     tally.moved[sobject] += 1
-                elif row is not None and _same(row["OwnerId"], move.holder) and not row[done]:
-                    if record_id in sent.refused:
+                elif still_ours or sent.unread is not None:
+                    if record_id in sent.refused and record_id not in doubt:
                         tally.failed[record_id] = refused(sent.refused[record_id])
-                    elif record_id in sent.accepted:
-                        tally.later = _UNDONE
+                    elif record_id in sent.refused or record_id in sent.accepted:
+                        tally.later = sent.later(record_id).reason
                     else:
                         continue
                 # Closed, deleted or given to somebody else, it is not ours to move any more.
@@ -503,22 +587,32 @@ class SalesforceActor:
         async def once_more() -> None:
             values = {record_id: move.successor for record_id, move in pending.items()}
             sent = await self._send(sobject, "OwnerId", values)
-            await settle(sent)
+            sent.stop_if_unheard()
+            doubt.update(sent.unsure)
+            rows: Mapping[str, Row] = {}
+            try:
+                rows = await owners()
+            except (Transient, Permanent) as error:
+                sent.unread = error
+            settle(rows, sent)
             sent.go_on(unfinished=bool(pending))
 
         try:
             if pending:
-                await settle(_Sent())
+                settle(await owners(), _Sent())
             if pending:
                 await self._session.tuning.retrying()(_Unfinished, once_more)
-        except (_Unfinished, Transient) as error:
+        except (_Unfinished, _Unread, Transient) as error:
             for move in pending.values():
                 tallies[move.holder].later = str(error)
         except Permanent as error:
             # What has moved by now, of this object or another, has moved and is counted.
             refusal = _refusal(error)
             for record_id, move in pending.items():
-                tallies[move.holder].failed[record_id] = refusal
+                if record_id in doubt:
+                    tallies[move.holder].later = str(error)
+                else:
+                    tallies[move.holder].failed[record_id] = refusal
 
 
 def _by_object(transfers: Sequence[Transfer], tallies: Mapping[str, _Tally]) -> dict[str, dict[str, _Move]]:
@@ -540,8 +634,9 @@ _BY_HAND: Final = "Give the record to somebody in the org, then retry."
 _READ_AGAIN: Final = "The account is gone or was never there: scan again."
 
 
-def _failure(error: Transient | Permanent) -> Refused | TryLater:
-    return TryLater(str(error)) if isinstance(error, Transient) else _refusal(error)
+def _failure(error: Transient | Permanent, *, tried: bool = False) -> Refused | TryLater:
+    """Return what an error leads to; `tried`: something may have been written by then, which a refusal would deny."""
+    return TryLater(str(error)) if tried or isinstance(error, Transient) else _refusal(error)
 
 
 def _refusal(error: Permanent) -> Refused:

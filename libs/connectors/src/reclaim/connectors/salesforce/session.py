@@ -505,7 +505,7 @@ class WriteSession(ReadSession):
 
 
 def _results(answer: object, count: int) -> list[Row]:
-    if not isinstance(answer, list) or len(answer) != count:
+    if not isinstance(answer, list) or len(answer) != count or not all(isinstance(row, dict) for row in answer):
         raise Busy("Salesforce did not give a result for every record.", unsure=True)
     return answer
 

@@ -1,7 +1,8 @@
 """Switches accounts of one SCIM service off and on.
 
 Each account is read, written only if it is not yet as asked, and read back: a write that got no answer is never sent
-again before a read has shown that it did not happen. SCIM has no cheaper licence and no records, and no freeze:
+again before a read has shown that it did not happen, and while that is not known, an error of whatever kind is
+`TryLater`: to be refused would say that nothing was done. SCIM has no cheaper licence and no records, and no freeze:
 switching an account off may free its seat or delete its data at once. Where the administrator states that it does no
 harm and can be undone, it serves as the freeze; what the end of grace then does is to find it done.
 """
@@ -9,12 +10,25 @@ harm and can be undone, it serves as the freeze; what the end of grace then does
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from reclaim.common.errors import Permanent, Transient
-from reclaim.connectors.errors import Busy, SignInRefused
-from reclaim.connectors.ports import ActionResult, Done, Downgrade, Grants, HandedOver, Refused, Transfer, TryLater
+from reclaim.connectors.errors import Busy, SignInRefused, WriteForbidden
+from reclaim.connectors.ports import (
+    ActionResult,
+    Done,
+    Downgrade,
+    Grants,
+    Guard,
+    HandedOver,
+    Refused,
+    Stopped,
+    Transfer,
+    TryLater,
+    unguarded,
+)
 from reclaim.connectors.scim.reader import active, is_own
 from reclaim.connectors.scim.refusals import ScimError
 from reclaim.connectors.scim.session import Resource, WriteSession
@@ -50,8 +64,17 @@ class _Unfinished(Exception):
 class ScimActor:
     """The `SeatActor` of a SCIM service."""
 
-    def __init__(self, session: WriteSession) -> None:
+    def __init__(self, session: WriteSession, guard: Guard = unguarded) -> None:
         self._session = session
+        self._guard = guard
+        # No call of ours waits behind another one after the guard was asked about it.
+        self._turns = asyncio.Semaphore(session.tuning.calls)
+
+    def guarded(self, guard: Guard) -> ScimActor:
+        """Return this actor with another guard, over the same connections to the service."""
+        twin = copy.copy(self)
+        twin._guard = guard  # noqa: SLF001  it is one of ours
+        return twin
 
     async def freeze(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         """Set `active` to false, where that was stated to be a freeze."""
@@ -98,7 +121,8 @@ class ScimActor:
         if not holder:
             return _GONE
         try:
-            user = await self._session.user(holder)
+            async with self._turns:
+                user = await self._session.user(holder)
             if user is None:
                 return _GONE
             if not value and is_own(user, self._session.profile.run_as):
@@ -113,48 +137,64 @@ class ScimActor:
 
     async def _switch(self, user: Resource, *, value: bool) -> ActionResult:
         """Write until the account reads as asked, or is refused, or patience ends; read before each further write."""
-        present: Resource | None = user
-        holder, sent = user["id"], False
+        present, holder = user, user["id"]
+        sent = False  # whether something may have been written
 
         async def once_more() -> ActionResult:
+            async with self._turns:
+                return await attempt()
+
+        async def attempt() -> ActionResult:
             nonlocal present, sent
-            if present is None:
-                # The last attempt ended without an answer: what it did shows only in a read.
-                present = await self._session.user(holder)
-            if present is None:
-                return _GONE
-            if active(present) == value:
-                return Done(changed=sent, before={"active": not value})
-            failure: Busy | ScimError | None = None
-            written, present = present, None
+            # Asked for here, its errors are not taken for those of the write.
+            await self._session.features()
+            failure: Transient | Permanent | None = None
             try:
-                await self._session.set_active(written, value=value)
-            except (Busy, ScimError) as error:
+                await self._session.set_active(present, value=value, guard=self._guard)
+            except (SignInRefused, Stopped, WriteForbidden):
+                raise
+            except (Transient, Permanent) as error:
                 failure = error
-            sent = sent or failure is None or (isinstance(failure, Busy) and failure.unsure)
+            doubt = sent
+            sent = sent or _may_be_done(failure)
             back = await self._session.user(holder)
-            if back is None:
+            if back is None and sent:
                 # Some services do not show an account any more that is off.
-                return Done(changed=True, before={"active": True}) if sent and not value else _GONE
+                return TryLater(_UNDONE) if value else Done(changed=True, before={"active": True})
+            if back is None:
+                return _GONE
             if active(back) == value:
                 return Done(changed=sent, before={"active": not value})
             if failure is None:
                 return TryLater(_UNDONE)
-            if isinstance(failure, ScimError) and failure.answered != _CHANGED_MEANWHILE:
+            if isinstance(failure, Busy) or (isinstance(failure, ScimError) and failure.answered == _CHANGED_MEANWHILE):
+                present = back
+                raise _Unfinished(str(failure), failure.retry_after if isinstance(failure, Busy) else None)
+            if isinstance(failure, ScimError) and not doubt:
                 return failure.as_refused()
-            present = back
-            raise _Unfinished(str(failure), failure.retry_after if isinstance(failure, Busy) else None)
+            return TryLater(str(failure))
 
         try:
             return await self._session.tuning.retrying()(self._worth_repeating, once_more)
         except _Unfinished as unfinished:
             return TryLater(str(unfinished))
+        except Permanent as error:
+            if sent:
+                return TryLater(str(error))
+            raise
 
     def _worth_repeating(self, error: Exception) -> bool | float:
         if not isinstance(error, _Unfinished):
             return False
         wait = error.retry_after
         return True if wait is None else wait if wait <= self._session.tuning.patience else False
+
+
+def _may_be_done(failure: Transient | Permanent | None) -> bool:
+    """Tell whether a write that ended in this way may have been carried out: accepted, or with no clear answer."""
+    if isinstance(failure, Busy):
+        return failure.unsure
+    return not isinstance(failure, ScimError)
 
 
 _GONE: Final = Refused("NOT_FOUND", "the application has no such account", "The account is gone: scan again.")

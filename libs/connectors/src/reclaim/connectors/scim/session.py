@@ -17,7 +17,7 @@ import msgspec
 from reclaim.common.clock import Clock
 from reclaim.common.outgoing import Outgoing
 from reclaim.connectors.http import Answer, ClientCredentials, Http, SignIn, Token, Tuning
-from reclaim.connectors.ports import Incomplete
+from reclaim.connectors.ports import Guard, Incomplete, unguarded
 from reclaim.connectors.scim.profile import ScimProfile
 from reclaim.connectors.scim.refusals import ScimError, refusal_of
 
@@ -167,8 +167,8 @@ class WriteSession(ReadSession):
         users = f"{self.profile.base}/Users/"
         return (*super()._may_send(), ("PATCH", users), ("PUT", users))
 
-    async def set_active(self, user: Resource, *, value: bool) -> None:
-        """Set `active` of an account as it was read, and nothing else. Sent once.
+    async def set_active(self, user: Resource, *, value: bool, guard: Guard = unguarded) -> None:
+        """Set `active` of an account as it was read, and nothing else. Sent once, if the guard lets it.
 
         By PATCH; where the service has none, by PUT of the account as it was read with that one value changed. Where
         the service has versions (ETags), it refuses with 412 what was changed by somebody else in between.
@@ -176,6 +176,7 @@ class WriteSession(ReadSession):
         Raises:
             Busy: nothing is known to have changed (`unsure`: nor is it known not to have).
             ScimError: the service refuses it.
+            Stopped: the guard does not let it be sent; nothing was done.
             Transient, Permanent: as every call.
         """
         features = await self.features()
@@ -185,6 +186,7 @@ class WriteSession(ReadSession):
         condition = {"If-Match": version} if features.etag and isinstance(version, str) and version else {}
         if self._patches:
             operation = {"op": "replace", "path": "active", "value": value}
+            await guard()
             try:
                 await self._write("PATCH", user["id"], {"schemas": [_PATCH_OP], "Operations": [operation]}, condition)
             except ScimError as error:
@@ -193,6 +195,7 @@ class WriteSession(ReadSession):
                 self._patches = False
             else:
                 return
+        await guard()
         await self._write("PUT", user["id"], {**_without_meta(user), "active": value}, condition)
 
     async def _write(self, method: str, user_id: str, body: Resource, condition: Mapping[str, str]) -> None:
