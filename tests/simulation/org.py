@@ -20,6 +20,7 @@ from reclaim.connectors.ports import (
     Survey,
     Transfer,
     TryLater,
+    unguarded,
 )
 from tests.simulation.invariants import Instant, Judge, Look, Write
 
@@ -211,6 +212,9 @@ class SimActor(FakeActor):
 
     async def _acting(self, what: str, given: Any, act: Callable[[Any], Awaitable[Any]]) -> Any:
         called = self._sim.moments.serial()
+        if called % 2:
+            # It hangs after its last look, at which nothing stood in the way.
+            self._guard = unguarded
         await self._gate(f"before {what}")
         self._sim.outage()
         trouble = self._sim.strikes("timed out after commit", "partial success", "UNABLE_TO_LOCK_ROW", times=4)

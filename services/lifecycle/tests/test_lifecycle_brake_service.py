@@ -17,9 +17,9 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, Forbidden, NotFound
 from reclaim.common.security import Sealer
-from reclaim.connectors.fake import FakeOrg, FakeRecord, FakeUser
-from reclaim.connectors.ports import ConnectionProfile
-from reclaim.lifecycle import brake_gate, brake_store, store
+from reclaim.connectors.fake import FakeActor, FakeOrg, FakeRecord, FakeUser
+from reclaim.connectors.ports import ConnectionProfile, Guard
+from reclaim.lifecycle import actions, brake_gate, brake_store, store
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.brakes import Limits
 from reclaim.lifecycle.domain import Retry, State
@@ -536,6 +536,48 @@ async def test_a_kill_switch_engaged_between_the_claim_and_the_call_stops_the_ca
             (waiting,) = await store.effects_of(db, "case-000")
         assert waiting["attempts"] == 0
         assert "kill switch" in waiting["reason"]
+
+
+@pytest.mark.parametrize("step", ["freeze", "hand over", "deactivate"])
+async def test_a_kill_switch_engaged_between_two_parts_of_a_call_stops_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A large action is many requests, and one that failed is sent again: each looks first."""
+    monkeypatch.setattr(actions, "LOOK_AGAIN", 0)
+    guarded = FakeActor.guarded
+
+    def org(clock: FixedClock) -> FakeOrg:
+        full = crowd(clock)
+        full.users["005M"] = FakeUser(id="005M", created_at=NOW - 900 * DAY, last_used_at=NOW)
+        for holder in ("005000", "005001"):
+            full.users[holder].manager_id = "005M"
+            full.records[f"for {holder}"] = FakeRecord(f"for {holder}", "Case", holder)
+        return full
+
+    async with world(None, tmp_path, org) as it:
+        await limit(it)
+        await revoke(it, 2, hand_over=step == "hand over")
+        if step != "freeze":
+            await it.act()
+            it.clock.advance(7 * DAY)
+            await it.once("timers")
+            await it.once("act")
+        before = len(it.org.writes)
+
+        def interrupted(actor: FakeActor, guard: Guard) -> FakeActor:
+            async def after_the_first_write() -> None:
+                if len(it.org.writes) > before:
+                    await engage(it)
+                await guard()
+
+            return guarded(actor, after_the_first_write)
+
+        monkeypatch.setattr(FakeActor, "guarded", interrupted)
+        await it.once("act")
+        assert len(it.org.writes) == before + 1
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
+        assert len(it.org.writes) == before + 1
 
 
 async def test_a_kill_switch_that_cannot_be_read_stops_everything(

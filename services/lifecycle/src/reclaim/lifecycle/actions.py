@@ -27,7 +27,7 @@ from reclaim.common.contracts import UsageQuestioned
 from reclaim.common.db import Database, is_outage
 from reclaim.common.errors import Permanent, Transient
 from reclaim.common.security import Sealer
-from reclaim.common.timing import backoff
+from reclaim.common.timing import backoff, wall_milliseconds
 from reclaim.connectors import checks, ports
 from reclaim.connectors.ports import (
     ActionResult,
@@ -42,6 +42,7 @@ from reclaim.connectors.ports import (
     SeatActor,
     SeatReader,
     SeatRecord,
+    Stopped,
     Survey,
     Transfer,
     TryLater,
@@ -86,6 +87,9 @@ ASK_AGAIN: Final = 5.0
 
 CHECK_HOLDS: Final = timedelta(minutes=15)
 """How long after its check a step may still be taken without another one."""
+
+LOOK_AGAIN: Final = 1_000
+"""Milliseconds for which a look at lease, kill switch and appeals holds, between the parts of one action."""
 
 CHECKED: Final = frozenset(STEP_OF)
 """The effects that take something away."""
@@ -356,6 +360,30 @@ class Actions:
             await store.mark_sent(unit.db, {effect.id for effect in cleared if effect.kind in UNSURE})
         return cleared, held
 
+    def _guarded(self, actor: SeatActor, cleared: Sequence[Claimed]) -> SeatActor:
+        """Return an actor that looks again before each part of what takes away, and before it sends anything anew.
+
+        All of a batch stops with one of its cases: tried again, each is looked at by itself.
+        """
+        if not cleared or cleared[0].kind not in CHECKED:
+            return actor
+        looked = wall_milliseconds()
+
+        async def may_write() -> None:
+            nonlocal looked
+            if abs(wall_milliseconds() - looked) < LOOK_AGAIN:
+                return
+            try:
+                still, stops = await self._cleared(cleared)
+            except Exception as error:
+                raise Stopped("whether it may still be sent could not be read") from error
+            if len(still) < len(cleared):
+                why = next((f": {stop.reason}" for stop in stops.values() if isinstance(stop, Held)), "")
+                raise Stopped(f"it was stopped before it was sent{why}")
+            looked = wall_milliseconds()
+
+        return actor.guarded(may_write)
+
     async def _run(self, claimed: Sequence[Claimed], connection: Any) -> dict[str, Outcome]:
         kind = claimed[0].kind
         reader = self._reader(connection)
@@ -375,7 +403,7 @@ class Actions:
         if actor is None:
             return outcomes | {e.id: Answer(SUCCESS[kind], f"dry run: would {kind.value} here") for e in claimed}
         cleared, held = await self._cleared(claimed)
-        return outcomes | held | await self._act(cleared, kind, actor)
+        return outcomes | held | await self._act(cleared, kind, self._guarded(actor, cleared))
 
     async def _act(self, claimed: Sequence[Claimed], kind: Effect, actor: SeatActor) -> dict[str, Outcome]:
         act = {
@@ -621,7 +649,7 @@ class Actions:
             cleared, held = await self._cleared([effect for effect in claimed if effect.id in transfers])
             outcomes |= held
             transfers = {effect.id: transfers[effect.id] for effect in cleared}
-            results = await actor.hand_over(list(transfers.values()))
+            results = await self._guarded(actor, cleared).hand_over(list(transfers.values()))
             for effect_id, transfer in transfers.items():
                 outcomes[effect_id] = _handed_over(results.get(transfer.holder), plans[effect_id])
         return outcomes
