@@ -206,6 +206,20 @@ async def test_no_row_is_flagged_only_with_include_no_activity_and_proven_covera
     assert await would(include_no_activity=True) == (["u00002"], {})
 
 
+@pytest.mark.parametrize("users", [[seated(1, last_used_at=NOON - HOUR), seated(2)]], ids=["one signed in"])
+async def test_under_a_rule_on_hours_the_systems_own_word_keeps_whom_no_source_names(
+    one: Scanner, users: list[FakeUser]
+) -> None:
+    await feed(one, used("boss", 40), used("ACME\\first", 50), report=complete())
+    await scanned(one, await ready(one, **UNDER_20, include_no_activity=True))
+    assert await flagged(one) == [users[1].id], "the feed spells the first one otherwise"
+    (event,) = await one.said(UserFlagged)
+    await one.hear(UsageQuestioned(case_id=event.case_id, asked_at=NOON, last_used_at=NOON - HOUR, read=True))
+    (answer,) = await one.said(UsageJudged)
+    assert answer.use == "unknown"
+    assert "its system saw use" in answer.reason.lower()
+
+
 async def test_three_components_of_3_hours_each_against_8_are_kept(tmp_path: Path, clock: FixedClock) -> None:
     owned = {"ann": {"ALL": 200}, "bob": {"ALL": 200}}
     async with world(tmp_path, clock, owned=owned) as office:

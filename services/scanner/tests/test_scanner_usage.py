@@ -129,6 +129,22 @@ def test_a_sum_across_the_edge_that_could_be_either_is_unknown() -> None:
     assert verdict(planned(UNDER_20), worked("1", hours=Hours(18 * HOUR, 19 * HOUR))).state == "UNUSED"
 
 
+@pytest.mark.parametrize(
+    ("activity", "state"),
+    [
+        (Activity(seen_itself=NOW - HOUR), "UNKNOWN"),
+        (Activity(seen_itself=OCTOBER.start), "UNKNOWN"),
+        (Activity(seen_itself=OCTOBER.start - HOUR), "UNUSED"),
+        (Activity(records=1, seen_itself=NOW - HOUR), "UNKNOWN"),
+        (worked("1", seen_itself=NOW - HOUR), "UNUSED"),
+    ],
+    ids=["after the window", "as it began", "before it", "a record of no time", "measured"],
+)
+def test_whom_the_system_itself_saw_and_no_source_measured_is_not_idle(activity: Activity, state: str) -> None:
+    eager = UsageCondition(span=MONTH, minimum_hours=Decimal(20), channels=("ui",), include_no_activity=True)
+    assert verdict(planned(eager), activity).state == state
+
+
 # ------------------------------------------------------------------------------------------------ windows
 
 

@@ -525,7 +525,8 @@ class Activity:
 
     `doubts` are sources that tell of the seat, and that can neither prove how much it was used nor when last. Of hours:
     `alone` is the most that any one source proves by itself, `together` what all of them come to where they cannot
-    have told the same time; `beside` counts the records in the window that are of no cell.
+    have told the same time; `beside` counts the records in the window that are of no cell. `seen_itself` is the latest
+    use that the connected system itself saw, which tells of no hours, and that there was use.
     """
 
     records: int = 0
@@ -533,6 +534,7 @@ class Activity:
     alone: timedelta = _ZERO
     together: timedelta = _ZERO
     beside: int = 0
+    seen_itself: datetime | None = None
     first_used: datetime | None = None
     last_used: tuple[datetime, datetime] | None = None
     hours: Hours = field(default_factory=Hours)
@@ -609,6 +611,8 @@ def _judge_hours(
         )
     if activity.records == 0 and activity.beside:
         return Verdict("UNKNOWN", "The source whose hours count has no record of it, and another has.")
+    if activity.seen_itself is not None and activity.seen_itself >= plan.window.start and not most:
+        return Verdict("UNKNOWN", f"Its system saw use on {_at(activity.seen_itself)}, and no source measured it.")
     start = _clock(granted_at, first_seen_at, activity)
     if start is None:
         return Verdict("UNKNOWN", "Nobody knows since when the seat is there.")

@@ -446,10 +446,8 @@ async def judge_seats(db: AsyncConnection, chosen: Plan, seats: Sequence[UsageSe
     verdicts = []
     for at, seat in enumerate(seats):
         found = page.found[at]
-        if chosen.condition.minimum_hours is None and "ui" in chosen.condition.channels:
-            found.records += seat.asked
-            if seat.last_used_at is not None:
-                found.use(seat.last_used_at, seat.last_used_at)
+        if "ui" in chosen.condition.channels:
+            found.told_itself(seat, of_hours=chosen.condition.minimum_hours is not None)
         verdict = judge(chosen, found.activity(), granted_at=seat.granted_at, first_seen_at=seat.first_seen_at)
         verdicts.append(replace(verdict, last_used_at=found.latest))
     return verdicts
@@ -507,6 +505,7 @@ class _Seen:
         self.others: list[Measured] = []
         self.doubts: set[str] = set()
         self.beside = 0
+        self.seen_itself: datetime | None = None
         self.by_source: dict[str, _Sum] = defaultdict(_Sum)
 
     def use(self, earliest: datetime, latest: datetime) -> None:
@@ -517,6 +516,18 @@ class _Seen:
 
     def saw(self, at: datetime) -> None:
         self.latest = at if self.latest is None else max(self.latest, at)
+
+    def told_itself(self, seat: UsageSeat, *, of_hours: bool) -> None:
+        """Take what the connected system says of the last use: a record of it, but never of hours."""
+        if not of_hours:
+            self.records += seat.asked
+        if seat.last_used_at is None:
+            return
+        if of_hours:
+            self.seen_itself = seat.last_used_at
+            self.saw(seat.last_used_at)
+        else:
+            self.use(seat.last_used_at, seat.last_used_at)
 
     def began(self, at: datetime) -> None:
         self.first_used = at if self.first_used is None else min(self.first_used, at)
@@ -547,6 +558,7 @@ class _Seen:
             alone=max((total(own.whole, own.others).least for own in sums), default=timedelta(0)),
             together=total(whole, [one for own in sums for one in own.others]).most,
             beside=self.beside,
+            seen_itself=self.seen_itself,
         )
 
 
