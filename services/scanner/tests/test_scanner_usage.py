@@ -66,7 +66,7 @@ def planned(
     preference: Iterable[str] = (),
     witnessed: bool = True,
 ) -> Plan:
-    return plan(
+    chosen = plan(
         condition,
         "office",
         list(components),
@@ -74,8 +74,8 @@ def planned(
         now=now,
         zone=zone,
         preference=list(preference),
-        witnessed=witnessed,
     )
+    return replace(chosen, unwitnessed=frozenset()) if witnessed else chosen
 
 
 def worked(spent: str | timedelta, **more: Any) -> Activity:

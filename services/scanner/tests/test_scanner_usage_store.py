@@ -339,6 +339,29 @@ async def test_absence_proves_nothing_where_the_source_names_nobody_with_a_seat(
         assert (await usage_store.witnessed(db, chosen, seats=[seat("u9"), seat("u1")])).witnessed
 
 
+@pytest.mark.parametrize("condition", [UNDER_20, IDLE_90], ids=["hours", "last use"])
+async def test_a_source_that_never_named_the_product_proves_nothing_by_the_records_of_another(
+    database: Database, condition: UsageCondition
+) -> None:
+    eager = UsageCondition(
+        span=condition.span, minimum_hours=condition.minimum_hours, include_no_activity=True, channels=("ui",)
+    )
+    await keep(database, [record("u1")], source="notes")
+    await keep(database, [record("u1", "visio")], source="agent")
+    await tell(database, report("agent"))
+    seats = [seat("u1"), seat("u9")]
+    _, found = await verdicts(database, eager, *seats)
+    assert found.state == "UNKNOWN", "agent told everything, and never of this product"
+    half = Window(OCTOBER.start - 90 * 24 * HOUR, OCTOBER.start + 240 * HOUR)
+    await tell(database, report("notes", period=half))
+    _, found = await verdicts(database, eager, *seats)
+    assert found.state == "UNKNOWN", "it told a part, and agent alone the rest"
+    assert found.reason.startswith("agent has no record")
+    await keep(database, [record("u1")], source="agent")
+    _, found = await verdicts(database, eager, *seats)
+    assert found.state == "UNUSED"
+
+
 async def test_sessions_are_cut_merged_and_counted_once(database: Database) -> None:
     start = OCTOBER.start
 

@@ -11,7 +11,7 @@ where both lead to the same answer there is one.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -295,7 +295,8 @@ class Plan:
     why nobody can be called unused (empty: coverage is proven); `stale` the sources to raise an alert about.
     `others` are sources whose hours could count in the whole window, and which the cells give no or only a part of it.
     `doubtful` are the (source, product) that are stale or leave a hole: whom they know may be seen by nobody else.
-    `witnessed` tells that the sources have a record of any of the seats: one that has none may not see the product.
+    `unwitnessed` are the sources that prove the absence of use, in groups of which one each is enough, as long as none of
+    the group has a record of any of the seats: a source that never named one of them may not see the product.
     """
 
     condition: UsageCondition
@@ -304,9 +305,18 @@ class Plan:
     cells: tuple[Cell, ...]
     unproven: tuple[str, ...]
     stale: tuple[Freshness, ...]
-    witnessed: bool
+    unwitnessed: frozenset[frozenset[str]] = frozenset()
     others: tuple[Cell, ...] = ()
     doubtful: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def witnessed(self) -> bool:
+        """Whether the sources that prove the absence of use are known to see people with such a seat."""
+        return not self.unwitnessed
+
+    def seen_by(self, sources: Collection[str]) -> Plan:
+        """Return the plan as it is once these sources are known to have a record of a seat."""
+        return replace(self, unwitnessed=frozenset(group for group in self.unwitnessed if group.isdisjoint(sources)))
 
 
 def plan(
@@ -318,12 +328,11 @@ def plan(
     now: datetime,
     zone: str,
     preference: Sequence[str] = (),
-    witnessed: bool,
 ) -> Plan:
     """Decide by which sources the seats of a product are judged.
 
-    `preference` orders the sources whose hours count; those it leaves out come after it, by name. `witnessed` is
-    whether a record of the members in the window is of one of the seats.
+    `preference` orders the sources whose hours count; those it leaves out come after it, by name. By whom
+    the seats are seen nobody has asked yet, see `Plan.seen_by`.
     """
     window = condition.span.window(now, zone)
     if condition.minimum_hours is None:
@@ -337,6 +346,7 @@ def plan(
     cells: list[Cell] = []
     others: list[Cell] = []
     doubtful: set[tuple[str, str]] = set()
+    proving: set[frozenset[str]] = set()
     unproven: list[str] = []
     for member in members:
         about = [report for report in reports if report.product in ("", member)]
@@ -347,6 +357,8 @@ def plan(
         ]
         if condition.minimum_hours is None:
             holes = _unseen(condition.proven, usable, window, now)
+            if member in needed:
+                proving |= _proving(condition.proven, usable, window, now)
             doubtful |= {(source, member) for source in _doubtful(condition, about, usable, window, now)}
         else:
             able = [report for report in usable if report.timed and report.channels >= set(condition.proven)]
@@ -359,6 +371,7 @@ def plan(
             }
             chosen, holes = _assigned(member, window, covered)
             cells += chosen
+            proving |= {frozenset({cell.source}) for cell in chosen if member in needed}
             whole = [Cell(source, member, window) for source in sources]
             others += [cell for cell in whole if cell not in chosen]
         if holes and member in needed:
@@ -371,7 +384,7 @@ def plan(
         tuple(cells),
         tuple(unproven),
         alerts,
-        witnessed,
+        unwitnessed=frozenset(proving),
         others=tuple(others),
         doubtful=frozenset(doubtful),
     )
@@ -407,6 +420,24 @@ def _unseen(channels: Collection[Channel], usable: Sequence[Report], window: Win
         for channel in channels
         for hole in gaps(window, _covered([report for report in usable if channel in report.channels], window, now))
     )
+
+
+def _proving(
+    channels: Collection[str], usable: Sequence[Report], window: Window, now: datetime
+) -> set[frozenset[str]]:
+    """Return who proves that a product was not used, as `Plan.unwitnessed` has it.
+
+    For each channel that is one of the sources that see it through the whole window, or else all that see a part.
+    """
+    found: set[frozenset[str]] = set()
+    for channel in channels:
+        seeing: dict[str, list[Report]] = {}
+        for report in usable:
+            if channel in report.channels and report.period.end > window.start:
+                seeing.setdefault(report.source, []).append(report)
+        alone = frozenset(source for source, own in seeing.items() if not _unseen([channel], own, window, now))
+        found |= {alone} if alone else {frozenset({source}) for source in seeing}
+    return found
 
 
 def _assigned(product: str, window: Window, covered: Mapping[str, Sequence[Window]]) -> tuple[list[Cell], list[Window]]:
@@ -640,8 +671,13 @@ def _absent(plan: Plan, activity: Activity, start: datetime | None, what: str) -
     if not plan.condition.include_no_activity:
         return Verdict("UNKNOWN", "No source has a record of it, and the rule does not count that as no use.")
     if not plan.witnessed:
-        return Verdict("UNKNOWN", "No source has a record of anybody with such a seat: they may not see it at all.")
+        return Verdict("UNKNOWN", _unseen_by(plan))
     return Verdict("UNUSED", f"{what}: no source has a record, and all of them reported.")
+
+
+def _unseen_by(plan: Plan) -> str:
+    sources = ", ".join(sorted({source for group in plan.unwitnessed for source in group}))
+    return f"{sources} has no record of anybody with such a seat, and may not see it at all."
 
 
 def _at(at: datetime) -> str:

@@ -396,17 +396,18 @@ async def make_plan(
     members = {product, *components}
     stored = await reports(db, members)
     said = [*(report for report in stored if (report.source, report.product) not in without), *live]
-    chosen = plan(condition, product, components, said, now=now, zone=zone, preference=preference, witnessed=bool(live))
+    chosen = plan(condition, product, components, said, now=now, zone=zone, preference=preference)
+    chosen = chosen.seen_by({report.source for report in live})
     return chosen if connection_id is None else await witnessed(db, chosen, connection_id=connection_id)
 
 
 async def witnessed(
     db: AsyncConnection, chosen: Plan, *, connection_id: str | None = None, seats: Sequence[UsageSeat] = ()
 ) -> Plan:
-    """Return a plan that knows whether the sources have a record of one of these seats, or of any on a connection.
+    """Return a plan that knows which sources have a record of one of these seats, or of any on a connection.
 
     Asked only where it counts. Records of people without such a seat prove nothing: a source may name all of them
-    otherwise than the connection does.
+    otherwise than the connection does. Nor do those of sources by which nothing is proven.
     """
     if chosen.witnessed or not chosen.condition.include_no_activity:
         return chosen
@@ -422,18 +423,19 @@ async def witnessed(
                 sa.and_(KNOWN_SEATS.c.device_id == USAGE.c.device, USAGE.c.device != ""),
             ),
         )
-    seen = (
-        sa.select(sa.literal(1))
-        .select_from(USAGE)
-        .where(
-            among(USAGE.c.product, chosen.members),
-            USAGE.c.period_end > chosen.window.start,
-            USAGE.c.period_start < chosen.window.end,
-            theirs,
-        )
-        .limit(1)
+    counted = sa.and_(
+        among(USAGE.c.product, chosen.members),
+        USAGE.c.period_end > chosen.window.start,
+        USAGE.c.period_start < chosen.window.end,
+        theirs,
     )
-    return replace(chosen, witnessed=(await db.execute(seen)).first() is not None)
+    seen = [
+        sa.select(sa.literal(source).label("source")).where(
+            sa.exists(sa.select(sa.literal(1)).select_from(USAGE).where(USAGE.c.source == source, counted))
+        )
+        for source in sorted(frozenset[str]().union(*chosen.unwitnessed))
+    ]
+    return chosen.seen_by((await db.execute(sa.union_all(*seen))).scalars().all()) if seen else chosen
 
 
 async def judge_seats(db: AsyncConnection, chosen: Plan, seats: Sequence[UsageSeat]) -> list[Verdict]:
