@@ -51,10 +51,11 @@ USAGE = sa.Table(
     sa.Column("device", sa.Text, primary_key=True),  # empty where the source names none
     sa.Column("channel", sa.Text, primary_key=True),
     sa.Column("period_start", UtcDateTime, primary_key=True),
+    # A day and the month that begins with it are two records: neither may take the place of the other.
+    sa.Column("period_end", UtcDateTime, primary_key=True),
     # Both empty where the source names none.
     sa.Column("process", sa.Text, primary_key=True, server_default=""),
     sa.Column("version", sa.Text, primary_key=True, server_default=""),
-    sa.Column("period_end", UtcDateTime, nullable=False),
     sa.Column("user_name", sa.Text, nullable=False),
     sa.Column("seconds", sa.BigInteger),
     sa.Column("runs", sa.BigInteger, nullable=False),
@@ -73,7 +74,7 @@ REPORTS = sa.Table(
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("product", sa.Text, primary_key=True),  # empty: every product that the source knows
     sa.Column("period_start", UtcDateTime, primary_key=True),
-    sa.Column("period_end", UtcDateTime, nullable=False),
+    sa.Column("period_end", UtcDateTime, primary_key=True),
     sa.Column("heard_at", UtcDateTime, nullable=False),
     sa.Column("complete", sa.Boolean, nullable=False),
     sa.Column("channels", Json, nullable=False),
@@ -120,7 +121,18 @@ NOBODY: Final = "device:"
 """What the holder of an installation begins with of which no source says whose it is."""
 
 _INSTALLATION_KEY: Final = ("source", "product", "device", "path")
-_RECORD_KEY: Final = ("source", "product", "user_key", "device", "channel", "period_start", "process", "version")
+_RECORD_KEY: Final = (
+    "source",
+    "product",
+    "user_key",
+    "device",
+    "channel",
+    "period_start",
+    "period_end",
+    "process",
+    "version",
+)
+_REPORT_KEY: Final = ("source", "product", "period_start", "period_end")
 PAGE: Final = 1_000
 """Seats that are judged together."""
 
@@ -190,6 +202,9 @@ def _row(record: UsageRecord) -> dict[str, Any]:
 async def add_report(db: AsyncConnection, report: Report) -> None:
     """Take note that a source has spoken about a period; a later word about the same period replaces it.
 
+    Of periods that begin together a later word replaces those that it reaches over, and all of them if it takes back
+    what was proven. Besides, the shorter one stands beside the longer, which goes on to hold.
+
     Raises:
         Invalid: a period that is none, or a patience that would let old figures pass for new ones.
     """
@@ -215,7 +230,23 @@ async def add_report(db: AsyncConnection, report: Report) -> None:
         "late_seconds": int(report.late.total_seconds()),
         "silence_seconds": int(report.silence.total_seconds()),
     }
-    await insert_many(db, REPORTS, [row], replacing=("source", "product", "period_start"), unless_newer="heard_at")
+    together = sa.and_(
+        REPORTS.c.source == report.source,
+        REPORTS.c.product == report.product,
+        REPORTS.c.period_start == report.period.start,
+    )
+    taken_back = sa.or_(~REPORTS.c.complete, REPORTS.c.anonymised)
+    reaches = sa.or_(REPORTS.c.period_end >= report.period.end, taken_back)
+    known = await db.execute(
+        sa.select(REPORTS.c.source).where(together, REPORTS.c.heard_at > report.heard_at, reaches).limit(1)
+    )
+    if known.first() is not None:
+        return
+    older = sa.delete(REPORTS).where(together, REPORTS.c.heard_at <= report.heard_at)
+    if report.complete and not report.anonymised:
+        older = older.where(REPORTS.c.period_end < report.period.end)
+    await db.execute(older)
+    await insert_many(db, REPORTS, [row], replacing=_REPORT_KEY, unless_newer="heard_at")
 
 
 async def add_installations(
@@ -278,7 +309,7 @@ async def end_inventory(
 
 async def reports(db: AsyncConnection, products: Collection[str] | None = None) -> list[Report]:
     """Return what sources have reported about some products, or (None) about all."""
-    chosen = sa.select(REPORTS).order_by(REPORTS.c.source, REPORTS.c.product, REPORTS.c.period_start)
+    chosen = sa.select(REPORTS).order_by(*REPORTS.primary_key)
     if products is not None:
         chosen = chosen.where(among(REPORTS.c.product, {"", *products}))
     return [
