@@ -396,6 +396,26 @@ async def test_a_source_that_never_named_the_product_proves_nothing_by_the_recor
     assert found.state == "UNUSED"
 
 
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        ([record(seconds=2 * 3600)], "UNKNOWN"),
+        ([record(seconds=2 * 3600), record(period_start=LONG_AGO, period_end=LONG_AGO + HOUR, seconds=0)], "UNKNOWN"),
+        ([record(seconds=2 * 3600), record(period_start=LONG_AGO, period_end=LONG_AGO + HOUR)], "UNUSED"),
+    ],
+    ids=["the month itself", "a record without use", "use before it"],
+)
+async def test_a_seat_that_use_alone_dates_is_no_older_than_that_use_can_be(
+    database: Database, told: list[UsageRecord], state: str
+) -> None:
+    await keep(database, told)
+    await tell(database, report())
+    (found,) = await verdicts(database, UNDER_20, seat(granted_at=None, first_seen_at=OCTOBER.end - 4 * 24 * HOUR))
+    assert found.state == state
+    if state == "UNKNOWN":
+        assert "too recently" in found.reason
+
+
 async def test_sessions_are_cut_merged_and_counted_once(database: Database) -> None:
     start = OCTOBER.start
 

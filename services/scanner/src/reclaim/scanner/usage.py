@@ -557,7 +557,8 @@ class Activity:
     `doubts` are sources that tell of the seat, and that can neither prove how much it was used nor when last. Of hours:
     `alone` is the most that any one source proves by itself, `together` what all of them come to where they cannot
     have told the same time; `beside` counts the records in the window that are of no cell. `seen_itself` is the latest
-    use that the connected system itself saw, which tells of no hours, and that there was use.
+    use that the connected system itself saw, which tells of no hours, and that there was use. `first_used` is the latest
+    that the first use can have been, so that nobody's clock starts before they had the seat.
     """
 
     records: int = 0

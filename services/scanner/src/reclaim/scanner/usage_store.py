@@ -638,7 +638,7 @@ async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None
             USAGE.c.source,
             USAGE.c.product,
             sa.func.count().label("records"),
-            sa.func.min(USAGE.c.period_start).label("first_used"),
+            sa.func.min(USAGE.c.last_used_by).label("first_used"),
             sa.func.max(USAGE.c.last_used_from).label("earliest"),
             sa.func.max(USAGE.c.last_used_by).label("latest"),
         )
@@ -648,7 +648,8 @@ async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None
     for row in rows:
         for seen in page.belonging(row.user_key, row.device):
             seen.records += row.records
-            seen.began(row.first_used)
+            if row.first_used is not None:
+                seen.began(row.first_used)
             if (row.source, row.product) in chosen.doubtful:
                 seen.doubts.add(row.source)
             if row.earliest is not None:
@@ -664,7 +665,7 @@ async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
             USAGE.c.device,
             USAGE.c.source,
             USAGE.c.product,
-            sa.func.min(USAGE.c.period_start).label("first_used"),
+            sa.func.min(USAGE.c.last_used_by).label("first_used"),
             sa.func.max(USAGE.c.last_used_by).label("latest"),
             sa.func.sum(sa.case((within, 1), else_=0)).label("records"),
             sa.func.sum(sa.case((sa.and_(within, USAGE.c.seconds > 0), 1), else_=0)).label("measured"),
@@ -675,8 +676,8 @@ async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
     proving = {(cell.source, cell.product) for cell in (*chosen.cells, *chosen.others)}
     for row in began:
         for seen in page.belonging(row.user_key, row.device):
-            seen.began(row.first_used)
-            if row.latest is not None:
+            if row.first_used is not None:
+                seen.began(row.first_used)
                 seen.saw(row.latest)
             if (row.source, row.product) not in proving:
                 seen.beside += row.records
