@@ -16,10 +16,11 @@ from reclaim.common.contracts import CaseWithdrawn, UsageJudged, UsageQuestioned
 from reclaim.common.errors import Invalid
 from reclaim.common.telemetry import set_up_telemetry
 from reclaim.connectors.fake import FakeUser
-from reclaim.scanner import actions, catalog_actions, store, usage_cases
+from reclaim.scanner import actions, catalog_actions, known_seats, store, usage_cases
 from reclaim.scanner import jobs as scanner_jobs
 from reclaim.scanner.domain import USAGE, Rejected, read_terms
 from reclaim.scanner.explain import explain
+from reclaim.scanner.known_seats import KnownSeat
 from reclaim.scanner.scan import preview
 from reclaim.scanner.store import Connection, Rule
 from reclaim.scanner.usage import InstallationRecord, Report, UsageRecord, Window
@@ -290,6 +291,59 @@ async def test_where_the_assigned_date_is_missing_first_seen_is_used(two: Scanne
     clock.advance(2 * DAY)
     two.org.users["boss"].last_used_at = clock.now()
     assert (await scanned(two, rule)).flagged == 2
+
+
+@pytest.mark.parametrize("terms", [BY_SOURCES, {**UNDER_20, "include_no_activity": True}], ids=["last use", "hours"])
+async def test_a_seat_that_was_lost_and_given_again_is_as_new_as_that(
+    two: Scanner, clock: FixedClock, terms: dict[str, Any]
+) -> None:
+    """Two holders with nothing but what is remembered of them; one had lost the seat for a long time."""
+    for holder in ("u00001", "u00002"):
+        two.org.users[holder].last_used_at = NOON - 500 * DAY
+        two.org.users[holder].assigned_at = None
+    old = used("u00001", 30, period_start=NOON - 480 * DAY, period_end=NOON - 450 * DAY)
+    rule = await ready(two, **terms)
+    clock.advance(-460 * DAY)
+    await scanned(two, rule, dry_run=True)
+    clock.advance(40 * DAY)
+    lost = two.org.users.pop("u00001")
+    without = await scanned(two, rule, dry_run=True, accept_population=True)
+    assert (without.status, without.seen) == ("finished", 2), without.reason
+    clock.advance(420 * DAY)
+    two.org.users["u00001"] = lost
+    await feed(two, old, used("boss", 40), report=complete())
+    two.org.users["boss"].last_used_at = NOON
+    run = await scanned(two, rule, accept_population=True)
+    assert (run.status, run.seen, run.left_alone) == ("finished", 3, {USAGE: 1}), run.reason
+    assert await flagged(two) == ["u00002"]
+    (event,) = await two.said(UserFlagged)
+    await two.hear(UsageQuestioned(case_id=event.case_id, asked_at=NOON))
+    assert [answer.use for answer in await two.said(UsageJudged)] == ["unused"]
+
+
+async def test_a_reading_that_overlaps_another_takes_no_seat_for_gone(two: Scanner) -> None:
+    ann = KnownSeat(product="SFDC", product_name="Sales", holder_id="u1", holder_name="Ann")
+
+    async def listed(at: datetime, *, ended: bool = True) -> None:
+        async with two.running.database.unit() as unit:
+            await known_seats.remember(unit.db, "c1", [ann], at)
+            if ended:
+                await known_seats.end_reading(unit.db, "c1", ["SFDC"], at)
+
+    async def since() -> known_seats.Since:
+        async with two.running.database.reading() as db:
+            (found,) = (await known_seats.first_seen(db, "c1", ["u1"])).values()
+        return found
+
+    await listed(NOON - DAY, ended=False)
+    await listed(NOON)
+    await listed(NOON - HOUR)
+    await listed(NOON + DAY)
+    assert await since() == known_seats.Since(NOON - DAY, returned=False)
+    async with two.running.database.unit() as unit:
+        await known_seats.end_reading(unit.db, "c1", ["SFDC"], NOON + 2 * DAY)
+    await listed(NOON + 3 * DAY)
+    assert await since() == known_seats.Since(NOON + 3 * DAY, returned=True)
 
 
 async def test_a_rule_of_before_keeps_its_meaning(two: Scanner) -> None:

@@ -35,7 +35,16 @@ from reclaim.scanner.usage import (
     judge,
     live_report,
 )
-from reclaim.scanner.usage_store import REPORTS, USAGE, UsageSeat, add_records, add_report, judge_seats, judged, make_plan
+from reclaim.scanner.usage_store import (
+    REPORTS,
+    USAGE,
+    UsageSeat,
+    add_records,
+    add_report,
+    judge_seats,
+    judged,
+    make_plan,
+)
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

@@ -295,8 +295,8 @@ class Plan:
     why nobody can be called unused (empty: coverage is proven); `stale` the sources to raise an alert about.
     `others` are sources whose hours could count in the whole window, and which the cells give no or only a part of it.
     `doubtful` are the (source, product) that are stale or leave a hole: whom they know may be seen by nobody else.
-    `unwitnessed` are the sources that prove the absence of use, in groups of which one each is enough, as long as none of
-    the group has a record of any of the seats: a source that never named one of them may not see the product.
+    `unwitnessed` are the sources that prove the absence of use, in groups of which one each is enough, as long as none
+    of the group has a record of any of the seats: a source that never named one of them may not see the product.
     """
 
     condition: UsageCondition
@@ -423,7 +423,7 @@ def _unseen(channels: Collection[Channel], usable: Sequence[Report], window: Win
 
 
 def _proving(
-    channels: Collection[str], usable: Sequence[Report], window: Window, now: datetime
+    channels: Collection[Channel], usable: Sequence[Report], window: Window, now: datetime
 ) -> set[frozenset[str]]:
     """Return who proves that a product was not used, as `Plan.unwitnessed` has it.
 
@@ -557,8 +557,8 @@ class Activity:
     `doubts` are sources that tell of the seat, and that can neither prove how much it was used nor when last. Of hours:
     `alone` is the most that any one source proves by itself, `together` what all of them come to where they cannot
     have told the same time; `beside` counts the records in the window that are of no cell. `seen_itself` is the latest
-    use that the connected system itself saw, which tells of no hours, and that there was use. `first_used` is the latest
-    that the first use can have been, so that nobody's clock starts before they had the seat.
+    use that the connected system itself saw, which tells of no hours, and that there was use. `first_used` is the
+    latest that the first use can have been, so that nobody's clock starts before they had the seat.
     """
 
     records: int = 0

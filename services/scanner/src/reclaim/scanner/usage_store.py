@@ -397,7 +397,7 @@ def usage_seat(seat: KnownSeat, *, asked: bool = False) -> UsageSeat:
         holder_id=seat.holder_id,
         holder_email=seat.holder_email,
         device_id=seat.device_id,
-        granted_at=seat.granted_at,
+        granted_at=seat.held_since,
         first_seen_at=seat.first_seen_at,
         last_used_at=seat.last_used_at,
         asked=asked,
@@ -486,6 +486,12 @@ async def judge_seats(db: AsyncConnection, chosen: Plan, seats: Sequence[UsageSe
     return verdicts
 
 
+_HELD_SINCE: Final = sa.func.coalesce(
+    KNOWN_SEATS.c.granted_at, sa.case((KNOWN_SEATS.c.returned, KNOWN_SEATS.c.first_seen_at))
+).label("granted_at")
+"""As `KnownSeat.held_since`."""
+
+
 async def judged(
     db: AsyncConnection, chosen: Plan, *, connection_id: str, kind: Kind = "subscription", page_size: int = PAGE
 ) -> AsyncIterator[list[tuple[UsageSeat, Verdict]]]:
@@ -498,7 +504,7 @@ async def judged(
                 KNOWN_SEATS.c.holder_id,
                 KNOWN_SEATS.c.holder_email,
                 KNOWN_SEATS.c.device_id,
-                KNOWN_SEATS.c.granted_at,
+                _HELD_SINCE,
                 KNOWN_SEATS.c.first_seen_at,
                 KNOWN_SEATS.c.last_used_at,
             )

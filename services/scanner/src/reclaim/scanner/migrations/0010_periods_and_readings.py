@@ -1,4 +1,4 @@
-"""Periods that begin together: a day beside its month is a record, and a report, of its own."""
+"""Periods that begin together are records and reports of their own; seats that were gone and came back are known."""
 
 from typing import Any
 
@@ -32,6 +32,13 @@ def upgrade() -> None:
         for table, key in (("usage_records", _RECORD_KEY), ("usage_reports", _REPORT_KEY)):
             op.drop_constraint(f"{table}_pkey", table, type_="primary")
             op.create_primary_key(f"{table}_pkey", table, list(key))
+    op.create_table(
+        "readings",
+        sa.Column("connection_id", sa.Text, primary_key=True),
+        sa.Column("product", sa.Text, primary_key=True),
+        sa.Column("read_at", UtcDateTime, nullable=False),
+    )
+    op.add_column("known_seats", sa.Column("returned", sa.Boolean, nullable=False, server_default=sa.false()))
 
 
 def _copied_records() -> None:
