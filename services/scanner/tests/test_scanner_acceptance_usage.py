@@ -685,6 +685,32 @@ async def test_a_rule_on_installed_software_opens_one_case_for_all_idle_devices_
     assert (run.seen, run.used, run.flagged) == (4, 2, 1)
 
 
+@pytest.mark.parametrize(
+    ("holder", "boss"),
+    [
+        ({}, {"frozen": True}),
+        ({"manager_id": "u00001"}, {}),
+        ({}, {"email": "U1@ACME.example"}),
+    ],
+    ids=["has left", "own account", "own address"],
+)
+async def test_software_on_devices_is_not_asked_about_with_a_manager_who_left_or_is_the_holder(
+    one: Scanner, holder: dict[str, Any], boss: dict[str, Any]
+) -> None:
+    for person, changes in (("u00001", holder), ("boss", boss)):
+        for name, value in changes.items():
+            setattr(one.org.users[person], name, value)
+    await scanned(one, await ready(one), dry_run=True)
+    await catalog_actions.add_product(one.deps, {"key": "visio", "name": "Visio"}, author="otto")
+    await inventory(one, on("PC-1"))
+    await feed(one, visio("u1@acme.example", 1, "PC-1"), report=complete(product="visio"))
+    await scanned(one, await installed_rule(one, fallback_approver="desk@acme.example"))
+    event = (await one.said(UserFlagged))[-1]
+    assert event.seat.devices == ("PC-1",)
+    assert event.approver is not None
+    assert event.approver.email == "desk@acme.example"
+
+
 async def test_an_installation_without_a_user_is_left_alone_and_says_why(one: Scanner) -> None:
     await inventory(one, on("PC-1"), on("PC-7", ""))
     await feed(one, visio("u1@acme.example", 5, "PC-1"), visio("somebody", 1, "PC-7"), report=complete(product="visio"))

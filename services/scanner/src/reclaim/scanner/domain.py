@@ -1236,11 +1236,18 @@ def approver_of(seat: SeatRecord, fallback: Person | None = None) -> Person | No
     None if that leaves nobody; a holder is never asked in the place of their own manager.
     """
     manager = seat.manager
-    if manager is not None and manager.able and manager.person.id != seat.holder.id:
+    if manager is not None and manager.able and not _same_person(manager.person, seat.holder):
         return manager.person
-    if fallback is not None and (fallback.email or "").casefold() == (seat.holder.email or "").casefold():
+    if fallback is not None and _same_person(fallback, seat.holder):
         return None
     return fallback
+
+
+def _same_person(one: Person, other: Person) -> bool:
+    """Whether two are the same, by account or by address: software on devices is held by whom a feed names."""
+    if one.id == other.id:
+        return True
+    return bool(one.email and other.email) and folded(one.email or "") == folded(other.email or "")
 
 
 def last_use(seat: SeatRecord, survey: Survey) -> datetime | None:

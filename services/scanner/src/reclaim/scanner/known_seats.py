@@ -45,6 +45,8 @@ KNOWN_SEATS = sa.Table(
     sa.Column("manager_id", sa.Text),
     sa.Column("manager_name", sa.Text),
     sa.Column("manager_email", sa.Text),
+    # Whether that account could answer; none where there is no manager, or nobody has read it yet.
+    sa.Column("manager_able", sa.Boolean),
     sa.Column("price", Amount),
     sa.Column("currency", sa.Text),
     sa.Column("granted_at", UtcDateTime),
@@ -117,6 +119,7 @@ class KnownSeat:
     manager_id: str | None = None
     manager_name: str | None = None
     manager_email: str | None = None
+    manager_able: bool | None = None
     price: Decimal | None = None
     currency: str | None = None
     granted_at: datetime | None = None
@@ -153,6 +156,7 @@ def of_record(seat: SeatRecord, price: Money | None) -> KnownSeat:
         manager_id=manager.id if manager else None,
         manager_name=manager.name if manager else None,
         manager_email=manager.email if manager else None,
+        manager_able=seat.manager.able if seat.manager else None,
         price=price.amount if price else None,
         currency=price.currency if price else None,
         last_used_at=seat.last_used_at,

@@ -1,4 +1,4 @@
-"""Periods that begin together are records and reports of their own; seats that were gone and came back are known."""
+"""Periods that begin together are records of their own; seats that came back and managers who left are known."""
 
 from typing import Any
 
@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.Column("product", sa.Text, primary_key=True),
         sa.Column("read_at", UtcDateTime, nullable=False),
     )
+    op.add_column("known_seats", sa.Column("manager_able", sa.Boolean))
     op.add_column("known_seats", sa.Column("returned", sa.Boolean, nullable=False, server_default=sa.false()))
 
 
