@@ -711,6 +711,23 @@ async def test_software_on_devices_is_not_asked_about_with_a_manager_who_left_or
     assert event.approver.email == "desk@acme.example"
 
 
+async def test_who_is_excluded_by_an_account_is_left_alone_on_devices_too(one: Scanner) -> None:
+    await scanned(one, await ready(one), dry_run=True)
+    await catalog_actions.add_product(one.deps, {"key": "visio", "name": "Visio"}, author="otto")
+    await inventory(one, on("PC-1"), on("PC-2", "U2@acme.example"))
+    idle_on = visio("u1@acme.example", 1, "PC-1"), visio("u2@acme.example", 1, "PC-2")
+    await feed(one, *idle_on, report=complete(product="visio"))
+    leave = {"kind": "person", "reason": "parental leave"}
+    await actions.add_exclusion(one.deps, {**leave, "value": "U00001"}, author="otto")
+    run = await scanned(one, await installed_rule(one))
+    assert (run.flagged, run.left_alone) == (1, {"exempt": 1})
+    event = (await one.said(UserFlagged))[-1]
+    assert event.seat.devices == ("PC-2",)
+    await actions.add_exclusion(one.deps, {**leave, "value": "u00002"}, author="otto")
+    taken_back = {withdrawn.case_id for withdrawn in await one.said(CaseWithdrawn)}
+    assert event.case_id in taken_back
+
+
 async def test_an_installation_without_a_user_is_left_alone_and_says_why(one: Scanner) -> None:
     await inventory(one, on("PC-1"), on("PC-7", ""))
     await feed(one, visio("u1@acme.example", 5, "PC-1"), visio("somebody", 1, "PC-7"), report=complete(product="visio"))
