@@ -142,10 +142,14 @@ PAGE: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of a batch of records: how many were kept, and why the others were not, by their place in it."""
+    """What became of a batch of records: how many were kept, and why the others were not, by their place in it.
+
+    A batch that is `outdated` is of a list that a newer whole one has taken the place of: none of it was kept.
+    """
 
     kept: int
     refused: Mapping[int, str]
+    outdated: bool = False
 
 
 async def add_records(db: AsyncConnection, source: str, records: Sequence[UsageRecord], *, heard_at: datetime) -> Taken:
@@ -255,8 +259,14 @@ async def add_installations(
     """Keep installations as a source listed them at `heard_at`; of several with one key in a batch the last counts.
 
     One that is listed again replaces itself, but for when it was first seen. What is not listed any more goes only
-    with `end_inventory`: say it when everything that is installed has been added with this same `heard_at`.
+    with `end_inventory`: say it when everything that is installed has been added with this same `heard_at`. After a
+    newer list has ended nothing of an older one is kept: what it lists beside that is not installed any more.
     """
+    # Locked, so that a newer list ends either before this, and is seen here, or after it, and takes these rows along.
+    ended = await db.execute(sa.select(INVENTORIES.c.heard_at).where(INVENTORIES.c.source == source).with_for_update())
+    latest = ended.scalar()
+    if latest is not None and latest > heard_at:
+        return Taken(0, {}, outdated=True)
     refused: dict[int, str] = {}
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
     for place, record in enumerate(rows):
@@ -296,11 +306,11 @@ async def end_inventory(
     """
     if not timedelta(0) < silence <= MOST_SILENCE:
         raise Invalid(f"A source may be silent for at most {MOST_SILENCE.days} days.", field="silence")
+    row = {"source": source, "heard_at": heard_at, "silence_seconds": int(silence.total_seconds())}
+    await insert_many(db, INVENTORIES, [row], replacing=("source",), unless_newer="heard_at")
     gone = await db.execute(
         sa.delete(INSTALLATIONS).where(INSTALLATIONS.c.source == source, INSTALLATIONS.c.heard_at < heard_at)
     )
-    row = {"source": source, "heard_at": heard_at, "silence_seconds": int(silence.total_seconds())}
-    await insert_many(db, INVENTORIES, [row], replacing=("source",), unless_newer="heard_at")
     return gone.rowcount
 
 
