@@ -560,10 +560,14 @@ def record(**more: Any) -> UsageRecord:
         ({"last_used_at": NOW}, "outside its period"),
         ({"session": True, "seconds": 5}, "length of its period"),
         ({"session": True, "seconds": 31 * 86400}, None),
+        ({"period_start": NOW + 25 * HOUR, "period_end": NOW + 26 * HOUR}, "in the future"),
+        ({"period_end": NOW + 90 * 24 * HOUR, "last_used_at": NOW + 25 * HOUR}, "in the future"),
+        ({"period_start": NOW - HOUR, "period_end": NOW + 25 * HOUR, "session": True}, "in the future"),
+        ({"period_start": NOW, "period_end": NOW + 31 * 24 * HOUR, "last_used_at": NOW + HOUR}, None),
     ],
 )
 def test_a_record_that_cannot_be_right_is_told_why(more: dict[str, Any], says: str | None) -> None:
-    found = trouble_with(record(**more))
+    found = trouble_with(record(**more), NOW)
     assert (found is None) if says is None else (found is not None and says in found)
 
 

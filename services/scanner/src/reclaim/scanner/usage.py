@@ -36,6 +36,7 @@ MOST_SILENCE: Final = timedelta(days=40)
 
 _ZERO: Final = timedelta(0)
 _TICK: Final = timedelta(microseconds=1)
+_AHEAD: Final = timedelta(days=1)
 _HOUR: Final = timedelta(hours=1)
 
 Aware = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -148,7 +149,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.period_start, self.period_end - _TICK
 
 
-def trouble_with(record: UsageRecord) -> str | None:
+def trouble_with(record: UsageRecord, now: datetime) -> str | None:
     """Return why a record cannot be believed, for whoever sent it to mend; None if nothing is wrong with it."""
     length = record.period_end - record.period_start
     if not record.user.strip() or not record.product.strip():
@@ -161,6 +162,10 @@ def trouble_with(record: UsageRecord) -> str | None:
         return "Seconds and runs cannot be negative."
     if record.last_used_at is not None and not record.period_start <= record.last_used_at <= record.period_end:
         return "Its last use lies outside its period."
+    last = record.period_end if record.session else record.last_used_at
+    # Clocks differ, but a use that is yet to come would keep the seat until then.
+    if max(record.period_start, last or record.period_start) > now + _AHEAD:
+        return "It tells of use in the future."
     if record.session and record.seconds not in (None, int(length.total_seconds())):
         return "It is a session, and its seconds are not the length of its period."
     return None
@@ -184,7 +189,7 @@ def trouble_with_installation(record: InstallationRecord, now: datetime) -> str 
     """Return why an installation cannot be believed, for whoever sent it to mend; None if nothing is wrong with it."""
     if not record.product.strip() or not record.device.strip():
         return "It names no product or no device."
-    if record.installed_at is not None and record.installed_at > now + timedelta(days=1):
+    if record.installed_at is not None and record.installed_at > now + _AHEAD:
         return "It was installed in the future."
     return None
 

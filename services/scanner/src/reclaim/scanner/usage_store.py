@@ -160,7 +160,7 @@ async def add_records(db: AsyncConnection, source: str, records: Sequence[UsageR
     refused: dict[int, str] = {}
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for place, record in enumerate(records):
-        if trouble := trouble_with(record):
+        if trouble := trouble_with(record, heard_at):
             refused[place] = trouble
             continue
         row = _row(record)
