@@ -16,10 +16,11 @@ from reclaim.common.contracts import CaseWithdrawn, UsageJudged, UsageQuestioned
 from reclaim.common.errors import Invalid
 from reclaim.common.telemetry import set_up_telemetry
 from reclaim.connectors.fake import FakeUser
-from reclaim.scanner import actions, catalog_actions, store, usage_cases
+from reclaim.scanner import actions, catalog_actions, known_seats, store, usage_cases
 from reclaim.scanner import jobs as scanner_jobs
 from reclaim.scanner.domain import USAGE, Rejected, read_terms
 from reclaim.scanner.explain import explain
+from reclaim.scanner.known_seats import KnownSeat
 from reclaim.scanner.scan import preview
 from reclaim.scanner.store import Connection, Rule
 from reclaim.scanner.usage import InstallationRecord, Report, UsageRecord, Window
@@ -206,6 +207,20 @@ async def test_no_row_is_flagged_only_with_include_no_activity_and_proven_covera
     assert await would(include_no_activity=True) == (["u00002"], {})
 
 
+@pytest.mark.parametrize("users", [[seated(1, last_used_at=NOON - HOUR), seated(2)]], ids=["one signed in"])
+async def test_under_a_rule_on_hours_the_systems_own_word_keeps_whom_no_source_names(
+    one: Scanner, users: list[FakeUser]
+) -> None:
+    await feed(one, used("boss", 40), used("ACME\\first", 50), report=complete())
+    await scanned(one, await ready(one, **UNDER_20, include_no_activity=True))
+    assert await flagged(one) == [users[1].id], "the feed spells the first one otherwise"
+    (event,) = await one.said(UserFlagged)
+    await one.hear(UsageQuestioned(case_id=event.case_id, asked_at=NOON, last_used_at=NOON - HOUR, read=True))
+    (answer,) = await one.said(UsageJudged)
+    assert answer.use == "unknown"
+    assert "its system saw use" in answer.reason.lower()
+
+
 async def test_three_components_of_3_hours_each_against_8_are_kept(tmp_path: Path, clock: FixedClock) -> None:
     owned = {"ann": {"ALL": 200}, "bob": {"ALL": 200}}
     async with world(tmp_path, clock, owned=owned) as office:
@@ -276,6 +291,59 @@ async def test_where_the_assigned_date_is_missing_first_seen_is_used(two: Scanne
     clock.advance(2 * DAY)
     two.org.users["boss"].last_used_at = clock.now()
     assert (await scanned(two, rule)).flagged == 2
+
+
+@pytest.mark.parametrize("terms", [BY_SOURCES, {**UNDER_20, "include_no_activity": True}], ids=["last use", "hours"])
+async def test_a_seat_that_was_lost_and_given_again_is_as_new_as_that(
+    two: Scanner, clock: FixedClock, terms: dict[str, Any]
+) -> None:
+    """Two holders with nothing but what is remembered of them; one had lost the seat for a long time."""
+    for holder in ("u00001", "u00002"):
+        two.org.users[holder].last_used_at = NOON - 500 * DAY
+        two.org.users[holder].assigned_at = None
+    old = used("u00001", 30, period_start=NOON - 480 * DAY, period_end=NOON - 450 * DAY)
+    rule = await ready(two, **terms)
+    clock.advance(-460 * DAY)
+    await scanned(two, rule, dry_run=True)
+    clock.advance(40 * DAY)
+    lost = two.org.users.pop("u00001")
+    without = await scanned(two, rule, dry_run=True, accept_population=True)
+    assert (without.status, without.seen) == ("finished", 2), without.reason
+    clock.advance(420 * DAY)
+    two.org.users["u00001"] = lost
+    await feed(two, old, used("boss", 40), report=complete())
+    two.org.users["boss"].last_used_at = NOON
+    run = await scanned(two, rule, accept_population=True)
+    assert (run.status, run.seen, run.left_alone) == ("finished", 3, {USAGE: 1}), run.reason
+    assert await flagged(two) == ["u00002"]
+    (event,) = await two.said(UserFlagged)
+    await two.hear(UsageQuestioned(case_id=event.case_id, asked_at=NOON))
+    assert [answer.use for answer in await two.said(UsageJudged)] == ["unused"]
+
+
+async def test_a_reading_that_overlaps_another_takes_no_seat_for_gone(two: Scanner) -> None:
+    ann = KnownSeat(product="SFDC", product_name="Sales", holder_id="u1", holder_name="Ann")
+
+    async def listed(at: datetime, *, ended: bool = True) -> None:
+        async with two.running.database.unit() as unit:
+            await known_seats.remember(unit.db, "c1", [ann], at)
+            if ended:
+                await known_seats.end_reading(unit.db, "c1", ["SFDC"], at)
+
+    async def since() -> known_seats.Since:
+        async with two.running.database.reading() as db:
+            (found,) = (await known_seats.first_seen(db, "c1", ["u1"])).values()
+        return found
+
+    await listed(NOON - DAY, ended=False)
+    await listed(NOON)
+    await listed(NOON - HOUR)
+    await listed(NOON + DAY)
+    assert await since() == known_seats.Since(NOON - DAY, returned=False)
+    async with two.running.database.unit() as unit:
+        await known_seats.end_reading(unit.db, "c1", ["SFDC"], NOON + 2 * DAY)
+    await listed(NOON + 3 * DAY)
+    assert await since() == known_seats.Since(NOON + 3 * DAY, returned=True)
 
 
 async def test_a_rule_of_before_keeps_its_meaning(two: Scanner) -> None:
@@ -615,6 +683,49 @@ async def test_a_rule_on_installed_software_opens_one_case_for_all_idle_devices_
     assert event.approver.id == "boss"
     assert event.policy.reclaim_by == "task"
     assert (run.seen, run.used, run.flagged) == (4, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("holder", "boss"),
+    [
+        ({}, {"frozen": True}),
+        ({"manager_id": "u00001"}, {}),
+        ({}, {"email": "U1@ACME.example"}),
+    ],
+    ids=["has left", "own account", "own address"],
+)
+async def test_software_on_devices_is_not_asked_about_with_a_manager_who_left_or_is_the_holder(
+    one: Scanner, holder: dict[str, Any], boss: dict[str, Any]
+) -> None:
+    for person, changes in (("u00001", holder), ("boss", boss)):
+        for name, value in changes.items():
+            setattr(one.org.users[person], name, value)
+    await scanned(one, await ready(one), dry_run=True)
+    await catalog_actions.add_product(one.deps, {"key": "visio", "name": "Visio"}, author="otto")
+    await inventory(one, on("PC-1"))
+    await feed(one, visio("u1@acme.example", 1, "PC-1"), report=complete(product="visio"))
+    await scanned(one, await installed_rule(one, fallback_approver="desk@acme.example"))
+    event = (await one.said(UserFlagged))[-1]
+    assert event.seat.devices == ("PC-1",)
+    assert event.approver is not None
+    assert event.approver.email == "desk@acme.example"
+
+
+async def test_who_is_excluded_by_an_account_is_left_alone_on_devices_too(one: Scanner) -> None:
+    await scanned(one, await ready(one), dry_run=True)
+    await catalog_actions.add_product(one.deps, {"key": "visio", "name": "Visio"}, author="otto")
+    await inventory(one, on("PC-1"), on("PC-2", "U2@acme.example"))
+    idle_on = visio("u1@acme.example", 1, "PC-1"), visio("u2@acme.example", 1, "PC-2")
+    await feed(one, *idle_on, report=complete(product="visio"))
+    leave = {"kind": "person", "reason": "parental leave"}
+    await actions.add_exclusion(one.deps, {**leave, "value": "U00001"}, author="otto")
+    run = await scanned(one, await installed_rule(one))
+    assert (run.flagged, run.left_alone) == (1, {"exempt": 1})
+    event = (await one.said(UserFlagged))[-1]
+    assert event.seat.devices == ("PC-2",)
+    await actions.add_exclusion(one.deps, {**leave, "value": "u00002"}, author="otto")
+    taken_back = {withdrawn.case_id for withdrawn in await one.said(CaseWithdrawn)}
+    assert event.case_id in taken_back
 
 
 async def test_an_installation_without_a_user_is_left_alone_and_says_why(one: Scanner) -> None:

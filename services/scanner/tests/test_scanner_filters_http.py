@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -268,3 +269,20 @@ async def test_every_operator_can_be_chosen_and_looking_needs_a_role(
     assert (await browser.get("/scanner/filters?kind=other")).status_code == 422
     async with httpx.AsyncClient(transport=httpx.ASGITransport(served.host.app), base_url="http://127.0.0.1") as nobody:
         assert (await nobody.get("/scanner/api/filters/fields")).status_code == 401
+
+
+@pytest.mark.parametrize("field", ["user", "product", "device", "process", "version"])
+@pytest.mark.parametrize(
+    "sign", ["\\u0000", "\\u0007", "\\u200b", "\\ud800"], ids=["nul", "bell", "zero width", "half"]
+)
+async def test_text_that_nobody_can_see_is_refused(served: Served, field: str, sign: str) -> None:
+    record = {
+        "user": "u1",
+        "product": "SFDC",
+        "period_start": "2026-10-01T00:00:00Z",
+        "period_end": "2026-11-01T00:00:00Z",
+        field: "SIGN",
+    }
+    sent = json.dumps({"source": "agent", "records": [record]}).replace("SIGN", f"a{sign}b")
+    await served.api("operator")("POST", "/usage", 422, content=sent, headers={"content-type": "application/json"})
+    assert await served.scanner.rows("SELECT * FROM usage_records") == []

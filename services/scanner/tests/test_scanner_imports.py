@@ -185,6 +185,18 @@ async def test_installations_fill_the_inventory_and_what_is_listed_no_more_goes_
     assert rows[0].version == "16.2"
 
 
+async def test_a_list_that_is_read_after_a_newer_one_is_not_kept_and_says_so(both: Scanner) -> None:
+    asked_at = both.clock.now()
+    both.clock.advance(DAY)
+    raw = {"shape": "sccm", "what": "installations", "complete": "yes"}
+    first = await send(both, INSTALLED + "PC-1,Visio,1,,\n", **raw)
+    both.clock.advance(asked_at - both.clock.now())
+    late = await send(both, INSTALLED + "PC-1,Visio,1,,\nPC-2,Visio,1,,\n", **raw)
+    assert (late.status, late.kept) == ("finished", 0)
+    assert late.vouched == f"Not kept: a newer whole list of {first.source} was read already."
+    assert [row.device for row in await both.rows("SELECT device FROM installations")] == ["PC-1"]
+
+
 async def test_a_list_of_no_installation_takes_none_for_gone(both: Scanner) -> None:
     await send(both, INSTALLED + "PC-1,Visio,1,,\n", what="installations", complete="yes")
     one = await send(both, INSTALLED, what="installations", complete="yes")

@@ -66,6 +66,18 @@ async def test_an_older_list_that_comes_late_does_not_replace_a_newer_one(databa
     assert [row.version for row in await stored(database)] == ["2.0"]
 
 
+async def test_what_a_newer_whole_list_does_not_have_is_not_brought_back_by_an_older_one(database: Database) -> None:
+    await keep(database, [installed("PC-1"), installed("PC-2")], heard_at=NOW - 2 * DAY)
+    await keep(database, [installed("PC-1")])
+    assert await end(database) == 1
+    late = await keep(database, [installed("PC-1"), installed("PC-2")], heard_at=NOW - DAY)
+    assert (late.kept, late.outdated) == (0, True)
+    assert await end(database, heard_at=NOW - DAY) == 0
+    assert [row.device for row in await stored(database)] == ["PC-1"]
+    other = await keep(database, [installed("PC-2")], source="jamf", heard_at=NOW - DAY)
+    assert (other.kept, other.outdated) == (1, False)
+
+
 async def test_good_rows_are_kept_and_bad_ones_listed(database: Database) -> None:
     rows = [installed(), installed(" "), installed("PC-2", installed_at=NOW + 2 * DAY), installed("PC-3", user="")]
     taken = await keep(database, rows)

@@ -66,7 +66,7 @@ def planned(
     preference: Iterable[str] = (),
     witnessed: bool = True,
 ) -> Plan:
-    return plan(
+    chosen = plan(
         condition,
         "office",
         list(components),
@@ -74,8 +74,8 @@ def planned(
         now=now,
         zone=zone,
         preference=list(preference),
-        witnessed=witnessed,
     )
+    return replace(chosen, unwitnessed=frozenset()) if witnessed else chosen
 
 
 def worked(spent: str | timedelta, **more: Any) -> Activity:
@@ -127,6 +127,22 @@ def test_a_sum_across_the_edge_that_could_be_either_is_unknown() -> None:
     assert verdict(planned(UNDER_20), across).state == "UNKNOWN"
     assert verdict(planned(UNDER_20), worked("1", hours=Hours(20 * HOUR, 21 * HOUR))).state == "USED"
     assert verdict(planned(UNDER_20), worked("1", hours=Hours(18 * HOUR, 19 * HOUR))).state == "UNUSED"
+
+
+@pytest.mark.parametrize(
+    ("activity", "state"),
+    [
+        (Activity(seen_itself=NOW - HOUR), "UNKNOWN"),
+        (Activity(seen_itself=OCTOBER.start), "UNKNOWN"),
+        (Activity(seen_itself=OCTOBER.start - HOUR), "UNUSED"),
+        (Activity(records=1, seen_itself=NOW - HOUR), "UNKNOWN"),
+        (worked("1", seen_itself=NOW - HOUR), "UNUSED"),
+    ],
+    ids=["after the window", "as it began", "before it", "a record of no time", "measured"],
+)
+def test_whom_the_system_itself_saw_and_no_source_measured_is_not_idle(activity: Activity, state: str) -> None:
+    eager = UsageCondition(span=MONTH, minimum_hours=Decimal(20), channels=("ui",), include_no_activity=True)
+    assert verdict(planned(eager), activity).state == state
 
 
 # ------------------------------------------------------------------------------------------------ windows
@@ -544,10 +560,14 @@ def record(**more: Any) -> UsageRecord:
         ({"last_used_at": NOW}, "outside its period"),
         ({"session": True, "seconds": 5}, "length of its period"),
         ({"session": True, "seconds": 31 * 86400}, None),
+        ({"period_start": NOW + 25 * HOUR, "period_end": NOW + 26 * HOUR}, "in the future"),
+        ({"period_end": NOW + 90 * 24 * HOUR, "last_used_at": NOW + 25 * HOUR}, "in the future"),
+        ({"period_start": NOW - HOUR, "period_end": NOW + 25 * HOUR, "session": True}, "in the future"),
+        ({"period_start": NOW, "period_end": NOW + 31 * 24 * HOUR, "last_used_at": NOW + HOUR}, None),
     ],
 )
 def test_a_record_that_cannot_be_right_is_told_why(more: dict[str, Any], says: str | None) -> None:
-    found = trouble_with(record(**more))
+    found = trouble_with(record(**more), NOW)
     assert (found is None) if says is None else (found is not None and says in found)
 
 

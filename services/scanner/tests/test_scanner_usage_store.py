@@ -35,7 +35,16 @@ from reclaim.scanner.usage import (
     judge,
     live_report,
 )
-from reclaim.scanner.usage_store import USAGE, UsageSeat, add_records, add_report, judge_seats, judged, make_plan
+from reclaim.scanner.usage_store import (
+    REPORTS,
+    USAGE,
+    UsageSeat,
+    add_records,
+    add_report,
+    judge_seats,
+    judged,
+    make_plan,
+)
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -138,15 +147,48 @@ async def test_versions_and_processes_of_one_period_are_records_of_their_own_and
     assert [verdict.state for verdict in found] == ["USED", "UNUSED"]
 
 
+async def test_a_day_does_not_take_the_place_of_the_month_that_begins_with_it(database: Database) -> None:
+    await keep(database, [record(seconds=25 * 3600)])
+    await keep(database, [record(seconds=3600, period_end=OCTOBER.start + 24 * HOUR)], heard_at=NOW + HOUR)
+    await tell(database, report())
+    (found,) = await verdicts(database, UNDER_20, seat())
+    assert found.state == "USED"
+
+
+async def test_reports_that_begin_together_replace_what_they_reach_over_or_take_back(database: Database) -> None:
+    start = OCTOBER.start
+
+    def until(days: int, heard: int, **more: Any) -> Report:
+        return report(period=Window(start, start + timedelta(days=days)), heard_at=NOW + heard * HOUR, **more)
+
+    async def after(*said: Report) -> list[tuple[int, bool]]:
+        await tell(database, *said)
+        async with database.reading() as db:
+            return [((one.period.end - start).days, one.complete) for one in await usage_store.reports(db)]
+
+    assert await after(until(10, 0), until(20, 1)) == [(20, True)], "a report that grows is one"
+    assert await after(until(5, 2)) == [(5, True), (20, True)], "a shorter one takes nothing from a longer"
+    assert await after(until(15, 0)) == [(5, True), (20, True)], "an older word that comes late is no news"
+    assert await after(until(3, 3, complete=False)) == [(3, False)], "what is taken back proves nothing more"
+    assert await after(until(20, 2)) == [(3, False)]
+    assert await after(until(20, 4)) == [(20, True)]
+
+
 async def test_usage_from_before_processes_and_versions_stays(tmp_path: Path, database_url: str | None) -> None:
     engine = open_engine(database_url or f"sqlite+aiosqlite:///{tmp_path}/old.db")
     versions = Path(service.__file__).parent / "migrations"
     old = [column for column in USAGE.c if column.name not in ("process", "version")]
 
+    reported = {"source": "agent", "product": "", "period_start": LONG_AGO, "period_end": NOW, "heard_at": NOW}
+    reported |= {"complete": True, "channels": ["ui"], "timed": True, "anonymised": False}
+    reported |= {"late_seconds": 259_200, "silence_seconds": 259_200}
+
     def as_it_was(db: sa.Connection) -> None:
         config = migrate._config(versions, db)
         ours = ScriptDirectory.from_config(config).get_revision("scanner_0009")
         command.upgrade(config, str(ours.down_revision))
+        said = sa.Table("usage_reports", sa.MetaData(), *(sa.Column(one.name, one.type) for one in REPORTS.c))
+        db.execute(sa.insert(said).values(reported))
         table = sa.Table("usage_records", sa.MetaData(), *(sa.Column(one.name, one.type) for one in old))
         row = {one.name: "x" for one in old} | dict.fromkeys(("period_start", "period_end", "heard_at"), NOW)
         row |= {"seconds": 3600, "runs": 1, "session": False, "last_used_from": None, "last_used_by": None}
@@ -158,6 +200,7 @@ async def test_usage_from_before_processes_and_versions_stays(tmp_path: Path, da
     assert await migrate.differences(engine, service.metadata) == []
     async with engine.connect() as db:
         (row,) = await db.execute(sa.select(USAGE))
+        assert await usage_store.reports(db) == [report()]
     await engine.dispose()
     assert (row.user_key, row.seconds, row.process, row.version) == ("x", 3600, "", "")
 
@@ -337,6 +380,49 @@ async def test_absence_proves_nothing_where_the_source_names_nobody_with_a_seat(
         assert not chosen.witnessed
         assert not (await usage_store.witnessed(db, chosen, seats=[seat("u9")])).witnessed
         assert (await usage_store.witnessed(db, chosen, seats=[seat("u9"), seat("u1")])).witnessed
+
+
+@pytest.mark.parametrize("condition", [UNDER_20, IDLE_90], ids=["hours", "last use"])
+async def test_a_source_that_never_named_the_product_proves_nothing_by_the_records_of_another(
+    database: Database, condition: UsageCondition
+) -> None:
+    eager = UsageCondition(
+        span=condition.span, minimum_hours=condition.minimum_hours, include_no_activity=True, channels=("ui",)
+    )
+    await keep(database, [record("u1")], source="notes")
+    await keep(database, [record("u1", "visio")], source="agent")
+    await tell(database, report("agent"))
+    seats = [seat("u1"), seat("u9")]
+    _, found = await verdicts(database, eager, *seats)
+    assert found.state == "UNKNOWN", "agent told everything, and never of this product"
+    half = Window(OCTOBER.start - 90 * 24 * HOUR, OCTOBER.start + 240 * HOUR)
+    await tell(database, report("notes", period=half))
+    _, found = await verdicts(database, eager, *seats)
+    assert found.state == "UNKNOWN", "it told a part, and agent alone the rest"
+    assert found.reason.startswith("agent has no record")
+    await keep(database, [record("u1")], source="agent")
+    _, found = await verdicts(database, eager, *seats)
+    assert found.state == "UNUSED"
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        ([record(seconds=2 * 3600)], "UNKNOWN"),
+        ([record(seconds=2 * 3600), record(period_start=LONG_AGO, period_end=LONG_AGO + HOUR, seconds=0)], "UNKNOWN"),
+        ([record(seconds=2 * 3600), record(period_start=LONG_AGO, period_end=LONG_AGO + HOUR)], "UNUSED"),
+    ],
+    ids=["the month itself", "a record without use", "use before it"],
+)
+async def test_a_seat_that_use_alone_dates_is_no_older_than_that_use_can_be(
+    database: Database, told: list[UsageRecord], state: str
+) -> None:
+    await keep(database, told)
+    await tell(database, report())
+    (found,) = await verdicts(database, UNDER_20, seat(granted_at=None, first_seen_at=OCTOBER.end - 4 * 24 * HOUR))
+    assert found.state == state
+    if state == "UNKNOWN":
+        assert "too recently" in found.reason
 
 
 async def test_sessions_are_cut_merged_and_counted_once(database: Database) -> None:

@@ -403,12 +403,14 @@ async def add_exclusion(deps: Deps, raw: Mapping[str, object], *, author: str) -
         added = await exclusion_store.add(unit.db, terms, author=author, now=unit.now)
         cases = await exclusion_store.open_seats(unit.db, connection_id=terms.connection_id)
         kin = await exclusion_store.kin(unit.db, [added])
+        names = await exclusion_store.names(unit.db, [added])
         closed = withdraw(
             unit,
             [
                 (case_id, evidence)
                 for case_id, seat in cases
-                if (evidence := Exclusions([added], seat.connection_id, unit.now, kin).evidence(seat)) is not None
+                if (evidence := Exclusions([added], seat.connection_id, unit.now, kin, names).evidence(seat))
+                is not None
             ],
             kind="exempted",
             actor=author,

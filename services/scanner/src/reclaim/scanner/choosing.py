@@ -82,8 +82,8 @@ async def _first_seen(
 ) -> dict[tuple[str, str], datetime]:
     """Return since when each holder's seats are known, by holder and product; a suite's as that of its latest part."""
     found = {
-        (holder, product): at
-        for (product, holder, _device), at in (await known_seats.first_seen(db, connection_id, holders)).items()
+        (holder, product): since.at
+        for (product, holder, _device), since in (await known_seats.first_seen(db, connection_id, holders)).items()
     }
     for suite in covered.suites:
         for holder in holders:

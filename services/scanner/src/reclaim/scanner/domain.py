@@ -927,7 +927,10 @@ class Exclusion:
         return f"excluded{until} by {self.author}: {self.reason}"
 
 
+_ON_DEVICES: Final = "person on devices"
+
 Kin = Mapping[str, Collection[str]]
+Names = Mapping[str, Collection[str]]
 
 
 class Exclusions:
@@ -935,10 +938,18 @@ class Exclusions:
 
     `kin` has, for the key and the name of a product, the keys of the suites and components that go with it: whoever is
     to be left alone with a component would lose it with its suite, and the other way round.
+
+    `names` has, for a person's account, the addresses that go with it: software on devices is held by whom a feed
+    names, seldom by an account.
     """
 
     def __init__(
-        self, exclusions: Iterable[Exclusion], connection_id: str, now: datetime, kin: Kin | None = None
+        self,
+        exclusions: Iterable[Exclusion],
+        connection_id: str,
+        now: datetime,
+        kin: Kin | None = None,
+        names: Names | None = None,
     ) -> None:
         self._by_key: dict[tuple[str, str], str] = {}
         related: dict[tuple[str, str], str] = {}
@@ -949,13 +960,15 @@ class Exclusions:
                 for product in (kin or {}).get(value, ()) if exclusion.kind == "product" else ():
                     evidence = f"{exclusion.value}, which goes with it, is {exclusion.evidence}"
                     related.setdefault(("product", folded(product)), evidence)
+                for name in (names or {}).get(value, ()) if exclusion.kind == "person" else ():
+                    related.setdefault((_ON_DEVICES, folded(name)), exclusion.evidence)
         self._by_key = {**related, **self._by_key}
 
     def evidence(self, seat: SeatRecord | Seat) -> str | None:
         """Return why a seat is left alone; None if no exclusion covers it."""
         if not self._by_key:
             return None
-        keys = (
+        keys: tuple[tuple[str, str], ...] = (
             ("connection", ""),
             ("product", folded(seat.product)),
             ("product", folded(seat.product_name)),
@@ -963,6 +976,8 @@ class Exclusions:
             ("person", folded(seat.holder.id)),
             ("person", folded(seat.holder.email or "")),
         )
+        if seat.devices if isinstance(seat, Seat) else seat.device:
+            keys += tuple((_ON_DEVICES, folded(name)) for name in (seat.holder.id, seat.holder.email or ""))
         return next((self._by_key[key] for key in keys if key in self._by_key), None)
 
 
@@ -1236,11 +1251,18 @@ def approver_of(seat: SeatRecord, fallback: Person | None = None) -> Person | No
     None if that leaves nobody; a holder is never asked in the place of their own manager.
     """
     manager = seat.manager
-    if manager is not None and manager.able and manager.person.id != seat.holder.id:
+    if manager is not None and manager.able and not _same_person(manager.person, seat.holder):
         return manager.person
-    if fallback is not None and (fallback.email or "").casefold() == (seat.holder.email or "").casefold():
+    if fallback is not None and _same_person(fallback, seat.holder):
         return None
     return fallback
+
+
+def _same_person(one: Person, other: Person) -> bool:
+    """Whether two are the same, by account or by address: software on devices is held by whom a feed names."""
+    if one.id == other.id:
+        return True
+    return bool(one.email and other.email) and folded(one.email or "") == folded(other.email or "")
 
 
 def last_use(seat: SeatRecord, survey: Survey) -> datetime | None:

@@ -11,11 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.contracts import Person, Seat
-from reclaim.common.db import UtcDateTime
+from reclaim.common.db import UtcDateTime, among
 from reclaim.common.errors import Conflict, NotFound
 from reclaim.common.ids import new_id
 from reclaim.scanner import catalog_store
-from reclaim.scanner.domain import Exclusion, Exclusions, ExclusionTerms, Kin, folded
+from reclaim.scanner.domain import Exclusion, Exclusions, ExclusionTerms, Kin, Names, folded
+from reclaim.scanner.known_seats import KNOWN_SEATS, user_key
 from reclaim.scanner.store import CANDIDATES, CONNECTIONS, OPEN, PRESENT, metadata
 
 IN_FORCE: Final = sa.text("ended_at IS NULL")
@@ -74,7 +75,7 @@ async def on(db: AsyncConnection, connection_id: str, now: datetime) -> Exclusio
         ).order_by(EXCLUSIONS.c.created_at, EXCLUSIONS.c.id)
     )
     found = [_exclusion(row) for row in rows]
-    return Exclusions(found, connection_id, now, await kin(db, found))
+    return Exclusions(found, connection_id, now, await kin(db, found), await names(db, found))
 
 
 async def kin(db: AsyncConnection, exclusions: Sequence[Exclusion]) -> Kin:
@@ -85,6 +86,23 @@ async def kin(db: AsyncConnection, exclusions: Sequence[Exclusion]) -> Kin:
     for key, name, other in await catalog_store.kindred(db):
         found[folded(key)].add(other)
         found[folded(name)].add(other)
+    return found
+
+
+async def names(db: AsyncConnection, exclusions: Sequence[Exclusion]) -> Names:
+    """Return the addresses of the persons that exclusions name by an account, see `Exclusions`."""
+    values = {one.value.strip() for one in exclusions if one.kind == "person"}
+    if not values:
+        return {}
+    spelt = {spelling for value in values for spelling in (user_key(value), value.casefold(), value.upper())}
+    found: dict[str, set[str]] = defaultdict(set)
+    rows = await db.execute(
+        sa.select(KNOWN_SEATS.c.holder_id, KNOWN_SEATS.c.email_key)
+        .where(among(KNOWN_SEATS.c.holder_key, spelt), KNOWN_SEATS.c.email_key.is_not(None))
+        .distinct()
+    )
+    for row in rows:
+        found[folded(row.holder_id)].add(row.email_key)
     return found
 
 
@@ -163,6 +181,7 @@ async def open_seats(
         CANDIDATES.c.holder_name,
         CANDIDATES.c.holder_email,
         CANDIDATES.c.department,
+        CANDIDATES.c.devices,
     ).where(OPEN)
     if connection_id is not None:
         query = query.where(CANDIDATES.c.connection_id == connection_id)
@@ -177,6 +196,7 @@ async def open_seats(
                 product_name=row.product_name,
                 holder=Person(id=row.holder_id, name=row.holder_name, email=row.holder_email),
                 department=row.department,
+                devices=tuple(row.devices),
             ),
         )
         for row in await db.execute(query.order_by(CANDIDATES.c.id))

@@ -165,7 +165,7 @@ async def _vouch(unit: Unit, claimed: Claimed, windows: Sequence[Window], *, tim
 async def _read_installations(
     deps: Deps, claimed: Claimed, stream: _Parts, reading: Reading[InstalledRow], matcher: Matcher
 ) -> None:
-    file, kept, left_out = claimed.file, 0, 0
+    file, kept, left_out, outdated = claimed.file, 0, 0, False
     while rows := await asyncio.to_thread(_some, reading.pages):
         records = [
             InstallationRecord(
@@ -182,11 +182,14 @@ async def _read_installations(
             taken = await usage_store.add_installations(unit.db, file.source, records, heard_at=file.requested_at)
             kept += taken.kept
             left_out += len(taken.refused)
+            outdated = outdated or taken.outdated
             await import_store.update(unit.db, claimed, {"kept": kept})
     findings = _findings(reading.report, matcher)
     findings.left_out = left_out
     async with deps.database.unit() as unit:
         vouched = why_not_complete(file.terms, bad=reading.report.bad, windows=(), now=file.requested_at)
+        if outdated:
+            vouched = f"Not kept: a newer whole list of {file.source} was read already."
         if vouched is None and not kept:
             # An empty target set is no list of everything: it would take every installation for gone.
             vouched = "Not marked complete: the file lists no installation."

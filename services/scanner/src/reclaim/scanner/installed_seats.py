@@ -207,7 +207,9 @@ def _record(row: Any, person: Any, known: Catalog) -> SeatRecord:
     manager = None
     if person is not None and person.manager_id is not None:
         above = Person(id=person.manager_id, name=person.manager_name or "", email=person.manager_email)
-        manager = Manager(above, able=True)
+        # A feed names the holder otherwise than the system does that knows who is above whom.
+        themselves = person.manager_id == person.holder_id
+        manager = Manager(above, able=bool(person.manager_able) and not themselves)
     return SeatRecord(
         holder=Person(
             id=row.holder_key,

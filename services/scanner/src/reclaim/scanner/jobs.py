@@ -29,6 +29,7 @@ from reclaim.scanner import (
     catalog_store,
     exclusion_store,
     import_jobs,
+    known_seats,
     leases,
     store,
     sync_jobs,
@@ -144,6 +145,7 @@ async def _attempt(deps: Deps, claim: Claim) -> None:
     while await _open_page(deps, claim, rule, reading, dry_run=dry_run):
         log.debug("scan %s opened a page of cases", run.id)
     async with deps.database.unit() as unit:
+        await known_seats.end_reading(unit.db, connection.id, reading.products, reading.now)
         flagged = await store.flagged_by(unit.db, run.id)
         await store.update_run(
             unit.db,

@@ -18,6 +18,7 @@ from reclaim.connectors.ports import Known, SeatRecord, Survey
 from reclaim.scanner import known_seats, profile_store
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.domain import Terms
+from reclaim.scanner.known_seats import Since
 from reclaim.scanner.usage import Channel, Plan, Report, Verdict, live_report
 from reclaim.scanner.usage_store import UsageSeat, judge_seats, make_plan, witnessed
 
@@ -88,8 +89,10 @@ class Judge:
             verdicts.update(zip(own, await judge_seats(db, chosen, asked), strict=True))
         return [verdicts[at] for at in range(len(page))]
 
-    def _asked(self, seat: SeatRecord, first_seen_at: datetime | None) -> UsageSeat:
+    def _asked(self, seat: SeatRecord, since: Since | None) -> UsageSeat:
         granted = seat.assigned_at
+        if granted is None and since is not None and since.returned:
+            granted = since.at
         if granted is None and not self.terms.by_usage:
             granted = seat.created_at
         return UsageSeat(
@@ -97,12 +100,12 @@ class Judge:
             holder_email=seat.holder.email,
             device_id=seat.device,
             granted_at=granted,
-            first_seen_at=seat.created_at if seat.device else first_seen_at or self.now,
+            first_seen_at=seat.created_at if seat.device else (since.at if since is not None else self.now),
             last_used_at=seat.last_used_at,
             asked=self.told or not self.terms.by_usage,
         )
 
-    async def _first_seen(self, db: AsyncConnection, page: Sequence[SeatRecord]) -> dict[int, datetime]:
+    async def _first_seen(self, db: AsyncConnection, page: Sequence[SeatRecord]) -> dict[int, Since]:
         """Return since when the seats of a page are known, by their place; of a suite, since when its latest part is.
 
         Asked only where it counts: for seats that nobody says the assignment of.
@@ -115,7 +118,7 @@ class Judge:
             parts = (seat.product, *self.covered.tree.get(seat.product, ()))
             seen = [known[key] for part in parts if (key := (part, seat.holder.id, seat.device)) in known]
             if seen:
-                found[at] = max(seen)
+                found[at] = Since(max(each.at for each in seen), any(each.returned for each in seen))
         return found
 
     @property

@@ -45,6 +45,8 @@ KNOWN_SEATS = sa.Table(
     sa.Column("manager_id", sa.Text),
     sa.Column("manager_name", sa.Text),
     sa.Column("manager_email", sa.Text),
+    # Whether that account could answer; none where there is no manager, or nobody has read it yet.
+    sa.Column("manager_able", sa.Boolean),
     sa.Column("price", Amount),
     sa.Column("currency", sa.Text),
     sa.Column("granted_at", UtcDateTime),
@@ -54,9 +56,20 @@ KNOWN_SEATS = sa.Table(
     sa.Column("last_used_at", UtcDateTime),
     sa.Column("first_seen_at", UtcDateTime, nullable=False),
     sa.Column("last_seen_at", UtcDateTime, nullable=False),
+    # It was gone before it was first seen, so that use from before was of another grant.
+    sa.Column("returned", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("known_seats_holder_key", "holder_key"),
     sa.Index("known_seats_email_key", "email_key"),
 )
+
+READINGS = sa.Table(
+    "readings",
+    metadata,
+    sa.Column("connection_id", sa.Text, primary_key=True),
+    sa.Column("product", sa.Text, primary_key=True),
+    sa.Column("read_at", UtcDateTime, nullable=False),
+)
+"""When all seats of a product were last listed to the end: one that was not seen since then was gone."""
 
 PEOPLE = sa.Table(
     "people",
@@ -106,6 +119,7 @@ class KnownSeat:
     manager_id: str | None = None
     manager_name: str | None = None
     manager_email: str | None = None
+    manager_able: bool | None = None
     price: Decimal | None = None
     currency: str | None = None
     granted_at: datetime | None = None
@@ -114,6 +128,12 @@ class KnownSeat:
     device_platform: str | None = None
     last_used_at: datetime | None = None
     first_seen_at: datetime | None = None
+    returned: bool = False
+
+    @property
+    def held_since(self) -> datetime | None:
+        """Since when the holder has it, as far as that is certain: use from before does not bear on it."""
+        return self.granted_at or (self.first_seen_at if self.returned else None)
 
 
 def of_record(seat: SeatRecord, price: Money | None) -> KnownSeat:
@@ -136,6 +156,7 @@ def of_record(seat: SeatRecord, price: Money | None) -> KnownSeat:
         manager_id=manager.id if manager else None,
         manager_name=manager.name if manager else None,
         manager_email=manager.email if manager else None,
+        manager_able=seat.manager.able if seat.manager else None,
         price=price.amount if price else None,
         currency=price.currency if price else None,
         last_used_at=seat.last_used_at,
@@ -179,10 +200,37 @@ PATHS: Final[Mapping[Kind, Mapping[str, str]]] = {
 
 
 async def remember(db: AsyncConnection, connection_id: str, seats: Sequence[KnownSeat], now: datetime) -> None:
-    """Take note of a page of seats: what was known of them is replaced, but for when they were first seen."""
+    """Take note of a page of seats: what was known of them is replaced, but for when they were first seen.
+
+    One that a whole reading did not find since it was last seen was gone, and counts as first seen now. What an older
+    reading says of a seat does not replace what a newer one said.
+    """
     rows = {(seat.product, seat.holder_id, seat.device_id): _seat_row(seat, now) for seat in seats}
-    same = {"connection_id": connection_id, "last_seen_at": now}
-    await insert_many(db, KNOWN_SEATS, list(rows.values()), same=same, replacing=_SEAT_KEY, keeping=("first_seen_at",))
+    missed = sa.exists().where(
+        READINGS.c.connection_id == KNOWN_SEATS.c.connection_id,
+        READINGS.c.product == KNOWN_SEATS.c.product,
+        READINGS.c.read_at > KNOWN_SEATS.c.last_seen_at,
+    )
+    await db.execute(
+        sa.update(KNOWN_SEATS)
+        .where(
+            KNOWN_SEATS.c.connection_id == connection_id,
+            among(KNOWN_SEATS.c.product, {seat.product for seat in seats}),
+            among(KNOWN_SEATS.c.holder_id, {seat.holder_id for seat in seats}),
+            KNOWN_SEATS.c.last_seen_at < now,
+            missed,
+        )
+        .values(first_seen_at=now, returned=True)
+    )
+    await insert_many(
+        db,
+        KNOWN_SEATS,
+        list(rows.values()),
+        same={"connection_id": connection_id, "last_seen_at": now},
+        replacing=_SEAT_KEY,
+        keeping=("first_seen_at", "returned"),
+        unless_newer="last_seen_at",
+    )
     people = {
         seat.holder_id: {
             "id": seat.holder_id,
@@ -224,6 +272,19 @@ async def remember(db: AsyncConnection, connection_id: str, seats: Sequence[Know
     )
 
 
+async def end_reading(db: AsyncConnection, connection_id: str, products: Collection[str], now: datetime) -> None:
+    """Take note that all seats of some products were listed, each remembered as of `now`."""
+    rows = [{"product": product} for product in sorted(set(products))]
+    await insert_many(
+        db,
+        READINGS,
+        rows,
+        same={"connection_id": connection_id, "read_at": now},
+        replacing=("connection_id", "product"),
+        unless_newer="read_at",
+    )
+
+
 def _seat_row(seat: KnownSeat, now: datetime) -> dict[str, Any]:
     row = {part.name: getattr(seat, part.name) for part in fields(seat)}
     return {
@@ -234,16 +295,28 @@ def _seat_row(seat: KnownSeat, now: datetime) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Since:
+    """When a seat was first seen, and whether it had been gone before."""
+
+    at: datetime
+    returned: bool
+
+
 async def first_seen(
     db: AsyncConnection, connection_id: str, ids: Collection[str]
-) -> dict[tuple[str, str, str], datetime]:
+) -> dict[tuple[str, str, str], Since]:
     """Return when the seats of some holders were first seen, by product, holder and device (empty without one)."""
     rows = await db.execute(
         sa.select(
-            KNOWN_SEATS.c.product, KNOWN_SEATS.c.holder_id, KNOWN_SEATS.c.device_id, KNOWN_SEATS.c.first_seen_at
+            KNOWN_SEATS.c.product,
+            KNOWN_SEATS.c.holder_id,
+            KNOWN_SEATS.c.device_id,
+            KNOWN_SEATS.c.first_seen_at,
+            KNOWN_SEATS.c.returned,
         ).where(KNOWN_SEATS.c.connection_id == connection_id, among(KNOWN_SEATS.c.holder_id, ids))
     )
-    return {(row.product, row.holder_id, row.device_id): row.first_seen_at for row in rows}
+    return {(row.product, row.holder_id, row.device_id): Since(row.first_seen_at, row.returned) for row in rows}
 
 
 async def products(db: AsyncConnection, connection_id: str, about: Collection[str]) -> frozenset[str]:

@@ -11,7 +11,7 @@ where both lead to the same answer there is one.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -36,6 +36,7 @@ MOST_SILENCE: Final = timedelta(days=40)
 
 _ZERO: Final = timedelta(0)
 _TICK: Final = timedelta(microseconds=1)
+_AHEAD: Final = timedelta(days=1)
 _HOUR: Final = timedelta(hours=1)
 
 Aware = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -148,7 +149,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.period_start, self.period_end - _TICK
 
 
-def trouble_with(record: UsageRecord) -> str | None:
+def trouble_with(record: UsageRecord, now: datetime) -> str | None:
     """Return why a record cannot be believed, for whoever sent it to mend; None if nothing is wrong with it."""
     length = record.period_end - record.period_start
     if not record.user.strip() or not record.product.strip():
@@ -161,6 +162,10 @@ def trouble_with(record: UsageRecord) -> str | None:
         return "Seconds and runs cannot be negative."
     if record.last_used_at is not None and not record.period_start <= record.last_used_at <= record.period_end:
         return "Its last use lies outside its period."
+    last = record.period_end if record.session else record.last_used_at
+    # Clocks differ, but a use that is yet to come would keep the seat until then.
+    if max(record.period_start, last or record.period_start) > now + _AHEAD:
+        return "It tells of use in the future."
     if record.session and record.seconds not in (None, int(length.total_seconds())):
         return "It is a session, and its seconds are not the length of its period."
     return None
@@ -184,7 +189,7 @@ def trouble_with_installation(record: InstallationRecord, now: datetime) -> str 
     """Return why an installation cannot be believed, for whoever sent it to mend; None if nothing is wrong with it."""
     if not record.product.strip() or not record.device.strip():
         return "It names no product or no device."
-    if record.installed_at is not None and record.installed_at > now + timedelta(days=1):
+    if record.installed_at is not None and record.installed_at > now + _AHEAD:
         return "It was installed in the future."
     return None
 
@@ -295,7 +300,8 @@ class Plan:
     why nobody can be called unused (empty: coverage is proven); `stale` the sources to raise an alert about.
     `others` are sources whose hours could count in the whole window, and which the cells give no or only a part of it.
     `doubtful` are the (source, product) that are stale or leave a hole: whom they know may be seen by nobody else.
-    `witnessed` tells that the sources have a record of any of the seats: one that has none may not see the product.
+    `unwitnessed` are the sources that prove the absence of use, in groups of which one each is enough, as long as none
+    of the group has a record of any of the seats: a source that never named one of them may not see the product.
     """
 
     condition: UsageCondition
@@ -304,9 +310,18 @@ class Plan:
     cells: tuple[Cell, ...]
     unproven: tuple[str, ...]
     stale: tuple[Freshness, ...]
-    witnessed: bool
+    unwitnessed: frozenset[frozenset[str]] = frozenset()
     others: tuple[Cell, ...] = ()
     doubtful: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def witnessed(self) -> bool:
+        """Whether the sources that prove the absence of use are known to see people with such a seat."""
+        return not self.unwitnessed
+
+    def seen_by(self, sources: Collection[str]) -> Plan:
+        """Return the plan as it is once these sources are known to have a record of a seat."""
+        return replace(self, unwitnessed=frozenset(group for group in self.unwitnessed if group.isdisjoint(sources)))
 
 
 def plan(
@@ -318,12 +333,11 @@ def plan(
     now: datetime,
     zone: str,
     preference: Sequence[str] = (),
-    witnessed: bool,
 ) -> Plan:
     """Decide by which sources the seats of a product are judged.
 
-    `preference` orders the sources whose hours count; those it leaves out come after it, by name. `witnessed` is
-    whether a record of the members in the window is of one of the seats.
+    `preference` orders the sources whose hours count; those it leaves out come after it, by name. By whom
+    the seats are seen nobody has asked yet, see `Plan.seen_by`.
     """
     window = condition.span.window(now, zone)
     if condition.minimum_hours is None:
@@ -337,6 +351,7 @@ def plan(
     cells: list[Cell] = []
     others: list[Cell] = []
     doubtful: set[tuple[str, str]] = set()
+    proving: set[frozenset[str]] = set()
     unproven: list[str] = []
     for member in members:
         about = [report for report in reports if report.product in ("", member)]
@@ -347,6 +362,8 @@ def plan(
         ]
         if condition.minimum_hours is None:
             holes = _unseen(condition.proven, usable, window, now)
+            if member in needed:
+                proving |= _proving(condition.proven, usable, window, now)
             doubtful |= {(source, member) for source in _doubtful(condition, about, usable, window, now)}
         else:
             able = [report for report in usable if report.timed and report.channels >= set(condition.proven)]
@@ -359,6 +376,7 @@ def plan(
             }
             chosen, holes = _assigned(member, window, covered)
             cells += chosen
+            proving |= {frozenset({cell.source}) for cell in chosen if member in needed}
             whole = [Cell(source, member, window) for source in sources]
             others += [cell for cell in whole if cell not in chosen]
         if holes and member in needed:
@@ -371,7 +389,7 @@ def plan(
         tuple(cells),
         tuple(unproven),
         alerts,
-        witnessed,
+        unwitnessed=frozenset(proving),
         others=tuple(others),
         doubtful=frozenset(doubtful),
     )
@@ -407,6 +425,24 @@ def _unseen(channels: Collection[Channel], usable: Sequence[Report], window: Win
         for channel in channels
         for hole in gaps(window, _covered([report for report in usable if channel in report.channels], window, now))
     )
+
+
+def _proving(
+    channels: Collection[Channel], usable: Sequence[Report], window: Window, now: datetime
+) -> set[frozenset[str]]:
+    """Return who proves that a product was not used, as `Plan.unwitnessed` has it.
+
+    For each channel that is one of the sources that see it through the whole window, or else all that see a part.
+    """
+    found: set[frozenset[str]] = set()
+    for channel in channels:
+        seeing: dict[str, list[Report]] = {}
+        for report in usable:
+            if channel in report.channels and report.period.end > window.start:
+                seeing.setdefault(report.source, []).append(report)
+        alone = frozenset(source for source, own in seeing.items() if not _unseen([channel], own, window, now))
+        found |= {alone} if alone else {frozenset({source}) for source in seeing}
+    return found
 
 
 def _assigned(product: str, window: Window, covered: Mapping[str, Sequence[Window]]) -> tuple[list[Cell], list[Window]]:
@@ -525,7 +561,9 @@ class Activity:
 
     `doubts` are sources that tell of the seat, and that can neither prove how much it was used nor when last. Of hours:
     `alone` is the most that any one source proves by itself, `together` what all of them come to where they cannot
-    have told the same time; `beside` counts the records in the window that are of no cell.
+    have told the same time; `beside` counts the records in the window that are of no cell. `seen_itself` is the latest
+    use that the connected system itself saw, which tells of no hours, and that there was use. `first_used` is the
+    latest that the first use can have been, so that nobody's clock starts before they had the seat.
     """
 
     records: int = 0
@@ -533,6 +571,7 @@ class Activity:
     alone: timedelta = _ZERO
     together: timedelta = _ZERO
     beside: int = 0
+    seen_itself: datetime | None = None
     first_used: datetime | None = None
     last_used: tuple[datetime, datetime] | None = None
     hours: Hours = field(default_factory=Hours)
@@ -609,6 +648,8 @@ def _judge_hours(
         )
     if activity.records == 0 and activity.beside:
         return Verdict("UNKNOWN", "The source whose hours count has no record of it, and another has.")
+    if activity.seen_itself is not None and activity.seen_itself >= plan.window.start and not most:
+        return Verdict("UNKNOWN", f"Its system saw use on {_at(activity.seen_itself)}, and no source measured it.")
     start = _clock(granted_at, first_seen_at, activity)
     if start is None:
         return Verdict("UNKNOWN", "Nobody knows since when the seat is there.")
@@ -636,8 +677,13 @@ def _absent(plan: Plan, activity: Activity, start: datetime | None, what: str) -
     if not plan.condition.include_no_activity:
         return Verdict("UNKNOWN", "No source has a record of it, and the rule does not count that as no use.")
     if not plan.witnessed:
-        return Verdict("UNKNOWN", "No source has a record of anybody with such a seat: they may not see it at all.")
+        return Verdict("UNKNOWN", _unseen_by(plan))
     return Verdict("UNUSED", f"{what}: no source has a record, and all of them reported.")
+
+
+def _unseen_by(plan: Plan) -> str:
+    sources = ", ".join(sorted({source for group in plan.unwitnessed for source in group}))
+    return f"{sources} has no record of anybody with such a seat, and may not see it at all."
 
 
 def _at(at: datetime) -> str:

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from reclaim.common.errors import Invalid
 from reclaim.common.routing import Router
@@ -18,27 +19,37 @@ from reclaim.web.auth import require
 MOST_RECORDS = 5_000
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise PydanticCustomError("unprintable", "must have printable characters only")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+"""As in files that are imported: PostgreSQL refuses a NUL, and names that differ by what nobody sees do not match."""
+
+
 class _In(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
 class RecordIn(_In):
-    user: str = Field(description="The holder's id or e-mail address", max_length=320)
-    product: str = Field(max_length=200)
+    user: Text = Field(description="The holder's id or e-mail address", max_length=320)
+    product: Text = Field(max_length=200)
     period_start: AwareDatetime
     period_end: AwareDatetime
     channel: Channel = "ui"
-    device: str = Field("", max_length=200)
+    device: Text = Field("", max_length=200)
     seconds: int | None = Field(None, ge=0, le=10**9, description="Left out by a source that does not measure time")
     runs: int = Field(0, ge=0, le=10**9)
     last_used_at: AwareDatetime | None = None
-    process: str = Field("", max_length=255, description="File name of the program; empty where none is named")
-    version: str = Field("", max_length=100, description="Of the product; records of two versions are added up")
+    process: Text = Field("", max_length=255, description="File name of the program; empty where none is named")
+    version: Text = Field("", max_length=100, description="Of the product; records of two versions are added up")
     session: bool = Field(False, description="One use from start to end; sessions that overlap are merged")
 
 
 class ReportIn(_In):
-    product: str = Field("", max_length=200, description="Empty: every product that the source knows")
+    product: Text = Field("", max_length=200, description="Empty: every product that the source knows")
     period_start: AwareDatetime
     period_end: AwareDatetime
     complete: bool = True
@@ -52,7 +63,7 @@ class ReportIn(_In):
 class UsageIn(_In):
     """Records of one source, and what it has now reported completely: send reports with the last batch of a period."""
 
-    source: str = Field(min_length=1, max_length=100)
+    source: Text = Field(min_length=1, max_length=100)
     records: list[RecordIn] = Field([], max_length=MOST_RECORDS)
     reports: list[ReportIn] = Field([], max_length=100)
 

@@ -218,10 +218,14 @@ def _seat(
 ) -> UsageSeat:
     """Return a case's seat as it is judged: of a suite, as young as its youngest part, used when any is."""
     own = [seat for part in parts if (seat := known.get((case.holder_id, part, device))) is not None]
-    granted = [seat.granted_at for seat in own]
+    first = [seat.first_seen_at for seat in own if seat.first_seen_at is not None]
+    granted: list[datetime | None]
     if not terms.by_usage:
         granted = [seat.granted_at or seat.account_created_at for seat in own]
-    first = [seat.first_seen_at for seat in own if seat.first_seen_at is not None]
+    else:
+        granted = [seat.held_since for seat in own]
+        if None in granted and any(seat.returned for seat in own):
+            granted = [*first]
     uses = [seat.last_used_at for seat in own if seat.last_used_at is not None]
     if asked is not None and asked.last_used_at is not None:
         uses.append(asked.last_used_at)

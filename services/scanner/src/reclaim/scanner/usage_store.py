@@ -51,10 +51,11 @@ USAGE = sa.Table(
     sa.Column("device", sa.Text, primary_key=True),  # empty where the source names none
     sa.Column("channel", sa.Text, primary_key=True),
     sa.Column("period_start", UtcDateTime, primary_key=True),
+    # A day and the month that begins with it are two records: neither may take the place of the other.
+    sa.Column("period_end", UtcDateTime, primary_key=True),
     # Both empty where the source names none.
     sa.Column("process", sa.Text, primary_key=True, server_default=""),
     sa.Column("version", sa.Text, primary_key=True, server_default=""),
-    sa.Column("period_end", UtcDateTime, nullable=False),
     sa.Column("user_name", sa.Text, nullable=False),
     sa.Column("seconds", sa.BigInteger),
     sa.Column("runs", sa.BigInteger, nullable=False),
@@ -73,7 +74,7 @@ REPORTS = sa.Table(
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("product", sa.Text, primary_key=True),  # empty: every product that the source knows
     sa.Column("period_start", UtcDateTime, primary_key=True),
-    sa.Column("period_end", UtcDateTime, nullable=False),
+    sa.Column("period_end", UtcDateTime, primary_key=True),
     sa.Column("heard_at", UtcDateTime, nullable=False),
     sa.Column("complete", sa.Boolean, nullable=False),
     sa.Column("channels", Json, nullable=False),
@@ -120,7 +121,18 @@ NOBODY: Final = "device:"
 """What the holder of an installation begins with of which no source says whose it is."""
 
 _INSTALLATION_KEY: Final = ("source", "product", "device", "path")
-_RECORD_KEY: Final = ("source", "product", "user_key", "device", "channel", "period_start", "process", "version")
+_RECORD_KEY: Final = (
+    "source",
+    "product",
+    "user_key",
+    "device",
+    "channel",
+    "period_start",
+    "period_end",
+    "process",
+    "version",
+)
+_REPORT_KEY: Final = ("source", "product", "period_start", "period_end")
 PAGE: Final = 1_000
 """Seats that are judged together."""
 
@@ -130,10 +142,14 @@ PAGE: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of a batch of records: how many were kept, and why the others were not, by their place in it."""
+    """What became of a batch of records: how many were kept, and why the others were not, by their place in it.
+
+    A batch that is `outdated` is of a list that a newer whole one has taken the place of: none of it was kept.
+    """
 
     kept: int
     refused: Mapping[int, str]
+    outdated: bool = False
 
 
 async def add_records(db: AsyncConnection, source: str, records: Sequence[UsageRecord], *, heard_at: datetime) -> Taken:
@@ -144,7 +160,7 @@ async def add_records(db: AsyncConnection, source: str, records: Sequence[UsageR
     refused: dict[int, str] = {}
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for place, record in enumerate(records):
-        if trouble := trouble_with(record):
+        if trouble := trouble_with(record, heard_at):
             refused[place] = trouble
             continue
         row = _row(record)
@@ -190,6 +206,9 @@ def _row(record: UsageRecord) -> dict[str, Any]:
 async def add_report(db: AsyncConnection, report: Report) -> None:
     """Take note that a source has spoken about a period; a later word about the same period replaces it.
 
+    Of periods that begin together a later word replaces those that it reaches over, and all of them if it takes back
+    what was proven. Besides, the shorter one stands beside the longer, which goes on to hold.
+
     Raises:
         Invalid: a period that is none, or a patience that would let old figures pass for new ones.
     """
@@ -215,7 +234,23 @@ async def add_report(db: AsyncConnection, report: Report) -> None:
         "late_seconds": int(report.late.total_seconds()),
         "silence_seconds": int(report.silence.total_seconds()),
     }
-    await insert_many(db, REPORTS, [row], replacing=("source", "product", "period_start"), unless_newer="heard_at")
+    together = sa.and_(
+        REPORTS.c.source == report.source,
+        REPORTS.c.product == report.product,
+        REPORTS.c.period_start == report.period.start,
+    )
+    taken_back = sa.or_(~REPORTS.c.complete, REPORTS.c.anonymised)
+    reaches = sa.or_(REPORTS.c.period_end >= report.period.end, taken_back)
+    known = await db.execute(
+        sa.select(REPORTS.c.source).where(together, REPORTS.c.heard_at > report.heard_at, reaches).limit(1)
+    )
+    if known.first() is not None:
+        return
+    older = sa.delete(REPORTS).where(together, REPORTS.c.heard_at <= report.heard_at)
+    if report.complete and not report.anonymised:
+        older = older.where(REPORTS.c.period_end < report.period.end)
+    await db.execute(older)
+    await insert_many(db, REPORTS, [row], replacing=_REPORT_KEY, unless_newer="heard_at")
 
 
 async def add_installations(
@@ -224,8 +259,14 @@ async def add_installations(
     """Keep installations as a source listed them at `heard_at`; of several with one key in a batch the last counts.
 
     One that is listed again replaces itself, but for when it was first seen. What is not listed any more goes only
-    with `end_inventory`: say it when everything that is installed has been added with this same `heard_at`.
+    with `end_inventory`: say it when everything that is installed has been added with this same `heard_at`. After a
+    newer list has ended nothing of an older one is kept: what it lists beside that is not installed any more.
     """
+    # Locked, so that a newer list ends either before this, and is seen here, or after it, and takes these rows along.
+    ended = await db.execute(sa.select(INVENTORIES.c.heard_at).where(INVENTORIES.c.source == source).with_for_update())
+    latest = ended.scalar()
+    if latest is not None and latest > heard_at:
+        return Taken(0, {}, outdated=True)
     refused: dict[int, str] = {}
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
     for place, record in enumerate(rows):
@@ -265,11 +306,11 @@ async def end_inventory(
     """
     if not timedelta(0) < silence <= MOST_SILENCE:
         raise Invalid(f"A source may be silent for at most {MOST_SILENCE.days} days.", field="silence")
+    row = {"source": source, "heard_at": heard_at, "silence_seconds": int(silence.total_seconds())}
+    await insert_many(db, INVENTORIES, [row], replacing=("source",), unless_newer="heard_at")
     gone = await db.execute(
         sa.delete(INSTALLATIONS).where(INSTALLATIONS.c.source == source, INSTALLATIONS.c.heard_at < heard_at)
     )
-    row = {"source": source, "heard_at": heard_at, "silence_seconds": int(silence.total_seconds())}
-    await insert_many(db, INVENTORIES, [row], replacing=("source",), unless_newer="heard_at")
     return gone.rowcount
 
 
@@ -278,7 +319,7 @@ async def end_inventory(
 
 async def reports(db: AsyncConnection, products: Collection[str] | None = None) -> list[Report]:
     """Return what sources have reported about some products, or (None) about all."""
-    chosen = sa.select(REPORTS).order_by(REPORTS.c.source, REPORTS.c.product, REPORTS.c.period_start)
+    chosen = sa.select(REPORTS).order_by(*REPORTS.primary_key)
     if products is not None:
         chosen = chosen.where(among(REPORTS.c.product, {"", *products}))
     return [
@@ -366,7 +407,7 @@ def usage_seat(seat: KnownSeat, *, asked: bool = False) -> UsageSeat:
         holder_id=seat.holder_id,
         holder_email=seat.holder_email,
         device_id=seat.device_id,
-        granted_at=seat.granted_at,
+        granted_at=seat.held_since,
         first_seen_at=seat.first_seen_at,
         last_used_at=seat.last_used_at,
         asked=asked,
@@ -396,17 +437,18 @@ async def make_plan(
     members = {product, *components}
     stored = await reports(db, members)
     said = [*(report for report in stored if (report.source, report.product) not in without), *live]
-    chosen = plan(condition, product, components, said, now=now, zone=zone, preference=preference, witnessed=bool(live))
+    chosen = plan(condition, product, components, said, now=now, zone=zone, preference=preference)
+    chosen = chosen.seen_by({report.source for report in live})
     return chosen if connection_id is None else await witnessed(db, chosen, connection_id=connection_id)
 
 
 async def witnessed(
     db: AsyncConnection, chosen: Plan, *, connection_id: str | None = None, seats: Sequence[UsageSeat] = ()
 ) -> Plan:
-    """Return a plan that knows whether the sources have a record of one of these seats, or of any on a connection.
+    """Return a plan that knows which sources have a record of one of these seats, or of any on a connection.
 
     Asked only where it counts. Records of people without such a seat prove nothing: a source may name all of them
-    otherwise than the connection does.
+    otherwise than the connection does. Nor do those of sources by which nothing is proven.
     """
     if chosen.witnessed or not chosen.condition.include_no_activity:
         return chosen
@@ -422,18 +464,19 @@ async def witnessed(
                 sa.and_(KNOWN_SEATS.c.device_id == USAGE.c.device, USAGE.c.device != ""),
             ),
         )
-    seen = (
-        sa.select(sa.literal(1))
-        .select_from(USAGE)
-        .where(
-            among(USAGE.c.product, chosen.members),
-            USAGE.c.period_end > chosen.window.start,
-            USAGE.c.period_start < chosen.window.end,
-            theirs,
-        )
-        .limit(1)
+    counted = sa.and_(
+        among(USAGE.c.product, chosen.members),
+        USAGE.c.period_end > chosen.window.start,
+        USAGE.c.period_start < chosen.window.end,
+        theirs,
     )
-    return replace(chosen, witnessed=(await db.execute(seen)).first() is not None)
+    seen = [
+        sa.select(sa.literal(source).label("source")).where(
+            sa.exists(sa.select(sa.literal(1)).select_from(USAGE).where(USAGE.c.source == source, counted))
+        )
+        for source in sorted(frozenset[str]().union(*chosen.unwitnessed))
+    ]
+    return chosen.seen_by((await db.execute(sa.union_all(*seen))).scalars().all()) if seen else chosen
 
 
 async def judge_seats(db: AsyncConnection, chosen: Plan, seats: Sequence[UsageSeat]) -> list[Verdict]:
@@ -446,13 +489,17 @@ async def judge_seats(db: AsyncConnection, chosen: Plan, seats: Sequence[UsageSe
     verdicts = []
     for at, seat in enumerate(seats):
         found = page.found[at]
-        if chosen.condition.minimum_hours is None and "ui" in chosen.condition.channels:
-            found.records += seat.asked
-            if seat.last_used_at is not None:
-                found.use(seat.last_used_at, seat.last_used_at)
+        if "ui" in chosen.condition.channels:
+            found.told_itself(seat, of_hours=chosen.condition.minimum_hours is not None)
         verdict = judge(chosen, found.activity(), granted_at=seat.granted_at, first_seen_at=seat.first_seen_at)
         verdicts.append(replace(verdict, last_used_at=found.latest))
     return verdicts
+
+
+_HELD_SINCE: Final = sa.func.coalesce(
+    KNOWN_SEATS.c.granted_at, sa.case((KNOWN_SEATS.c.returned, KNOWN_SEATS.c.first_seen_at))
+).label("granted_at")
+"""As `KnownSeat.held_since`."""
 
 
 async def judged(
@@ -467,7 +514,7 @@ async def judged(
                 KNOWN_SEATS.c.holder_id,
                 KNOWN_SEATS.c.holder_email,
                 KNOWN_SEATS.c.device_id,
-                KNOWN_SEATS.c.granted_at,
+                _HELD_SINCE,
                 KNOWN_SEATS.c.first_seen_at,
                 KNOWN_SEATS.c.last_used_at,
             )
@@ -507,6 +554,7 @@ class _Seen:
         self.others: list[Measured] = []
         self.doubts: set[str] = set()
         self.beside = 0
+        self.seen_itself: datetime | None = None
         self.by_source: dict[str, _Sum] = defaultdict(_Sum)
 
     def use(self, earliest: datetime, latest: datetime) -> None:
@@ -517,6 +565,18 @@ class _Seen:
 
     def saw(self, at: datetime) -> None:
         self.latest = at if self.latest is None else max(self.latest, at)
+
+    def told_itself(self, seat: UsageSeat, *, of_hours: bool) -> None:
+        """Take what the connected system says of the last use: a record of it, but never of hours."""
+        if not of_hours:
+            self.records += seat.asked
+        if seat.last_used_at is None:
+            return
+        if of_hours:
+            self.seen_itself = seat.last_used_at
+            self.saw(seat.last_used_at)
+        else:
+            self.use(seat.last_used_at, seat.last_used_at)
 
     def began(self, at: datetime) -> None:
         self.first_used = at if self.first_used is None else min(self.first_used, at)
@@ -547,6 +607,7 @@ class _Seen:
             alone=max((total(own.whole, own.others).least for own in sums), default=timedelta(0)),
             together=total(whole, [one for own in sums for one in own.others]).most,
             beside=self.beside,
+            seen_itself=self.seen_itself,
         )
 
 
@@ -593,7 +654,7 @@ async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None
             USAGE.c.source,
             USAGE.c.product,
             sa.func.count().label("records"),
-            sa.func.min(USAGE.c.period_start).label("first_used"),
+            sa.func.min(USAGE.c.last_used_by).label("first_used"),
             sa.func.max(USAGE.c.last_used_from).label("earliest"),
             sa.func.max(USAGE.c.last_used_by).label("latest"),
         )
@@ -603,7 +664,8 @@ async def _read_last_use(db: AsyncConnection, chosen: Plan, page: _Page) -> None
     for row in rows:
         for seen in page.belonging(row.user_key, row.device):
             seen.records += row.records
-            seen.began(row.first_used)
+            if row.first_used is not None:
+                seen.began(row.first_used)
             if (row.source, row.product) in chosen.doubtful:
                 seen.doubts.add(row.source)
             if row.earliest is not None:
@@ -619,7 +681,7 @@ async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
             USAGE.c.device,
             USAGE.c.source,
             USAGE.c.product,
-            sa.func.min(USAGE.c.period_start).label("first_used"),
+            sa.func.min(USAGE.c.last_used_by).label("first_used"),
             sa.func.max(USAGE.c.last_used_by).label("latest"),
             sa.func.sum(sa.case((within, 1), else_=0)).label("records"),
             sa.func.sum(sa.case((sa.and_(within, USAGE.c.seconds > 0), 1), else_=0)).label("measured"),
@@ -630,8 +692,8 @@ async def _read_hours(db: AsyncConnection, chosen: Plan, page: _Page) -> None:
     proving = {(cell.source, cell.product) for cell in (*chosen.cells, *chosen.others)}
     for row in began:
         for seen in page.belonging(row.user_key, row.device):
-            seen.began(row.first_used)
-            if row.latest is not None:
+            if row.first_used is not None:
+                seen.began(row.first_used)
                 seen.saw(row.latest)
             if (row.source, row.product) not in proving:
                 seen.beside += row.records
