@@ -556,6 +556,58 @@ async def test_a_task_can_be_kept_instead(small: World) -> None:
     assert await small.reports() == []
 
 
+def kept(case_id: str) -> CaseClosed:
+    return CaseClosed(case_id=case_id, outcome="kept", reason="On its page.", closed_at=NOW)
+
+
+async def test_a_task_that_is_heard_after_the_end_of_its_case_is_given_to_nobody(world: World) -> None:
+    await world.connect()
+    await world.site.tell(flagged("a", "email"), flagged("c", "email"))
+    # Events of a kind are handled together, so that the end of `c` is heard before what was asked for it.
+    await world.site.tell(kept("a"), task("c"), kept("c"))
+    await world.run("open_tickets")
+    assert world.tickets() == []
+
+
+async def test_the_ticket_of_a_task_is_not_reopened_after_the_end_of_its_case(world: World) -> None:
+    await asked_to_free(world, "email")
+    await world.site.tell(kept("c"))
+    await world.site.tell(task("c", "Once more."))
+    await world.run("tell_tickets", "tell_tickets", "open_tickets")
+    (ticket,) = world.tickets()
+    assert world.desk.is_closed(ticket)
+    assert "Once more." not in ticket.comments[-1].text
+
+
+async def test_a_ticket_is_not_opened_once_its_case_has_ended(world: World) -> None:
+    await world.connect()
+    await world.site.tell(flagged("c"), flagged("m", "email"))
+    await world.site.tell(task("m"))
+    await world.site.tell(kept("c"), kept("m"))
+    await world.run("open_tickets", "tell_tickets")
+    assert world.tickets() == []
+    assert await world.site.said() == []
+    async with world.site.running.database.reading() as db:
+        settled = await ticket_store.referred(db, {"c", "m-task"})
+    assert {reference: ticket.state for reference, ticket in settled.items()} == {"c": "closed", "m-task": "closed"}
+
+
+async def test_a_ticket_whose_opening_was_not_answered_is_closed_when_its_case_has_ended(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    small.desk.search_lag = 50
+    small.fault("timeout_after_commit", "POST", "freshservice/api/v2/tickets")
+    small.fault("server_unavailable", "GET", "freshservice/api/v2/tickets", times=None)
+    await small.run("open_tickets")
+    (ticket,) = small.tickets()
+    await small.site.tell(kept("c"))
+    small.sandbox.world.faults.clear()
+    ticket.unseen = 0
+    await small.run("open_tickets", "tell_tickets")
+    assert small.desk.is_closed(ticket)
+    assert await small.site.said() == [], "nobody waits to hear that it was asked"
+
+
 # Reopening -----------------------------------------------------------------------------------------------------------
 
 

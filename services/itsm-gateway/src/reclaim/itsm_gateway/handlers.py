@@ -64,9 +64,18 @@ async def follow(deps: Deps, unit: Unit, events: Sequence[Received[domain.Progre
         unit.db,
         {received.data.case_id: received.data.outcome for received in told if isinstance(received.data, CaseClosed)},
     )
+    closed = {received.data.case_id for received in events if isinstance(received.data, CaseClosed)}
+    asked = {received.data.case_id for received in events if isinstance(received.data, FulfilmentRequested)}
+    over = await store.end(unit.db, closed, asked)
+    # Events come in any order: whoever got a task after the end of its case would free a seat that was kept.
+    timely = [
+        received
+        for received in events
+        if not (isinstance(received.data, FulfilmentRequested) and received.data.case_id in over)
+    ]
     # Told first: a ticket that is wanted from now on says itself what this event says.
-    await ticketing.tell(unit, events)
-    tasks = [received.data for received in events if isinstance(received.data, FulfilmentRequested)]
+    await ticketing.tell(unit, timely)
+    tasks = [received.data for received in timely if isinstance(received.data, FulfilmentRequested)]
     if tasks:
         await ticketing.want_tasks(unit, tasks, deps.public_url)
 

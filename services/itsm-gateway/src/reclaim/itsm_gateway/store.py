@@ -22,8 +22,12 @@ CASE_ROUTE = sa.Table(
     metadata,
     sa.Column("case_id", sa.Text, primary_key=True),
     sa.Column("through_the_desk", sa.Boolean, nullable=False),
+    sa.Column("ended", sa.Boolean, nullable=False, server_default=sa.false()),
 )
-"""Every case, so that an event of one that is asked by mail is not taken for one that came too early."""
+"""Every case, so that an event of one that is asked by mail is not taken for one that came too early.
+
+`ended` outlasts the order in which events come: after the end of a case nobody is asked to do anything for it.
+"""
 
 TICKET_REQUEST = sa.Table(
     "ticket_request",
@@ -116,6 +120,29 @@ async def add_routes(db: AsyncConnection, through_the_desk: dict[str, bool]) -> 
             sa.insert(CASE_ROUTE),
             [{"case_id": case_id, "through_the_desk": desk} for case_id, desk in through_the_desk.items()],
         )
+
+
+async def end(db: AsyncConnection, case_ids: set[str], of: set[str]) -> set[str]:
+    """Record that cases have ended; return which of the cases `of` have, these among them.
+
+    They stay locked: who asks for a ticket and who ends its case at the same time take turns, and the second sees what
+    the first has done.
+    """
+    if not case_ids | of:
+        return set()
+    locked = sa.select(CASE_ROUTE.c.case_id, CASE_ROUTE.c.ended).where(among(CASE_ROUTE.c.case_id, case_ids | of))
+    rows = (await db.execute(locked.order_by(CASE_ROUTE.c.case_id).with_for_update())).all()
+    over = {row.case_id for row in rows if row.ended}
+    if case_ids - over:
+        mine = among(CASE_ROUTE.c.case_id, case_ids - over)
+        await db.execute(sa.update(CASE_ROUTE).where(mine).values(ended=True))
+    return (over | case_ids) & of
+
+
+async def has_ended(db: AsyncConnection, case_id: str) -> bool:
+    """Tell whether a case is over."""
+    found = await db.execute(sa.select(CASE_ROUTE.c.ended).where(CASE_ROUTE.c.case_id == case_id))
+    return bool(found.scalar_one_or_none())
 
 
 async def add_requests(db: AsyncConnection, flagged: Sequence[UserFlagged]) -> None:

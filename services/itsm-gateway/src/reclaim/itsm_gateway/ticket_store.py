@@ -278,6 +278,12 @@ async def heard(db: AsyncConnection, reference: str, says: str, closed_since: in
     )
 
 
+async def drop_words(db: AsyncConnection, reference: str) -> None:
+    """Count what a ticket waits to hear as told: there is nobody to tell it."""
+    waiting = (TICKET_WORD.c.reference == reference) & (TICKET_WORD.c.state == "waiting")
+    await db.execute(sa.update(TICKET_WORD).where(waiting).values(state="told", failure=None))
+
+
 async def unfinished(db: AsyncConnection, desk_id: str) -> int:
     """Return how many tickets of a desk are still read or told something."""
     to_hear = sa.exists().where(

@@ -37,7 +37,7 @@ from reclaim.connectors.itsm.ports import (
     TicketRef,
     UnknownOutcome,
 )
-from reclaim.itsm_gateway import delivery_store, domain, ticket_store
+from reclaim.itsm_gateway import delivery_store, domain, store, ticket_store
 from reclaim.itsm_gateway.deliveries import SETTLING
 from reclaim.itsm_gateway.delivery_store import Arrival
 from reclaim.itsm_gateway.desks import Desks, draft, ref_of
@@ -233,14 +233,21 @@ class Ticketing:
             log.exception("the ticket of case %s could not be opened", ticket.case_id)
             await self._give_up(ticket, f"It failed unexpectedly ({type(error).__name__}); the log has more.")
         else:
-            await self._opened(ticket, ref)
+            await (self._opened(ticket, ref) if ref is not None else self._not_needed(ticket))
 
-    async def _created(self, ticket: Ticket) -> TicketRef:
-        desk = await self._desks.connected(ticket.desk_id)
+    async def _created(self, ticket: Ticket) -> TicketRef | None:
+        """Open a ticket; None if its case has ended before there was one."""
         async with self._database.reading() as db:
             stored = await ticket_store.desk(db, ticket.desk_id)
+            over = await store.has_ended(db, ticket.case_id)
+        if over and ticket.attempts == 1:
+            return None
+        desk = await self._desks.connected(ticket.desk_id)
         if stored is None:
             raise NotConnected(ticket.desk_id)
+        if over:
+            # One that was opened although no answer said so is told the end like any other.
+            return await desk.find_by_case(ticket.reference, since=ticket.flagged_at)
         # An attempt before this one may have opened it, whatever became of its answer.
         return await desk.create(draft(stored, ticket), tried=ticket.attempts > 1)
 
@@ -263,11 +270,18 @@ class Ticketing:
             if ticket.kind != "question":
                 return
             await ticket_store.set_failure(unit.db, ticket.case_id, None)
+            if await store.has_ended(unit.db, ticket.case_id):
+                return
             unit.emit(
                 NoticeDelivered(
                     case_id=ticket.case_id, channel="itsm", recipient=f"ticket {ref.number}", delivered_at=unit.now
                 )
             )
+
+    async def _not_needed(self, ticket: Ticket) -> None:
+        async with self._database.unit() as unit:
+            if await ticket_store.settle(unit.db, ticket, state="closed", failure=None):
+                await ticket_store.drop_words(unit.db, ticket.reference)
 
     async def _put_off(self, ticket: Ticket, error: Exception) -> None:
         async with self._database.unit() as unit:
@@ -276,6 +290,8 @@ class Ticketing:
     async def _give_up(self, ticket: Ticket, reason: str) -> None:
         async with self._database.unit() as unit:
             if not await ticket_store.settle(unit.db, ticket, state="failed", failure=reason):
+                return
+            if await store.has_ended(unit.db, ticket.case_id):
                 return
             if ticket.kind == "task":
                 # Nobody was given the task: the case is one for a person, until it is asked for anew.
