@@ -73,6 +73,21 @@ def bodies(desk: Desk, method: str, ending: str) -> list[Any]:
     return [call.body for call in desk.called if call.method == method and call.path.endswith(ending)]
 
 
+@pytest.mark.parametrize("platform", SETTINGS)
+async def test_a_ticket_that_stays_open_is_not_taken_for_closed(site: Site, platform: str) -> None:
+    desk, simulated = site.open(platform), site.desks.by_name[platform]
+    ref = await desk.create(draft())
+    simulated.keeps_open = True
+    # Where comments cannot be read, one that was tried before may have been closed, and reopened since.
+    for tried in (False, platform != "generic"):
+        with pytest.raises(Refused, match=r"still open.*Let the connection's user close tickets"):
+            await desk.close(ref, "It is over.", mark="lr-note-1", tried=tried)
+    assert not (await desk.read_decision(ref)).closed
+    simulated.keeps_open = False
+    await desk.close(ref, "It is over.", mark="lr-note-2", tried=True)
+    assert (await desk.read_decision(ref)).closed
+
+
 # Jira ----------------------------------------------------------------------------------------------------------------
 
 

@@ -727,6 +727,46 @@ async def test_a_reopening_counts_from_when_it_was_made(small: World, platform: 
     assert (await small.site.decisions())[-1].decided_at == NOW
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_a_closing_that_the_desk_did_not_do_makes_no_appeal(small: World, platform: str) -> None:
+    small.platform = platform
+    await small.connect()
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    small.desk.keeps_open = True
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    assert "still open" in await small.site.get("/itsm-gateway/")
+    await small.time_passes()
+    for _ in range(2):
+        await small.run("poll_tickets")
+        assert await small.decisions() == []
+    small.desk.keeps_open = False
+    await small.connect()  # somebody has mended it
+    await small.run("tell_tickets")
+    await small.time_passes()
+    await small.run("poll_tickets")
+    assert await small.decisions() == []
+    assert small.desk.is_closed(small.tickets()[0])
+
+
+async def test_an_end_that_could_not_be_told_makes_no_appeal(world: World) -> None:
+    await world.connect()
+    await world.site.tell(flagged("c", "both"))
+    await world.run("open_tickets")
+    world.fault("request_limit", "PUT", "freshservice/api/v2/tickets/[0-9]+")
+    for event in life("c")[1:3]:
+        await world.site.tell(event)
+    await world.run("tell_tickets", "tell_tickets")
+    assert "could not be told" in await world.site.get("/itsm-gateway/")
+    await world.time_passes()
+    world.act("tag", "lr_revoke")
+    _, secret = await world.site.secret("it", "freshservice")
+    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_revoke"}'
+    await world.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    assert "keep" not in [decision for _, decision, _ in await world.decisions()]
+
+
 # Words ---------------------------------------------------------------------------------------------------------------
 
 

@@ -256,6 +256,14 @@ async def settle(db: AsyncConnection, claimed: Ticket, **values: Any) -> bool:
     return bool(done.rowcount)
 
 
+async def given_up(db: AsyncConnection, reference: str) -> None:
+    """Have nobody poll a ticket any more that could not be told the end of its case.
+
+    It may well be open: that is not its people's doing, so that it does not count as closed before.
+    """
+    await db.execute(sa.update(TICKET).where(TICKET.c.reference == reference).values(state="closed"))
+
+
 async def acted(db: AsyncConnection, reference: str, act: Act, now: int) -> None:
     """Record what was done to a ticket from here: at `now`, in milliseconds of the wall clock."""
     mine = sa.update(TICKET).where(TICKET.c.reference == reference)

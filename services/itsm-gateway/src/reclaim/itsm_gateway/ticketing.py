@@ -348,7 +348,9 @@ class Ticketing:
                 return
             state = "told" if failure is None else "failed"
             if await ticket_store.settle_word(unit.db, word, state=state, failure=failure):
-                if failure is None or word.act in {"end", "end_quietly"}:
+                if failure is not None and word.act in {"end", "end_quietly"}:
+                    await ticket_store.given_up(unit.db, word.reference)
+                elif failure is None:
                     await ticket_store.acted(unit.db, word.reference, word.act, wall_milliseconds())
                 unit.wake(TELL)
 

@@ -410,7 +410,11 @@ class Adapter(ABC):
 
     @abstractmethod
     async def _close(self, ref: TicketRef, text: str, mark: str) -> None:
-        """Close a ticket unless it is closed; `text` has the mark already."""
+        """Close a ticket unless it is closed; `text` has the mark already.
+
+        A comment with the mark comes after the closing, and only where the ticket reads as closed (`closed_at_last`):
+        whoever finds the mark takes the ticket for one that was closed.
+        """
 
     @abstractmethod
     async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:
@@ -432,6 +436,15 @@ async def tried(what: str, attempt: Callable[[], Awaitable[str]]) -> PermissionR
     except ReclaimError as error:
         # What forbids an address says itself what to do.
         return PermissionResult(what, False, str(error), "Mend it, then test the connection again.")
+
+
+def closed_at_last(ref: TicketRef, *, closed: bool) -> None:
+    """Refuse to believe in a closing that the desk accepted and that its ticket does not show."""
+    if not closed:
+        raise Refused(
+            f"{ref.number} was to be closed, and is still open: the desk accepted that without doing it.",
+            "Let the connection's user close tickets: a permission, a rule or a workflow of the desk forbids it.",
+        )
 
 
 def _marked(text: str, mark: str) -> str:

@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 
 from reclaim.common.errors import Invalid
 from reclaim.common.ids import new_id
-from reclaim.connectors.itsm.base import Adapter, Line, moment, tried
+from reclaim.connectors.itsm.base import Adapter, Line, closed_at_last, moment, tried
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
@@ -129,6 +129,13 @@ class Generic(Adapter):
         data: dict[str, Json] = {"case_id": case_id, "since": _iso(since)}
         found = (await self._ask("ticket.find", data, _Maybe)).ticket
         return None if found is None else _ref(found)
+
+    async def close(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
+        """See `ServiceDesk.close`."""
+        await super().close(ref, text, mark=mark, tried=tried)
+        # One that may have been closed before and is open may have been reopened since: there is no mark to tell by.
+        if not tried:
+            closed_at_last(ref, closed=(await self._read(ref)).closed)
 
     async def _comment(self, ref: TicketRef, text: str, mark: str) -> None:
         await self._change("ticket.comment", ref, text, mark)

@@ -15,7 +15,17 @@ import httpx
 import msgspec
 
 from reclaim.common.errors import Invalid
-from reclaim.connectors.itsm.base import Adapter, Basic, ClientCredentials, Line, marked, moment, only, tried
+from reclaim.connectors.itsm.base import (
+    Adapter,
+    Basic,
+    ClientCredentials,
+    Line,
+    closed_at_last,
+    marked,
+    moment,
+    only,
+    tried,
+)
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     TEST_TAG,
@@ -224,13 +234,15 @@ class ServiceNow(Adapter):
     async def _comment(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._update(ref, {self.comment_field: _plain(text)})
 
-    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:
         if (await self._read(ref))["state"] in self.closed_states:
             return
-        change = {"state": self.close_state, "close_notes": _plain(text), self.comment_field: _plain(text)}
+        change = {"state": self.close_state, "close_notes": _plain(text)}
         if self.close_code:
             change["close_code"] = self.close_code
-        await self._update(ref, change)
+        # A field that an access rule or a business rule forbids keeps its value, and the answer is 200 all the same.
+        closed_at_last(ref, closed=await self._update(ref, change) in self.closed_states)
+        await self._comment(ref, text, mark)
 
     async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         if (await self._read(ref))["state"] in self.closed_states:
@@ -341,14 +353,16 @@ class ServiceNow(Adapter):
         )
         return _record(answer.result, names)
 
-    async def _update(self, ref: TicketRef, change: Mapping[str, Json]) -> None:
-        await self.line.call(
+    async def _update(self, ref: TicketRef, change: Mapping[str, Json]) -> str:
+        """Change a record; return the state that it has then."""
+        answer = await self.line.call(
             "PATCH",
             f"/api/now/table/{self.table}/{ref.key}",
             into=_One,
-            params={"sysparm_fields": "sys_id", "sysparm_exclude_reference_link": "true"},
+            params={"sysparm_fields": "sys_id,state", "sysparm_exclude_reference_link": "true"},
             body=change,
         )
+        return _record(answer.result, ("state",))["state"]
 
     async def _query(self, table: str, query: str, names: Sequence[str], *, limit: int = 0) -> list[Record]:
         """Return rows of a table; all of them, page by page, unless there is a limit."""

@@ -204,6 +204,8 @@ class Desk(ABC):
         self.called: deque[Called] = deque(maxlen=REQUESTS_KEPT)
         self.hooks = Hooks()
         self.sent: list[Hook] = []
+        self.keeps_open = False
+        """Whether what a caller closes stays open, without a word: a rule of the desk forbids it."""
         self.search_lag = 0
         """How many searches do not find a new ticket yet."""
         self._waiting: list[Hook] = []
@@ -272,6 +274,8 @@ class Desk(ABC):
 
     def change(self, ticket: Ticket, *, by: str, **values: Any) -> None:
         """Change parts of a ticket: `subject`, `description`, `status`, `tags`, or one of its fields."""
+        if self.keeps_open and by == PRODUCT and values.get("status") in self.closed_statuses:
+            del values["status"]
         changes = []
         for name, after in values.items():
             own = name in {"subject", "description", "status", "tags"}

@@ -142,7 +142,7 @@ class GenericDesk(Desk):
 
     def _change(self, message_id: str, kind: str, body: _Say) -> Reply:
         ticket = self.find(body.key)
-        if message_id in self._done:
+        if message_id in self._done or (self.keeps_open and kind == "ticket.close"):
             return Reply(200, {})
         self._done.add(message_id)
         if kind != "ticket.comment":
