@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -899,9 +901,12 @@ async def test_a_desk_that_is_gone_fails_its_tickets_with_a_remedy(small: World)
     assert isinstance(failed, NoticeFailed)
 
 
-def test_patience_is_shorter_than_a_lease() -> None:
-    assert ticketing.PATIENCE * 1000 < ticketing.LEASE
-    assert sum(Tuning().look_again) < ticketing.PATIENCE
+@pytest.mark.parametrize("job", [ticketing, deliveries], ids=["tickets, words and polls", "deliveries"])
+def test_giving_up_all_that_was_claimed_takes_less_than_a_lease(job: ModuleType) -> None:
+    rounds = math.ceil(job.CLAIM / job.AT_ONCE)
+    # What became of them is written within the lease as well.
+    assert rounds * job.PATIENCE * 1000 + 30_000 < job.LEASE
+    assert sum(Tuning().look_again) < job.PATIENCE
 
 
 async def test_the_pages_show_the_ticket(small: World) -> None:

@@ -50,11 +50,14 @@ log = logging.getLogger(__name__)
 
 OPEN: Final = "open_tickets"
 TELL: Final = "tell_tickets"
-CLAIM: Final = 20
+CLAIM: Final = 16
 AT_ONCE: Final = 8
+"""Tickets, or words, claimed at a time, and those of them that are worked on at a time."""
 PATIENCE: Final = 120.0
 LEASE: Final = 300_000
-"""A desk is given up after `PATIENCE` seconds; a claim holds for `LEASE` milliseconds, and none lasts as long."""
+"""A desk is given up after `PATIENCE` seconds. A claim holds for `LEASE` milliseconds: longer than it takes to give up
+everything that was claimed with it, round by round.
+"""
 FIRST_RETRY: Final = 5.0
 LAST_RETRY: Final = 900.0
 POLL_EVERY: Final = 300_000
