@@ -558,6 +558,49 @@ async def test_a_task_can_be_kept_instead(small: World) -> None:
     assert await small.reports() == []
 
 
+async def test_what_a_ticket_says_while_it_is_marked_as_a_test_is_heard_once_it_is_not(world: World) -> None:
+    await asked_to_free(world)
+    for ticket, tags in enumerate((("lr_test", "lr_revoke"), ("lr_test", "lr_done"))):
+        for tag in tags:
+            world.act("tag", tag, ticket=ticket)
+    world.act("close", ticket=1)
+    _, secret = await world.site.secret("it", "freshservice")
+    for number, reference in ((301, "c"), (302, "c-task")):
+        body = f'{{"ticket_id": "{number}", "tags": "lr-case-{reference}"}}'.encode()
+        await world.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    for _ in range(2):
+        await world.run("poll_tickets")
+        assert (await world.decisions(), await world.reports()) == ([], [])
+    listed = (await world.site.get("/itsm-gateway/api/deliveries"))["deliveries"]
+    assert [one["state"] for one in listed] == ["ignored", "ignored"], "polls add none"
+    for ticket in (0, 1):
+        world.act("untag", "lr_test", ticket=ticket)
+    await world.run("poll_tickets")
+    assert await world.decisions() == [("c", "revoke", "itsm")]
+    assert [done for _, done, _ in await world.reports()] == [True]
+
+
+async def test_a_ticket_that_is_reopened_as_a_test_appeals_once_it_is_none(small: World) -> None:
+    await frozen(small)
+    small.act("tag", "lr_test")
+    small.act("reopen")
+    await small.run("poll_tickets")
+    assert len(await small.decisions()) == 1
+    small.act("untag", "lr_test")
+    await small.run("poll_tickets")
+    assert [decision for _, decision, _ in await small.decisions()] == ["revoke", "keep"]
+
+
+async def test_a_ticket_that_is_reopened_as_a_test_holds_the_end_of_its_case_up_no_longer(small: World) -> None:
+    await frozen(small)
+    small.act("tag", "lr_test")
+    small.act("reopen")
+    for event in life("c")[1:3]:
+        await small.site.tell(event)
+    await small.run("tell_tickets", "tell_tickets")
+    assert small.desk.is_closed(small.tickets()[0])
+
+
 def kept(case_id: str) -> CaseClosed:
     return CaseClosed(case_id=case_id, outcome="kept", reason="On its page.", closed_at=NOW)
 

@@ -176,7 +176,7 @@ class Handling:
             verdict = verdicts.judge(facts)
             settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))
             _results.add(1, {"result": verdict.state})
-            if ticket is not None and facts.ticket is not None:
+            if ticket is not None and facts.ticket is not None and verdict.heard:
                 since = (now if closed_since is None else closed_since) if facts.ticket.closed else None
                 heard[reference] = (facts.ticket.says, since)
             elif ticket is not None and verdict.done is False:

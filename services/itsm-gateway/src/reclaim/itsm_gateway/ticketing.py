@@ -381,7 +381,7 @@ class Ticketing:
                 unit.db, ticket, failure=None, attempts=0, due=wall_milliseconds() + POLL_EVERY
             )
             news = said.reading in DECIDED and said.reading != ticket.says
-            if kept and (news or said.closed is not (ticket.closed_since is not None)):
+            if kept and _counts(said, ticket) and (news or said.closed is not (ticket.closed_since is not None)):
                 await self._hand_in(unit, ticket, said)
 
     async def _gone(self, ticket: Ticket, reason: str) -> None:
@@ -427,13 +427,18 @@ async def _say(desk: ServiceDesk, ref: TicketRef, word: Word, ticket: Ticket) ->
     elif word.act == "comment":
         await desk.comment(ref, word.text, mark=mark, tried=tried)
     elif not (said := await desk.read_decision(ref)).closed:
-        if ticket.closed_since is not None:
+        if ticket.closed_since is not None and _counts(said, ticket):
             return said
         await desk.close(ref, word.text, mark=mark, tried=tried)
     elif word.act != "end_quietly" or tried:
         # One that its people closed is told as well; and one that was closed here, and perhaps not told.
         await desk.comment(ref, word.text, mark=mark, tried=tried)
     return None
+
+
+def _counts(said: ReadDecision, ticket: Ticket) -> bool:
+    """Tell whether what was read may decide: one that people mark as a test is not heard until they take that back."""
+    return ticket.dry_run or not said.test
 
 
 def _later(attempts: int, error: Exception) -> int:

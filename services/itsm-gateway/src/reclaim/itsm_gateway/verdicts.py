@@ -82,7 +82,8 @@ class Verdict:
     """What becomes of a delivery, and for one that was taken, what was decided by whom.
 
     `done` is what was said of a task, None where nothing was. `word` is what the ticket is told because of it. `at` is
-    when it was decided, None for when the webhook came.
+    when it was decided, None for when the webhook came. With `heard` False the ticket counts as not read: what it says
+    is still news once it may say it.
     """
 
     state: Literal["taken", "ignored", "failed"]
@@ -93,6 +94,7 @@ class Verdict:
     done: bool | None = None
     word: str | None = None
     at: datetime | None = None
+    heard: bool = True
 
 
 def judge(facts: Facts) -> Verdict:
@@ -125,7 +127,7 @@ def judge(facts: Facts) -> Verdict:
 
 def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verdict:
     if ticket.test and not request.dry_run:
-        return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and decides nothing.")
+        return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and decides nothing.", heard=False)
     if facts.reopened:
         return _reopened(facts, request, ticket)
     if ticket.says == "open":
@@ -170,7 +172,7 @@ def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verd
 
 def _by_task(facts: Facts, ticket: TicketState) -> Verdict:
     if ticket.test:
-        return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and says nothing.")
+        return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and says nothing.", heard=False)
     if facts.reopened and (facts.ended or facts.before == "done"):
         outcome = facts.request.outcome if facts.request else None
         told = domain.reopened_too_late(outcome or ("reclaimed" if facts.before == "done" else None))
