@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from reclaim.common.clock import FixedClock
+from reclaim.connectors.itsm.base import moment
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Passing, Refused, ServiceDesk, TicketDraft, TicketRef, UnknownOutcome
 from reclaim.connectors.itsm.profile import DeskProfile, Tuning
@@ -390,6 +391,11 @@ async def test_an_answer_that_is_none_is_passing_for_a_read(platform: str, conte
         )
         with pytest.raises(Passing):
             await desk.read_decision(TicketRef("1", "1", ""))
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "lately", "", None])
+def test_what_is_no_instant_in_utc_is_none(at: str | None) -> None:
+    assert moment(at) is None
 
 
 async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,11 +30,13 @@ from reclaim.common.errors import Conflict
 from reclaim.common.outgoing import Outgoing
 from reclaim.common.security import Sealer
 from reclaim.common.timing import wall_milliseconds
-from reclaim.connectors.itsm.ports import ServiceDesk
+from reclaim.connectors.itsm.freshservice import Freshservice
+from reclaim.connectors.itsm.ports import ReadDecision, ServiceDesk, TicketRef
 from reclaim.connectors.itsm.profile import Tuning
 from reclaim.itsm_gateway import deliveries, desks, setup, ticket_store, ticketing
 from reclaim.itsm_gateway.desks import Desks
 from reclaim.sandbox.desks.core import Ticket
+from reclaim.sandbox.desks.pages import person_acts
 from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
 from tests.support.itsm_gateway import NOW, SEALING, answer, flagged, life, signed, task
 
@@ -347,6 +349,40 @@ async def test_an_answer_that_changes_before_it_is_read_back_is_not_acted_on(sma
     await small.run("poll_tickets")
     small.act("untag", "lr_revoke")
     assert await small.decisions() == []
+
+
+async def test_an_answer_that_nobody_foresaw_keeps_no_other_ticket_from_being_read(
+    small: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"), flagged("d"))
+    await small.run("open_tickets")
+    read = Freshservice.read_decision
+
+    async def stumbles(desk: Freshservice, ref: TicketRef) -> ReadDecision:
+        if ref.key == "301":
+            raise ValueError("an answer that nobody foresaw")
+        return await read(desk, ref)
+
+    monkeypatch.setattr(Freshservice, "read_decision", stumbles)
+    for ticket in (0, 1):
+        small.act("tag", "lr_keep", ticket=ticket)
+    await small.run("poll_tickets")
+    monkeypatch.undo()
+    assert "could not be read (ValueError)" in await small.site.get("/itsm-gateway/")
+    assert len(await small.decisions()) == 1
+    await small.run("poll_tickets")
+    assert sorted(await small.decisions()) == [("c", "keep", "itsm"), ("d", "keep", "itsm")]
+
+
+async def test_a_name_with_a_nul_is_kept_without_it(world: World) -> None:
+    world.platform = "generic"
+    await world.connect()
+    await world.site.tell(flagged("c"))
+    await world.run("open_tickets")
+    person_acts(world.desk, world.tickets()[0], "tag", "lr_keep", "Ann\0 Agent")
+    await world.run("poll_tickets")
+    assert [event.actor for event in await world.site.decisions()] == ["Ann Agent"]
 
 
 async def test_without_a_desk_nobody_is_asked(small: World) -> None:

@@ -376,6 +376,11 @@ class Ticketing:
                 due = wall_milliseconds() + int(LAST_RETRY * 1000)
                 await ticket_store.settle(unit.db, ticket, failure=str(error), due=due)
             return
+        except Exception as error:
+            # An answer that nobody foresaw must not keep other tickets from being read.
+            log.exception("the ticket of case %s could not be read", ticket.case_id)
+            await self._put_off(ticket, Transient(f"It could not be read ({type(error).__name__}); the log has more."))
+            return
         async with self._database.unit() as unit:
             kept = await ticket_store.settle(
                 unit.db, ticket, failure=None, attempts=0, due=wall_milliseconds() + POLL_EVERY
