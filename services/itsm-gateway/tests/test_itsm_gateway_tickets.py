@@ -862,9 +862,13 @@ async def test_a_word_whose_answer_was_lost_is_said_once(small: World, platform:
         await small.site.tell(event)
         await small.run("tell_tickets")
     said = len(small.tickets()[0].comments)
-    small.fault(*LAST_CALL[platform])
+    # A generic desk has one address for all its questions.
+    question = {"object_name": ("ticket.close", "ticket.comment")[stage]} if platform == "generic" else {}
+    small.fault(*LAST_CALL[platform], **question)
     await small.site.tell(life("c")[stage])
-    for _ in range(3):
+    await small.run("tell_tickets")
+    assert small.desk.called[-1].fault or platform != "generic", "it is the last question that was not answered"
+    for _ in range(2):
         await small.run("tell_tickets")
     assert len(small.tickets()[0].comments) == said + 1
     async with small.site.running.database.reading() as db:

@@ -175,9 +175,9 @@ class Generic(Adapter):
         return _ref(made.ticket)
 
     async def _change(self, kind: str, ref: TicketRef, text: str, mark: str) -> None:
-        # The same id at every attempt, as for a ticket: whoever knows it has done it.
-        question = f"{kind.removeprefix('ticket.')}-{mark}" if mark else ""
-        await self._ask(kind, {"key": ref.key, "text": text}, object, question=question, reads=False)
+        # The same id at every attempt, as for a ticket: whoever knows it has done it. It does not name the kind, since
+        # a word that closes comes as a comment when the answer to its first attempt was lost and the ticket is closed.
+        await self._ask(kind, {"key": ref.key, "text": text}, object, question=mark, reads=False)
 
     async def _read(self, ref: TicketRef) -> _Ticket:
         return (await self._ask("ticket.read", {"key": ref.key}, _Answer)).ticket

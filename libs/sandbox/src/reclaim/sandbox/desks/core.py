@@ -235,6 +235,10 @@ class Desk(ABC):
     def hook(self, ticket: Ticket, changes: list[Change]) -> Hook | None:
         """Return the signed webhook about changes of a ticket, or None where it sends none."""
 
+    def objects(self, raw: bytes) -> frozenset[str]:  # noqa: ARG002  for those that tell by the body
+        """Return what a fault may name as `object` to strike a call by, beside its path; in small letters."""
+        return frozenset()
+
     def route(self, method: str, pattern: str, answer: Answering) -> None:
         """Answer calls of a method on paths that a pattern (without the desk's own prefix) fits."""
         self._routes.append((method, re.compile(pattern), answer))
@@ -346,7 +350,7 @@ class Desk(ABC):
     async def handle(self, request: Request, path: str) -> Response:
         """Answer one call, whatever it is; a fault may strike it (see `faults`)."""
         raw = await request.body()
-        fault = self.faults.take(request.method, f"/desks/{self.name}{path}", frozenset())
+        fault = self.faults.take(request.method, f"/desks/{self.name}{path}", self.objects(raw))
         if fault is not None and fault.kind == "slow":
             await asyncio.sleep(float(fault.params.get("seconds", 1)))
         if fault is not None and fault.kind == "connection_lost":
