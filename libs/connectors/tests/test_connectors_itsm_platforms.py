@@ -252,6 +252,34 @@ async def test_servicenow_does_not_trust_an_answer_to_a_query_that_was_ignored(s
             await desk.create(draft())
 
 
+@pytest.mark.parametrize("test_ticket", [False, True])
+async def test_servicenow_names_who_set_the_tag_and_not_who_changed_the_record(site: Site, test_ticket: bool) -> None:
+    desk = site.open("servicenow")
+    ref = await desk.create(draft(test=test_ticket))
+    (ticket,) = site.desks.servicenow.tickets.values()
+    said = await desk.read_decision(ref)
+    assert (said.actor, said.moved_by, said.ours) == (None, None, servicenow.USER), "our own account answers nothing"
+    for by, tag in (("Ann Agent", "lr_keep"), ("Bob Broker", "other")):
+        site.clock.advance(timedelta(minutes=5))
+        site.desks.servicenow.change(ticket, by=by, tags=[*ticket.tags, tag])
+    site.clock.advance(timedelta(minutes=5))
+    site.desks.servicenow.change(ticket, by="Carl Clerk", urgency="1")
+    said = await desk.read_decision(ref)
+    assert (said.reading, said.actor, said.at) == ("keep", "Ann Agent", NOW + timedelta(minutes=5))
+    assert (said.moved_by, said.moved_at) == ("Carl Clerk", NOW + timedelta(minutes=15))
+
+
+async def test_servicenow_names_who_changed_the_record_for_what_stands_in_it(site: Site) -> None:
+    given, credentials = SETTINGS["servicenow"]
+    rules = DecisionRules(decision_field="u_decision", values={"keep": "keep"})
+    address = {"base_url": f"{site.sandbox.url}/desks/servicenow"}
+    desk = open_desk(DeskProfile("servicenow", {**address, **given}, credentials, rules), site.client, QUICK)
+    ref = await desk.create(draft())
+    (ticket,) = site.desks.servicenow.tickets.values()
+    site.desks.servicenow.change(ticket, by="Ann Agent", u_decision="keep")
+    assert ((await desk.read_decision(ref)).reading, (await desk.read_decision(ref)).actor) == ("keep", "Ann Agent")
+
+
 async def test_servicenow_sends_a_new_token_when_the_old_one_ended(site: Site) -> None:
     given = {"base_url": f"{site.sandbox.url}/desks/servicenow", "client_id": servicenow.CLIENT_ID}
     secret = {"client_secret": servicenow.CLIENT_SECRET}

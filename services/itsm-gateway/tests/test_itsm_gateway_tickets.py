@@ -35,7 +35,7 @@ from reclaim.connectors.itsm.ports import ReadDecision, ServiceDesk, TicketRef
 from reclaim.connectors.itsm.profile import Tuning
 from reclaim.itsm_gateway import deliveries, desks, setup, ticket_store, ticketing
 from reclaim.itsm_gateway.desks import Desks
-from reclaim.sandbox.desks.core import Ticket
+from reclaim.sandbox.desks.core import PRODUCT, Ticket
 from reclaim.sandbox.desks.pages import person_acts
 from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
 from tests.support.itsm_gateway import NOW, SEALING, answer, flagged, life, signed, task
@@ -441,6 +441,25 @@ async def test_our_own_closing_and_its_webhooks_decide_nothing(small: World) -> 
         await small.site.post("it", hook.body, hook.headers)
     await small.run("poll_tickets")
     assert await small.decisions() == [("c", "revoke", "itsm")]
+
+
+async def test_servicenow_who_decided_is_who_set_the_tag_and_who_appealed_is_who_reopened(small: World) -> None:
+    small.platform = "servicenow"
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    (ticket,) = small.tickets()
+    person_acts(small.desk, ticket, "tag", "lr_revoke", "Ann Agent")
+    small.desk.say(ticket, "A note of our own.", public=False, by=PRODUCT)
+    await small.run("poll_tickets")
+    await small.site.handle()
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    await small.time_passes()
+    person_acts(small.desk, ticket, "reopen", "", "Bob Broker")
+    await small.run("poll_tickets")
+    said = await small.site.decisions()
+    assert [(one.decision, one.actor) for one in said] == [("revoke", "Ann Agent"), ("keep", "Bob Broker")]
 
 
 # Tasks ---------------------------------------------------------------------------------------------------------------

@@ -166,8 +166,10 @@ def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verd
     outcome = "Reopened, which is an appeal" + (": it counts only if it was made in time." if freed else ".")
     reason = f"Ticket {ticket.ticket} was reopened."
     # A reading may come long after its ticket was reopened in time; none is older than its case.
-    at = None if ticket.at is None else max(min(ticket.at, facts.delivery.received_at), request.flagged_at)
-    return Verdict("taken", outcome, "keep", _who(facts, ticket), reason, word=word, at=at)
+    moved_at = ticket.moved_at or ticket.at
+    at = None if moved_at is None else max(min(moved_at, facts.delivery.received_at), request.flagged_at)
+    who = _named(facts, ticket, ticket.actor if ticket.ours is None else ticket.moved_by)
+    return Verdict("taken", outcome, "keep", who, reason, word=word, at=at)
 
 
 def _by_task(facts: Facts, ticket: TicketState) -> Verdict:
@@ -203,7 +205,13 @@ def _task_is_gone(facts: Facts, problem: str) -> Verdict:
 
 
 def _who(facts: Facts, ticket: TicketState) -> str:
-    return ticket.actor or facts.delivery.actor or "service desk"
+    return _named(facts, ticket, ticket.actor)
+
+
+def _named(facts: Facts, ticket: TicketState, actor: str | None) -> str:
+    """Return who is said to have done something: somebody of the desk, and never our own account there."""
+    told = facts.delivery.actor
+    return actor or (told if told != ticket.ours else "") or "service desk"
 
 
 def _why(facts: Facts, ticket: TicketState) -> str:

@@ -8,6 +8,7 @@ back is compared with what was asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from reclaim.connectors.itsm.base import (
     only,
     tried,
 )
-from reclaim.connectors.itsm.decisions import read
+from reclaim.connectors.itsm.decisions import answer_of, read
 from reclaim.connectors.itsm.ports import (
     TEST_TAG,
     Choice,
@@ -144,6 +145,7 @@ class ServiceNow(Adapter):
             tuning,
         )
         self.decisions = profile.decisions
+        self.user = user
         self.table = entered.name("table")
         requester = entered.name("requester_field")
         self.requester_field = "" if requester == "-" else requester
@@ -259,15 +261,27 @@ class ServiceNow(Adapter):
         return marked(_record(answer.result).values(), mark)
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
-        record = await self._read(ref)
+        record, entries = await self._read(ref), await self._entries(ref)
         field = self.decisions.decision_field
-        return read(
+        said = read(
             self.decisions,
             closed=record["state"] in self.closed_states,
-            tags=[row["label.name"] for row in await self._entries(ref)],
+            tags=[row["label.name"] for row in entries],
             values=[record[field]] if field else (),
-            actor=record["sys_updated_by"] or None,
-            at=moment(record["sys_updated_on"]),
+        )
+        # Tickets are opened by the connection's own account: with OAuth nothing else tells its name.
+        ours = record["sys_created_by"] or self.user
+        moved_by = record["sys_updated_by"] if record["sys_updated_by"] != ours else ""
+        moved_at = moment(record["sys_updated_on"])
+        actor, at = moved_by, moved_at
+        # A tag is a row of its own, and setting one is no update of the record: who set it stands there.
+        deciding = [row for row in entries if answer_of(self.decisions, row["label.name"]) == said.reading]
+        if deciding:
+            first = min(deciding, key=lambda row: row["sys_created_on"])
+            actor = first["sys_created_by"] if first["sys_created_by"] != ours else ""
+            at = moment(first["sys_created_on"])
+        return replace(
+            said, actor=actor or None, at=at, moved_by=moved_by or None, moved_at=moved_at, ours=ours or None
         )
 
     async def _open(self, draft: TicketDraft) -> TicketRef:
@@ -328,7 +342,9 @@ class ServiceNow(Adapter):
 
     async def _entries(self, ref: TicketRef) -> list[Record]:
         rows = await self._query(
-            "label_entry", f"table={self.table}^table_key={ref.key}", ("label.name", "table", "table_key")
+            "label_entry",
+            f"table={self.table}^table_key={ref.key}",
+            ("label.name", "table", "table_key", "sys_created_by", "sys_created_on"),
         )
         self._heeded(rows, table=self.table, table_key=ref.key)
         return rows
@@ -342,7 +358,7 @@ class ServiceNow(Adapter):
             )
 
     async def _read(self, ref: TicketRef) -> Record:
-        names = ["sys_id", "number", "state", "sys_updated_by", "sys_updated_on"]
+        names = ["sys_id", "number", "state", "sys_created_by", "sys_updated_by", "sys_updated_on"]
         if self.decisions.decision_field:
             names.append(self.decisions.decision_field)
         answer = await self.line.call(
