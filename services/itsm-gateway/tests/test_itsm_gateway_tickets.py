@@ -35,6 +35,7 @@ from reclaim.connectors.itsm.ports import ReadDecision, ServiceDesk, TicketRef
 from reclaim.connectors.itsm.profile import Tuning
 from reclaim.itsm_gateway import deliveries, desks, setup, ticket_store, ticketing
 from reclaim.itsm_gateway.desks import Desks
+from reclaim.sandbox.desks import jira
 from reclaim.sandbox.desks.core import PRODUCT, Ticket
 from reclaim.sandbox.desks.pages import person_acts
 from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
@@ -395,9 +396,9 @@ async def test_without_a_desk_nobody_is_asked(small: World) -> None:
 # Webhooks on bad roads -----------------------------------------------------------------------------------------------
 
 
-async def hooked(world: World) -> str:
+async def hooked(world: World, **more: Any) -> str:
     """Connect a desk whose webhooks are kept back; return the secret that they are signed with."""
-    await world.connect()
+    await world.connect(**more)
     _, secret = await world.site.secret("it", world.platform)
     world.desk.hooks.url, world.desk.hooks.secret, world.desk.hooks.hold = "http://gateway.example", secret, True
     await world.site.tell(flagged("c"))
@@ -423,6 +424,18 @@ async def test_webhooks_that_are_repeated_reordered_or_lost_decide_once_what_the
         assert (await small.site.post("it", hook.body, hook.headers)).status_code == 202
     assert await small.decisions() in ([("c", "revoke", "itsm")], [])
     await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "revoke", "itsm")]
+
+
+async def test_jira_a_field_that_the_site_added_decides_by_its_webhook(small: World) -> None:
+    small.platform = "jira"
+    rules = {"decision_field": jira.DECISION_FIELD, "values": {"Revoke": "revoke"}}
+    await hooked(small, decisions=rules)
+    small.act("set", f"{jira.DECISION_FIELD}=Revoke")
+    (hook,) = small.desk._waiting
+    (changed,) = msgspec.json.decode(hook.body)["changelog"]["items"]
+    assert (changed["field"], changed["fieldId"]) == ("Decision", jira.DECISION_FIELD)
+    assert (await small.site.post("it", hook.body, hook.headers)).status_code == 202
     assert await small.decisions() == [("c", "revoke", "itsm")]
 
 
