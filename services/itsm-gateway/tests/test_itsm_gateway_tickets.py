@@ -109,11 +109,7 @@ async def test_a_ticket_is_opened_on_the_desk_that_its_rule_names(world: World) 
     answer = await world.site.call("PUT", "/itsm-gateway/api/desks/emea", role="admin", json=world.entered(asks=False))
     assert answer.status_code == 200, answer.text
 
-    def named(case_id: str, desk: str | None) -> UserFlagged:
-        event = flagged(case_id)
-        return msgspec.structs.replace(event, policy=msgspec.structs.replace(event.policy, desk=desk))
-
-    await world.site.tell(named("a", "emea"), named("b", None), named("c", "gone"))
+    await world.site.tell(on_desk("a", "emea"), on_desk("b", None), on_desk("c", "gone"))
     await world.run("open_tickets")
     (in_jira,) = world.tickets()
     world.platform = "freshservice"
@@ -125,6 +121,12 @@ async def test_a_ticket_is_opened_on_the_desk_that_its_rule_names(world: World) 
     assert "connect that desk, or name another in the rule" in failed.remedy
     await world.run_all()
     assert [event.case_id for event in await world.site.said() if isinstance(event, NoticeFailed)] == ["c"]
+
+
+def on_desk(case_id: str, desk: str | None, route: Route = "itsm") -> UserFlagged:
+    """Return a case whose rule names a desk."""
+    event = flagged(case_id, route)
+    return msgspec.structs.replace(event, policy=msgspec.structs.replace(event.policy, desk=desk))
 
 
 def _case_of(ticket: Ticket) -> str:
@@ -564,6 +566,45 @@ async def test_a_task_whose_ticket_cannot_be_opened_calls_a_person(small: World)
     await small.site.tell(task("c", "Once more."))
     await small.run("open_tickets")
     assert len(small.tickets()) == 1
+
+
+@pytest.mark.parametrize("route", ["itsm", "email"])
+async def test_a_task_goes_to_the_desk_that_its_rule_names(world: World, route: Route) -> None:
+    await world.connect()
+    world.platform = "jira"
+    answer = await world.site.call("PUT", "/itsm-gateway/api/desks/emea", role="admin", json=world.entered(asks=False))
+    assert answer.status_code == 200, answer.text
+    await world.site.tell(on_desk("c", "emea", route))
+    await world.run("open_tickets")
+    await world.site.tell(task("c"))
+    await world.run("open_tickets")
+    assert world.tickets()[-1].subject == "Free the seat: Sales Cloud for Ann Holder"
+    world.platform = "freshservice"
+    assert world.tickets() == []
+
+
+async def test_a_task_stays_on_the_desk_where_its_case_was_asked(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    small.platform = "jira"
+    await small.site.call("PUT", "/itsm-gateway/api/desks/other", role="admin", json=small.entered())
+    await small.site.tell(task("c"))
+    await small.run("open_tickets")
+    assert small.tickets() == []
+    small.platform = "freshservice"
+    assert len(small.tickets()) == 2
+
+
+async def test_a_task_that_no_desk_can_have_calls_a_person(world: World) -> None:
+    await world.site.tell(flagged("a"), on_desk("b", "gone", "email"), flagged("c", "email"))
+    await world.site.tell(task("a"), task("b"), task("c"), task("a", dry_run=True))
+    reports = [event for event in await world.site.said() if isinstance(event, FulfilmentReported)]
+    # One that is asked by mail, without a desk, is in the lifecycle's list of tasks.
+    assert [(event.case_id, event.done, event.note) for event in reports] == [
+        ("a", False, "no ticket could be opened: No service desk is connected."),
+        ("b", False, "no ticket could be opened: No service desk is connected as gone."),
+    ]
 
 
 async def test_a_task_whose_ticket_was_deleted_calls_a_person_once(world: World) -> None:

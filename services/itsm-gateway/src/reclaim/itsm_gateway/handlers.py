@@ -38,7 +38,7 @@ async def open_requests(deps: Deps, unit: Unit, events: Sequence[Received[UserFl
     known = await store.routes(unit.db, set(flagged))
     fresh = [event for case_id, event in flagged.items() if case_id not in known]
     asked = [event for event in fresh if domain.through_the_desk(event)]
-    await store.add_routes(unit.db, {event.case_id: domain.through_the_desk(event) for event in fresh})
+    await store.add_routes(unit.db, fresh)
     await store.add_requests(unit.db, asked)
     unasked = await ticketing.want(unit, asked, deps.public_url)
     unit.emit(*(domain.nobody_asked(event, unit.now) for event in unasked))
@@ -77,7 +77,8 @@ async def follow(deps: Deps, unit: Unit, events: Sequence[Received[domain.Progre
     await ticketing.tell(unit, timely)
     tasks = [received.data for received in timely if isinstance(received.data, FulfilmentRequested)]
     if tasks:
-        await ticketing.want_tasks(unit, tasks, deps.public_url)
+        through_the_desk = {case_id for case_id, desk in routes.items() if desk}
+        await ticketing.want_tasks(unit, tasks, through_the_desk, deps.public_url)
 
 
 SUBSCRIPTIONS: dict[type[Event], Callable[[Deps, Unit, Sequence[Received[Any]]], Awaitable[None]]] = {

@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC
-from typing import Final, TypeVar, cast
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -133,33 +133,65 @@ def _of_seat(seat: Seat, case_id: str, rule_name: str, public_url: str) -> dict[
     }
 
 
-async def want_tasks(unit: Unit, asked: Sequence[FulfilmentRequested], public_url: str) -> None:
-    """Ask for the tickets of tasks. One that is there is told anew (`tell`); one that failed is tried again."""
-    desk_id = await ticket_store.asking(unit.db)
-    known = await ticket_store.of_cases(unit.db, {event.case_id for event in asked}, "task")
+async def want_tasks(
+    unit: Unit, asked: Sequence[FulfilmentRequested], through_the_desk: set[str], public_url: str
+) -> None:
+    """Ask for the tickets of tasks. One that is there is told anew (`tell`); one that failed is tried again.
+
+    A task goes where its case's question is, or else to the desk that the rule names, or else to the one that asks.
+    Where a desk was to have it and there is none, the case is one for a person at once. `through_the_desk` are the
+    cases that are asked on a desk; a task of any other is in the lifecycle's list, with or without one.
+    """
+    cases = {event.case_id for event in asked}
+    known = await ticket_store.of_cases(unit.db, cases, "task")
     for ticket in known.values():
         if ticket.state == "failed":
             await ticket_store.retry(unit.db, ticket.case_id, wall_milliseconds(), ("task",))
-    if desk_id is not None:
-        rows = [
-            {
-                "reference": domain.reference(event.case_id, "task"),
-                "case_id": event.case_id,
-                "kind": "task",
-                "desk_id": desk_id,
-                "values": msgspec.json.encode(
-                    _of_seat(event.seat, event.case_id, event.rule_name, public_url) | {"task": event.instructions}
-                ).decode(),
-                "requester_email": None,
-                "dry_run": False,
-                "flagged_at": event.requested_at,
-            }
-            for event in asked
-            # A dry run asks nobody to do anything.
-            if event.case_id not in known and not event.dry_run
-        ]
-        await ticket_store.want(unit.db, rows, wall_milliseconds())
+    questions = await ticket_store.of_cases(unit.db, cases)
+    named = await store.named_desks(unit.db, cases)
+    asking = await ticket_store.asking(unit.db)
+    connected = {desk.id for desk in await ticket_store.desks(unit.db)}
+    rows = []
+    for event in asked:
+        # A dry run asks nobody to do anything.
+        if event.case_id in known or event.dry_run:
+            continue
+        question = questions.get(event.case_id)
+        own = question.desk_id if question is not None else named.get(event.case_id)
+        desk_id = own or asking
+        if desk_id is not None and desk_id in connected:
+            rows.append(_task_row(event, desk_id, public_url))
+        elif own is not None or event.case_id in through_the_desk:
+            reason = domain.NO_DESK if own is None else domain.no_such_desk(own)
+            unit.emit(_nobody_has_it(event.case_id, reason, unit.now))
+    await ticket_store.want(unit.db, rows, wall_milliseconds())
     unit.wake(OPEN)
+
+
+def _task_row(event: FulfilmentRequested, desk_id: str, public_url: str) -> dict[str, Any]:
+    values = _of_seat(event.seat, event.case_id, event.rule_name, public_url) | {"task": event.instructions}
+    return {
+        "reference": domain.reference(event.case_id, "task"),
+        "case_id": event.case_id,
+        "kind": "task",
+        "desk_id": desk_id,
+        "values": msgspec.json.encode(values).decode(),
+        "requester_email": None,
+        "dry_run": False,
+        "flagged_at": event.requested_at,
+    }
+
+
+def _nobody_has_it(case_id: str, reason: str, now: datetime) -> FulfilmentReported:
+    """Return the word that nobody was given a task: its case is one for a person, until it is asked for anew."""
+    return FulfilmentReported(
+        case_id=case_id,
+        done=False,
+        channel="itsm",
+        actor="the service desk",
+        note=f"no ticket could be opened: {reason}",
+        reported_at=now,
+    )
 
 
 async def tell(unit: Unit, told: Sequence[Received[domain.Progress]]) -> None:
@@ -297,17 +329,7 @@ class Ticketing:
             if await store.has_ended(unit.db, ticket.case_id):
                 return
             if ticket.kind == "task":
-                # Nobody was given the task: the case is one for a person, until it is asked for anew.
-                unit.emit(
-                    FulfilmentReported(
-                        case_id=ticket.case_id,
-                        done=False,
-                        channel="itsm",
-                        actor="the service desk",
-                        note=f"no ticket could be opened: {reason}",
-                        reported_at=unit.now,
-                    )
-                )
+                unit.emit(_nobody_has_it(ticket.case_id, reason, unit.now))
                 return
             await ticket_store.set_failure(unit.db, ticket.case_id, reason)
             unit.emit(
