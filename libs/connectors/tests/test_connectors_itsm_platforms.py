@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from reclaim.common.clock import FixedClock
+from reclaim.connectors.itsm.base import moment
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Passing, Refused, ServiceDesk, TicketDraft, TicketRef, UnknownOutcome
 from reclaim.connectors.itsm.profile import DeskProfile, Tuning
@@ -71,6 +72,21 @@ def draft(**more: Any) -> TicketDraft:
 
 def bodies(desk: Desk, method: str, ending: str) -> list[Any]:
     return [call.body for call in desk.called if call.method == method and call.path.endswith(ending)]
+
+
+@pytest.mark.parametrize("platform", SETTINGS)
+async def test_a_ticket_that_stays_open_is_not_taken_for_closed(site: Site, platform: str) -> None:
+    desk, simulated = site.open(platform), site.desks.by_name[platform]
+    ref = await desk.create(draft())
+    simulated.keeps_open = True
+    # Where comments cannot be read, one that was tried before may have been closed, and reopened since.
+    for tried in (False, platform != "generic"):
+        with pytest.raises(Refused, match=r"still open.*Let the connection's user close tickets"):
+            await desk.close(ref, "It is over.", mark="lr-note-1", tried=tried)
+    assert not (await desk.read_decision(ref)).closed
+    simulated.keeps_open = False
+    await desk.close(ref, "It is over.", mark="lr-note-2", tried=True)
+    assert (await desk.read_decision(ref)).closed
 
 
 # Jira ----------------------------------------------------------------------------------------------------------------
@@ -236,6 +252,34 @@ async def test_servicenow_does_not_trust_an_answer_to_a_query_that_was_ignored(s
             await desk.create(draft())
 
 
+@pytest.mark.parametrize("test_ticket", [False, True])
+async def test_servicenow_names_who_set_the_tag_and_not_who_changed_the_record(site: Site, test_ticket: bool) -> None:
+    desk = site.open("servicenow")
+    ref = await desk.create(draft(test=test_ticket))
+    (ticket,) = site.desks.servicenow.tickets.values()
+    said = await desk.read_decision(ref)
+    assert (said.actor, said.moved_by, said.ours) == (None, None, servicenow.USER), "our own account answers nothing"
+    for by, tag in (("Ann Agent", "lr_keep"), ("Bob Broker", "other")):
+        site.clock.advance(timedelta(minutes=5))
+        site.desks.servicenow.change(ticket, by=by, tags=[*ticket.tags, tag])
+    site.clock.advance(timedelta(minutes=5))
+    site.desks.servicenow.change(ticket, by="Carl Clerk", urgency="1")
+    said = await desk.read_decision(ref)
+    assert (said.reading, said.actor, said.at) == ("keep", "Ann Agent", NOW + timedelta(minutes=5))
+    assert (said.moved_by, said.moved_at) == ("Carl Clerk", NOW + timedelta(minutes=15))
+
+
+async def test_servicenow_names_who_changed_the_record_for_what_stands_in_it(site: Site) -> None:
+    given, credentials = SETTINGS["servicenow"]
+    rules = DecisionRules(decision_field="u_decision", values={"keep": "keep"})
+    address = {"base_url": f"{site.sandbox.url}/desks/servicenow"}
+    desk = open_desk(DeskProfile("servicenow", {**address, **given}, credentials, rules), site.client, QUICK)
+    ref = await desk.create(draft())
+    (ticket,) = site.desks.servicenow.tickets.values()
+    site.desks.servicenow.change(ticket, by="Ann Agent", u_decision="keep")
+    assert ((await desk.read_decision(ref)).reading, (await desk.read_decision(ref)).actor) == ("keep", "Ann Agent")
+
+
 async def test_servicenow_sends_a_new_token_when_the_old_one_ended(site: Site) -> None:
     given = {"base_url": f"{site.sandbox.url}/desks/servicenow", "client_id": servicenow.CLIENT_ID}
     secret = {"client_secret": servicenow.CLIENT_SECRET}
@@ -375,6 +419,11 @@ async def test_an_answer_that_is_none_is_passing_for_a_read(platform: str, conte
         )
         with pytest.raises(Passing):
             await desk.read_decision(TicketRef("1", "1", ""))
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "lately", "", None])
+def test_what_is_no_instant_in_utc_is_none(at: str | None) -> None:
+    assert moment(at) is None
 
 
 async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

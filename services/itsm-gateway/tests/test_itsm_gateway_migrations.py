@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from reclaim.common import migrate
 from reclaim.common.clock import FixedClock
 from reclaim.common.db import Database
-from reclaim.itsm_gateway import delivery_store, ticket_store
+from reclaim.itsm_gateway import delivery_store, store, ticket_store
 from tests.support.itsm_gateway import NOW
 
 VERSIONS = Path(ticket_store.__file__).parent / "migrations"
@@ -20,6 +20,7 @@ TICKET = (
     'INSERT INTO ticket (case_id, desk_id, state, "values", dry_run, flagged_at, key, number, says, attempts, due) '
     "VALUES (:case, 'it', :state, '{}', false, :at, :case, :case, 'revoke', 0, 0)"
 )
+ROUTE = "INSERT INTO case_route (case_id, through_the_desk) VALUES (:case, true)"
 WORD = (
     "INSERT INTO ticket_word (event_id, case_id, closes, text, state, attempts, due) "
     "VALUES (:event, 'open', :closes, 'Words.', 'waiting', 0, 0)"
@@ -49,6 +50,7 @@ async def test_tickets_and_words_from_before_are_carried_over(url: str, tmp_path
             at = NOW.replace(tzinfo=None) if db.dialect.name == "sqlite" else NOW
             for state in ("open", "closed"):
                 await db.execute(sa.text(TICKET), {"case": state, "state": state, "at": at})
+                await db.execute(sa.text(ROUTE), {"case": state})
             for event, closes in (("e1", False), ("e2", True)):
                 await db.execute(sa.text(WORD), {"event": event, "closes": closes})
         await migrate.upgrade(database.engine, VERSIONS)
@@ -58,6 +60,9 @@ async def test_tickets_and_words_from_before_are_carried_over(url: str, tmp_path
             await ticket_store.settle_word(unit.db, first[0], state="told")
             (second,) = await ticket_store.claim_words(unit.db, now=1, until=2, most=5)
             assert await delivery_store.deliveries(unit.db, limit=5) == []
+            # The end of one was among the words that its ticket is told.
+            assert await store.end(unit.db, set(), {"open", "closed"}) == {"open"}
+            assert await store.named_desks(unit.db, {"open"}) == {"open": None}
     finally:
         await database.close()
     assert {case: (one.reference, one.kind, one.says, one.closed_since) for case, one in tickets.items()} == {

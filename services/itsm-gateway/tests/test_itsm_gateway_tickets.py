@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -28,11 +30,14 @@ from reclaim.common.errors import Conflict
 from reclaim.common.outgoing import Outgoing
 from reclaim.common.security import Sealer
 from reclaim.common.timing import wall_milliseconds
-from reclaim.connectors.itsm.ports import ServiceDesk
+from reclaim.connectors.itsm.freshservice import Freshservice
+from reclaim.connectors.itsm.ports import ReadDecision, ServiceDesk, TicketRef
 from reclaim.connectors.itsm.profile import Tuning
 from reclaim.itsm_gateway import deliveries, desks, setup, ticket_store, ticketing
 from reclaim.itsm_gateway.desks import Desks
-from reclaim.sandbox.desks.core import Ticket
+from reclaim.sandbox.desks import jira
+from reclaim.sandbox.desks.core import PRODUCT, Ticket
+from reclaim.sandbox.desks.pages import person_acts
 from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
 from tests.support.itsm_gateway import NOW, SEALING, answer, flagged, life, signed, task
 
@@ -104,11 +109,7 @@ async def test_a_ticket_is_opened_on_the_desk_that_its_rule_names(world: World) 
     answer = await world.site.call("PUT", "/itsm-gateway/api/desks/emea", role="admin", json=world.entered(asks=False))
     assert answer.status_code == 200, answer.text
 
-    def named(case_id: str, desk: str | None) -> UserFlagged:
-        event = flagged(case_id)
-        return msgspec.structs.replace(event, policy=msgspec.structs.replace(event.policy, desk=desk))
-
-    await world.site.tell(named("a", "emea"), named("b", None), named("c", "gone"))
+    await world.site.tell(on_desk("a", "emea"), on_desk("b", None), on_desk("c", "gone"))
     await world.run("open_tickets")
     (in_jira,) = world.tickets()
     world.platform = "freshservice"
@@ -120,6 +121,12 @@ async def test_a_ticket_is_opened_on_the_desk_that_its_rule_names(world: World) 
     assert "connect that desk, or name another in the rule" in failed.remedy
     await world.run_all()
     assert [event.case_id for event in await world.site.said() if isinstance(event, NoticeFailed)] == ["c"]
+
+
+def on_desk(case_id: str, desk: str | None, route: Route = "itsm") -> UserFlagged:
+    """Return a case whose rule names a desk."""
+    event = flagged(case_id, route)
+    return msgspec.structs.replace(event, policy=msgspec.structs.replace(event.policy, desk=desk))
 
 
 def _case_of(ticket: Ticket) -> str:
@@ -347,6 +354,40 @@ async def test_an_answer_that_changes_before_it_is_read_back_is_not_acted_on(sma
     assert await small.decisions() == []
 
 
+async def test_an_answer_that_nobody_foresaw_keeps_no_other_ticket_from_being_read(
+    small: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"), flagged("d"))
+    await small.run("open_tickets")
+    read = Freshservice.read_decision
+
+    async def stumbles(desk: Freshservice, ref: TicketRef) -> ReadDecision:
+        if ref.key == "301":
+            raise ValueError("an answer that nobody foresaw")
+        return await read(desk, ref)
+
+    monkeypatch.setattr(Freshservice, "read_decision", stumbles)
+    for ticket in (0, 1):
+        small.act("tag", "lr_keep", ticket=ticket)
+    await small.run("poll_tickets")
+    monkeypatch.undo()
+    assert "could not be read (ValueError)" in await small.site.get("/itsm-gateway/")
+    assert len(await small.decisions()) == 1
+    await small.run("poll_tickets")
+    assert sorted(await small.decisions()) == [("c", "keep", "itsm"), ("d", "keep", "itsm")]
+
+
+async def test_a_name_with_a_nul_is_kept_without_it(world: World) -> None:
+    world.platform = "generic"
+    await world.connect()
+    await world.site.tell(flagged("c"))
+    await world.run("open_tickets")
+    person_acts(world.desk, world.tickets()[0], "tag", "lr_keep", "Ann\0 Agent")
+    await world.run("poll_tickets")
+    assert [event.actor for event in await world.site.decisions()] == ["Ann Agent"]
+
+
 async def test_without_a_desk_nobody_is_asked(small: World) -> None:
     await small.site.tell(flagged("c"))
     assert [type(one) for one in await small.site.said()] == [NoticeFailed]
@@ -357,9 +398,9 @@ async def test_without_a_desk_nobody_is_asked(small: World) -> None:
 # Webhooks on bad roads -----------------------------------------------------------------------------------------------
 
 
-async def hooked(world: World) -> str:
+async def hooked(world: World, **more: Any) -> str:
     """Connect a desk whose webhooks are kept back; return the secret that they are signed with."""
-    await world.connect()
+    await world.connect(**more)
     _, secret = await world.site.secret("it", world.platform)
     world.desk.hooks.url, world.desk.hooks.secret, world.desk.hooks.hold = "http://gateway.example", secret, True
     await world.site.tell(flagged("c"))
@@ -388,6 +429,18 @@ async def test_webhooks_that_are_repeated_reordered_or_lost_decide_once_what_the
     assert await small.decisions() == [("c", "revoke", "itsm")]
 
 
+async def test_jira_a_field_that_the_site_added_decides_by_its_webhook(small: World) -> None:
+    small.platform = "jira"
+    rules = {"decision_field": jira.DECISION_FIELD, "values": {"Revoke": "revoke"}}
+    await hooked(small, decisions=rules)
+    small.act("set", f"{jira.DECISION_FIELD}=Revoke")
+    (hook,) = small.desk._waiting
+    (changed,) = msgspec.json.decode(hook.body)["changelog"]["items"]
+    assert (changed["field"], changed["fieldId"]) == ("Decision", jira.DECISION_FIELD)
+    assert (await small.site.post("it", hook.body, hook.headers)).status_code == 202
+    assert await small.decisions() == [("c", "revoke", "itsm")]
+
+
 async def test_our_own_closing_and_its_webhooks_decide_nothing(small: World) -> None:
     await hooked(small)
     small.act("tag", "lr_revoke")
@@ -403,6 +456,25 @@ async def test_our_own_closing_and_its_webhooks_decide_nothing(small: World) -> 
         await small.site.post("it", hook.body, hook.headers)
     await small.run("poll_tickets")
     assert await small.decisions() == [("c", "revoke", "itsm")]
+
+
+async def test_servicenow_who_decided_is_who_set_the_tag_and_who_appealed_is_who_reopened(small: World) -> None:
+    small.platform = "servicenow"
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    (ticket,) = small.tickets()
+    person_acts(small.desk, ticket, "tag", "lr_revoke", "Ann Agent")
+    small.desk.say(ticket, "A note of our own.", public=False, by=PRODUCT)
+    await small.run("poll_tickets")
+    await small.site.handle()
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    await small.time_passes()
+    person_acts(small.desk, ticket, "reopen", "", "Bob Broker")
+    await small.run("poll_tickets")
+    said = await small.site.decisions()
+    assert [(one.decision, one.actor) for one in said] == [("revoke", "Ann Agent"), ("keep", "Bob Broker")]
 
 
 # Tasks ---------------------------------------------------------------------------------------------------------------
@@ -496,6 +568,45 @@ async def test_a_task_whose_ticket_cannot_be_opened_calls_a_person(small: World)
     assert len(small.tickets()) == 1
 
 
+@pytest.mark.parametrize("route", ["itsm", "email"])
+async def test_a_task_goes_to_the_desk_that_its_rule_names(world: World, route: Route) -> None:
+    await world.connect()
+    world.platform = "jira"
+    answer = await world.site.call("PUT", "/itsm-gateway/api/desks/emea", role="admin", json=world.entered(asks=False))
+    assert answer.status_code == 200, answer.text
+    await world.site.tell(on_desk("c", "emea", route))
+    await world.run("open_tickets")
+    await world.site.tell(task("c"))
+    await world.run("open_tickets")
+    assert world.tickets()[-1].subject == "Free the seat: Sales Cloud for Ann Holder"
+    world.platform = "freshservice"
+    assert world.tickets() == []
+
+
+async def test_a_task_stays_on_the_desk_where_its_case_was_asked(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    small.platform = "jira"
+    await small.site.call("PUT", "/itsm-gateway/api/desks/other", role="admin", json=small.entered())
+    await small.site.tell(task("c"))
+    await small.run("open_tickets")
+    assert small.tickets() == []
+    small.platform = "freshservice"
+    assert len(small.tickets()) == 2
+
+
+async def test_a_task_that_no_desk_can_have_calls_a_person(world: World) -> None:
+    await world.site.tell(flagged("a"), on_desk("b", "gone", "email"), flagged("c", "email"))
+    await world.site.tell(task("a"), task("b"), task("c"), task("a", dry_run=True))
+    reports = [event for event in await world.site.said() if isinstance(event, FulfilmentReported)]
+    # One that is asked by mail, without a desk, is in the lifecycle's list of tasks.
+    assert [(event.case_id, event.done, event.note) for event in reports] == [
+        ("a", False, "no ticket could be opened: No service desk is connected."),
+        ("b", False, "no ticket could be opened: No service desk is connected as gone."),
+    ]
+
+
 async def test_a_task_whose_ticket_was_deleted_calls_a_person_once(world: World) -> None:
     await asked_to_free(world, "email")
     world.desk.tickets.clear()
@@ -554,6 +665,101 @@ async def test_a_task_can_be_kept_instead(small: World) -> None:
     await small.run("poll_tickets")
     assert await small.decisions() == [("c", "keep", "itsm")]
     assert await small.reports() == []
+
+
+async def test_what_a_ticket_says_while_it_is_marked_as_a_test_is_heard_once_it_is_not(world: World) -> None:
+    await asked_to_free(world)
+    for ticket, tags in enumerate((("lr_test", "lr_revoke"), ("lr_test", "lr_done"))):
+        for tag in tags:
+            world.act("tag", tag, ticket=ticket)
+    world.act("close", ticket=1)
+    _, secret = await world.site.secret("it", "freshservice")
+    for number, reference in ((301, "c"), (302, "c-task")):
+        body = f'{{"ticket_id": "{number}", "tags": "lr-case-{reference}"}}'.encode()
+        await world.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    for _ in range(2):
+        await world.run("poll_tickets")
+        assert (await world.decisions(), await world.reports()) == ([], [])
+    listed = (await world.site.get("/itsm-gateway/api/deliveries"))["deliveries"]
+    assert [one["state"] for one in listed] == ["ignored", "ignored"], "polls add none"
+    for ticket in (0, 1):
+        world.act("untag", "lr_test", ticket=ticket)
+    await world.run("poll_tickets")
+    assert await world.decisions() == [("c", "revoke", "itsm")]
+    assert [done for _, done, _ in await world.reports()] == [True]
+
+
+async def test_a_ticket_that_is_reopened_as_a_test_appeals_once_it_is_none(small: World) -> None:
+    await frozen(small)
+    small.act("tag", "lr_test")
+    small.act("reopen")
+    await small.run("poll_tickets")
+    assert len(await small.decisions()) == 1
+    small.act("untag", "lr_test")
+    await small.run("poll_tickets")
+    assert [decision for _, decision, _ in await small.decisions()] == ["revoke", "keep"]
+
+
+async def test_a_ticket_that_is_reopened_as_a_test_holds_the_end_of_its_case_up_no_longer(small: World) -> None:
+    await frozen(small)
+    small.act("tag", "lr_test")
+    small.act("reopen")
+    for event in life("c")[1:3]:
+        await small.site.tell(event)
+    await small.run("tell_tickets", "tell_tickets")
+    assert small.desk.is_closed(small.tickets()[0])
+
+
+def kept(case_id: str) -> CaseClosed:
+    return CaseClosed(case_id=case_id, outcome="kept", reason="On its page.", closed_at=NOW)
+
+
+async def test_a_task_that_is_heard_after_the_end_of_its_case_is_given_to_nobody(world: World) -> None:
+    await world.connect()
+    await world.site.tell(flagged("a", "email"), flagged("c", "email"))
+    # Events of a kind are handled together, so that the end of `c` is heard before what was asked for it.
+    await world.site.tell(kept("a"), task("c"), kept("c"))
+    await world.run("open_tickets")
+    assert world.tickets() == []
+
+
+async def test_the_ticket_of_a_task_is_not_reopened_after_the_end_of_its_case(world: World) -> None:
+    await asked_to_free(world, "email")
+    await world.site.tell(kept("c"))
+    await world.site.tell(task("c", "Once more."))
+    await world.run("tell_tickets", "tell_tickets", "open_tickets")
+    (ticket,) = world.tickets()
+    assert world.desk.is_closed(ticket)
+    assert "Once more." not in ticket.comments[-1].text
+
+
+async def test_a_ticket_is_not_opened_once_its_case_has_ended(world: World) -> None:
+    await world.connect()
+    await world.site.tell(flagged("c"), flagged("m", "email"))
+    await world.site.tell(task("m"))
+    await world.site.tell(kept("c"), kept("m"))
+    await world.run("open_tickets", "tell_tickets")
+    assert world.tickets() == []
+    assert await world.site.said() == []
+    async with world.site.running.database.reading() as db:
+        settled = await ticket_store.referred(db, {"c", "m-task"})
+    assert {reference: ticket.state for reference, ticket in settled.items()} == {"c": "closed", "m-task": "closed"}
+
+
+async def test_a_ticket_whose_opening_was_not_answered_is_closed_when_its_case_has_ended(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    small.desk.search_lag = 50
+    small.fault("timeout_after_commit", "POST", "freshservice/api/v2/tickets")
+    small.fault("server_unavailable", "GET", "freshservice/api/v2/tickets", times=None)
+    await small.run("open_tickets")
+    (ticket,) = small.tickets()
+    await small.site.tell(kept("c"))
+    small.sandbox.world.faults.clear()
+    ticket.unseen = 0
+    await small.run("open_tickets", "tell_tickets")
+    assert small.desk.is_closed(ticket)
+    assert await small.site.said() == [], "nobody waits to hear that it was asked"
 
 
 # Reopening -----------------------------------------------------------------------------------------------------------
@@ -675,6 +881,46 @@ async def test_a_reopening_counts_from_when_it_was_made(small: World, platform: 
     assert (await small.site.decisions())[-1].decided_at == NOW
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_a_closing_that_the_desk_did_not_do_makes_no_appeal(small: World, platform: str) -> None:
+    small.platform = platform
+    await small.connect()
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    small.desk.keeps_open = True
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    assert "still open" in await small.site.get("/itsm-gateway/")
+    await small.time_passes()
+    for _ in range(2):
+        await small.run("poll_tickets")
+        assert await small.decisions() == []
+    small.desk.keeps_open = False
+    await small.connect()  # somebody has mended it
+    await small.run("tell_tickets")
+    await small.time_passes()
+    await small.run("poll_tickets")
+    assert await small.decisions() == []
+    assert small.desk.is_closed(small.tickets()[0])
+
+
+async def test_an_end_that_could_not_be_told_makes_no_appeal(world: World) -> None:
+    await world.connect()
+    await world.site.tell(flagged("c", "both"))
+    await world.run("open_tickets")
+    world.fault("request_limit", "PUT", "freshservice/api/v2/tickets/[0-9]+")
+    for event in life("c")[1:3]:
+        await world.site.tell(event)
+    await world.run("tell_tickets", "tell_tickets")
+    assert "could not be told" in await world.site.get("/itsm-gateway/")
+    await world.time_passes()
+    world.act("tag", "lr_revoke")
+    _, secret = await world.site.secret("it", "freshservice")
+    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_revoke"}'
+    await world.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    assert "keep" not in [decision for _, decision, _ in await world.decisions()]
+
+
 # Words ---------------------------------------------------------------------------------------------------------------
 
 
@@ -689,9 +935,13 @@ async def test_a_word_whose_answer_was_lost_is_said_once(small: World, platform:
         await small.site.tell(event)
         await small.run("tell_tickets")
     said = len(small.tickets()[0].comments)
-    small.fault(*LAST_CALL[platform])
+    # A generic desk has one address for all its questions.
+    question = {"object_name": ("ticket.close", "ticket.comment")[stage]} if platform == "generic" else {}
+    small.fault(*LAST_CALL[platform], **question)
     await small.site.tell(life("c")[stage])
-    for _ in range(3):
+    await small.run("tell_tickets")
+    assert small.desk.called[-1].fault or platform != "generic", "it is the last question that was not answered"
+    for _ in range(2):
         await small.run("tell_tickets")
     assert len(small.tickets()[0].comments) == said + 1
     async with small.site.running.database.reading() as db:
@@ -807,9 +1057,12 @@ async def test_a_desk_that_is_gone_fails_its_tickets_with_a_remedy(small: World)
     assert isinstance(failed, NoticeFailed)
 
 
-def test_patience_is_shorter_than_a_lease() -> None:
-    assert ticketing.PATIENCE * 1000 < ticketing.LEASE
-    assert sum(Tuning().look_again) < ticketing.PATIENCE
+@pytest.mark.parametrize("job", [ticketing, deliveries], ids=["tickets, words and polls", "deliveries"])
+def test_giving_up_all_that_was_claimed_takes_less_than_a_lease(job: ModuleType) -> None:
+    rounds = math.ceil(job.CLAIM / job.AT_ONCE)
+    # What became of them is written within the lease as well.
+    assert rounds * job.PATIENCE * 1000 + 30_000 < job.LEASE
+    assert sum(Tuning().look_again) < job.PATIENCE
 
 
 async def test_the_pages_show_the_ticket(small: World) -> None:

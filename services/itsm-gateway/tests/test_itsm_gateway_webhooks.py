@@ -27,6 +27,7 @@ from reclaim.itsm_gateway.handlers import Deps
 from reclaim.itsm_gateway.intake import Together
 from reclaim.itsm_gateway.ports import Says, TicketState
 from reclaim.itsm_gateway.settings import ItsmGatewaySettings
+from reclaim.itsm_gateway.verdicts import Facts, Verdict
 from reclaim.itsm_gateway.webhooks import Key
 from tests.support.itsm_gateway import (
     FOREIGN,
@@ -496,6 +497,32 @@ async def test_one_ticket_in_trouble_holds_up_no_other(desk: tuple[Site, FakeDes
     fake.trouble = trouble
     await site.send(NEW, answer("d"))
     assert [event.case_id for event in await site.decisions()] == ["d"]
+
+
+async def test_one_delivery_that_cannot_be_settled_takes_no_other_back_with_it(
+    desk: tuple[Site, FakeDesk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, fake = desk
+    await site.tell(flagged("c"), flagged("d"))
+    judge = deliveries.verdicts.judge
+
+    def stumbles(facts: Facts) -> Verdict:
+        if facts.delivery.case_id == "c":
+            raise ValueError("an answer that nobody foresaw")
+        return judge(facts)
+
+    monkeypatch.setattr(deliveries.verdicts, "judge", stumbles)
+    fake.tickets["c"] = TicketState("IT-42", "revoke", actor="Mia")
+    await from_jira(site, "lr-case-c")
+    await site.send(NEW, answer("d"))
+    assert [event.case_id for event in await site.decisions()] == ["d"]
+    shown = await site.delivery()
+    assert (shown["state"], "could not be settled (ValueError)" in shown["outcome"]) == ("waiting", True)
+    monkeypatch.setattr(deliveries, "MOST_ATTEMPTS", 2)
+    async with site.running.database.unit() as unit:
+        await unit.db.execute(sa.update(delivery_store.WEBHOOK_DELIVERY).values(due=0))
+    await site.handle()
+    assert (await site.delivery())["state"] == "failed"
 
 
 async def test_without_a_desk_no_webhook_of_a_ticket_takes_a_seat_away(tmp_path: Path) -> None:

@@ -106,11 +106,36 @@ class Handling:
             )
         slots = asyncio.Semaphore(AT_ONCE)
         read = await asyncio.gather(*(self._read(one, known, slots) for one in claimed))
-        async with self._database.unit() as unit:
-            ours = await delivery_store.still_claimed(unit.db, claimed)
-            pairs = [(one, found) for one, found in zip(claimed, read, strict=True) if one.number in ours]
-            await self._settle(unit, pairs, known)
+        pairs = list(zip(claimed, read, strict=True))
+        try:
+            await self._settle_ours(pairs, known)
+        except Exception:
+            # One that cannot be settled must not take the others back with it, now and each time they come around.
+            log.exception("%d deliveries could not be settled together; they are settled one by one", len(pairs))
+            for pair in pairs:
+                await self._settle_alone(pair, known)
         return True
+
+    async def _settle_ours(self, pairs: Sequence[tuple[Delivery, _Read]], known: _Known) -> None:
+        async with self._database.unit() as unit:
+            ours = await delivery_store.still_claimed(unit.db, [delivery for delivery, _ in pairs])
+            await self._settle(unit, [pair for pair in pairs if pair[0].number in ours], known)
+
+    async def _settle_alone(self, pair: tuple[Delivery, _Read], known: _Known) -> None:
+        delivery, _ = pair
+        try:
+            await self._settle_ours([pair], known)
+        except Exception as error:
+            log.exception("delivery %d could not be settled", delivery.number)
+            problem = Transient(f"It could not be settled ({type(error).__name__}); the log has more.")
+            settled = (
+                _put_off(delivery, problem)
+                if delivery.attempts < MOST_ATTEMPTS
+                else Settled(delivery.number, "failed", str(problem), delivery.says)
+            )
+            async with self._database.unit() as unit:
+                if await delivery_store.still_claimed(unit.db, [delivery]):
+                    await delivery_store.settle(unit.db, [settled], unit.now)
 
     async def _read(self, delivery: Delivery, known: _Known, slots: asyncio.Semaphore) -> _Read:
         since = _since(delivery, known)
@@ -176,7 +201,7 @@ class Handling:
             verdict = verdicts.judge(facts)
             settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))
             _results.add(1, {"result": verdict.state})
-            if ticket is not None and facts.ticket is not None:
+            if ticket is not None and facts.ticket is not None and verdict.heard:
                 since = (now if closed_since is None else closed_since) if facts.ticket.closed else None
                 heard[reference] = (facts.ticket.says, since)
             elif ticket is not None and verdict.done is False:

@@ -182,7 +182,18 @@ class _Reader:
         if ref is None:
             return None
         said = await self._desk.read_decision(ref)
-        return TicketState(ref.number, said.reading, said.reason, said.actor, said.test, said.closed, said.at)
+        return TicketState(
+            ref.number,
+            said.reading,
+            said.reason,
+            said.actor,
+            said.test,
+            said.closed,
+            said.at,
+            said.moved_by,
+            said.moved_at,
+            said.ours,
+        )
 
 
 def _address(profile: DeskProfile) -> str:

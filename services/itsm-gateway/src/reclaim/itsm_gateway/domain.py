@@ -152,6 +152,11 @@ def through_the_desk(event: UserFlagged) -> bool:
     return event.policy.route in {"itsm", "both"}
 
 
+def no_such_desk(desk_id: str) -> str:
+    """Return that a desk which a rule or a ticket names is not connected."""
+    return f"No service desk is connected as {desk_id}."
+
+
 def nobody_asked(event: UserFlagged, now: datetime) -> NoticeFailed:
     """Return the word that a case cannot be asked through a service desk, and what a person can do about it."""
     desk, rule = event.policy.desk, f"the rule “{event.policy.rule_name}”"
@@ -159,7 +164,7 @@ def nobody_asked(event: UserFlagged, now: datetime) -> NoticeFailed:
     return NoticeFailed(
         case_id=event.case_id,
         channel="itsm",
-        reason=NO_DESK if desk is None else f"No service desk is connected as {desk}.",
+        reason=NO_DESK if desk is None else no_such_desk(desk),
         remedy=f"Decide this case on its page in the console. For cases to come, {ahead}.",
         failed_at=now,
     )

@@ -38,7 +38,7 @@ async def open_requests(deps: Deps, unit: Unit, events: Sequence[Received[UserFl
     known = await store.routes(unit.db, set(flagged))
     fresh = [event for case_id, event in flagged.items() if case_id not in known]
     asked = [event for event in fresh if domain.through_the_desk(event)]
-    await store.add_routes(unit.db, {event.case_id: domain.through_the_desk(event) for event in fresh})
+    await store.add_routes(unit.db, fresh)
     await store.add_requests(unit.db, asked)
     unasked = await ticketing.want(unit, asked, deps.public_url)
     unit.emit(*(domain.nobody_asked(event, unit.now) for event in unasked))
@@ -64,11 +64,21 @@ async def follow(deps: Deps, unit: Unit, events: Sequence[Received[domain.Progre
         unit.db,
         {received.data.case_id: received.data.outcome for received in told if isinstance(received.data, CaseClosed)},
     )
+    closed = {received.data.case_id for received in events if isinstance(received.data, CaseClosed)}
+    asked = {received.data.case_id for received in events if isinstance(received.data, FulfilmentRequested)}
+    over = await store.end(unit.db, closed, asked)
+    # Events come in any order: whoever got a task after the end of its case would free a seat that was kept.
+    timely = [
+        received
+        for received in events
+        if not (isinstance(received.data, FulfilmentRequested) and received.data.case_id in over)
+    ]
     # Told first: a ticket that is wanted from now on says itself what this event says.
-    await ticketing.tell(unit, events)
-    tasks = [received.data for received in events if isinstance(received.data, FulfilmentRequested)]
+    await ticketing.tell(unit, timely)
+    tasks = [received.data for received in timely if isinstance(received.data, FulfilmentRequested)]
     if tasks:
-        await ticketing.want_tasks(unit, tasks, deps.public_url)
+        through_the_desk = {case_id for case_id, desk in routes.items() if desk}
+        await ticketing.want_tasks(unit, tasks, through_the_desk, deps.public_url)
 
 
 SUBSCRIPTIONS: dict[type[Event], Callable[[Deps, Unit, Sequence[Received[Any]]], Awaitable[None]]] = {

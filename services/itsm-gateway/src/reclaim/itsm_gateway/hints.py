@@ -152,8 +152,9 @@ class _JiraUser(msgspec.Struct, frozen=True, rename="camel"):
     display_name: _Text = ""
 
 
-class _JiraChange(msgspec.Struct, frozen=True):
+class _JiraChange(msgspec.Struct, frozen=True, rename="camel"):
     field: _Text = ""
+    field_id: _Text | None = None
 
 
 class _JiraChangelog(msgspec.Struct, frozen=True):
@@ -188,8 +189,12 @@ def _jira(body: bytes) -> Hint | None:
     cases = _cases(said.issue.fields.labels)
     if not cases:
         return None
-    # A field that a site added of its own may decide as well (`customfield_…`).
-    changed = {item.field.lower() for item in said.changelog.items} if said.changelog else _DECIDING
+    # A field that a site added of its own may decide as well (`customfield_…`); its `field` is what people call it.
+    changed = (
+        {name.lower() for item in said.changelog.items for name in (item.field, item.field_id or "")}
+        if said.changelog
+        else _DECIDING
+    )
     if not any(name in _DECIDING or name.startswith("customfield_") for name in changed):
         return None
     return Hint(

@@ -18,7 +18,8 @@ class TicketState:
 
     `open`: nobody has answered yet. `undecided`: it was closed without an answer, or with two that disagree. `done`: a
     task for a person was carried out. `test` marks the ticket of a dry run. `closed` is about the ticket, whatever it
-    says. `at` is when it was changed last, where its desk tells.
+    says. `actor` and `at` are who answered and when, where its desk tells; `moved_by` and `moved_at` who opened or
+    closed it, where that is told apart; `ours` is the name of our own account there.
     """
 
     ticket: str
@@ -28,6 +29,9 @@ class TicketState:
     test: bool = False
     closed: bool = False
     at: datetime | None = None
+    moved_by: str | None = None
+    moved_at: datetime | None = None
+    ours: str | None = None
 
 
 class TicketReader(Protocol):

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from reclaim.common import migrate
 from reclaim.common.contracts import UserFlagged
 from reclaim.common.db import BigKey, UtcDateTime, among, given
-from reclaim.itsm_gateway.domain import NO_DESK, RANK, Step
+from reclaim.itsm_gateway.domain import NO_DESK, RANK, Step, through_the_desk
 
 metadata = migrate.service_metadata()
 
@@ -22,8 +22,14 @@ CASE_ROUTE = sa.Table(
     metadata,
     sa.Column("case_id", sa.Text, primary_key=True),
     sa.Column("through_the_desk", sa.Boolean, nullable=False),
+    sa.Column("ended", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("desk", sa.Text),
 )
-"""Every case, so that an event of one that is asked by mail is not taken for one that came too early."""
+"""Every case, so that an event of one that is asked by mail is not taken for one that came too early.
+
+`ended` outlasts the order in which events come: after the end of a case nobody is asked to do anything for it. `desk`
+is the one that the case's rule names.
+"""
 
 TICKET_REQUEST = sa.Table(
     "ticket_request",
@@ -109,13 +115,52 @@ async def routes(db: AsyncConnection, case_ids: set[str]) -> dict[str, bool]:
     return {row.case_id: row.through_the_desk for row in rows}
 
 
-async def add_routes(db: AsyncConnection, through_the_desk: dict[str, bool]) -> None:
+async def add_routes(db: AsyncConnection, flagged: Sequence[UserFlagged]) -> None:
     """Record new cases."""
-    if through_the_desk:
+    if flagged:
         await db.execute(
             sa.insert(CASE_ROUTE),
-            [{"case_id": case_id, "through_the_desk": desk} for case_id, desk in through_the_desk.items()],
+            [
+                {
+                    "case_id": event.case_id,
+                    "through_the_desk": through_the_desk(event),
+                    "ended": False,
+                    "desk": event.policy.desk,
+                }
+                for event in flagged
+            ],
         )
+
+
+async def named_desks(db: AsyncConnection, case_ids: set[str]) -> dict[str, str | None]:
+    """Return the desks that the rules of these cases name; None for one that names none."""
+    found = await db.execute(
+        sa.select(CASE_ROUTE.c.case_id, CASE_ROUTE.c.desk).where(among(CASE_ROUTE.c.case_id, case_ids))
+    )
+    return {row.case_id: row.desk for row in found}
+
+
+async def end(db: AsyncConnection, case_ids: set[str], of: set[str]) -> set[str]:
+    """Record that cases have ended; return which of the cases `of` have, these among them.
+
+    They stay locked: who asks for a ticket and who ends its case at the same time take turns, and the second sees what
+    the first has done.
+    """
+    if not case_ids | of:
+        return set()
+    locked = sa.select(CASE_ROUTE.c.case_id, CASE_ROUTE.c.ended).where(among(CASE_ROUTE.c.case_id, case_ids | of))
+    rows = (await db.execute(locked.order_by(CASE_ROUTE.c.case_id).with_for_update())).all()
+    over = {row.case_id for row in rows if row.ended}
+    if case_ids - over:
+        mine = among(CASE_ROUTE.c.case_id, case_ids - over)
+        await db.execute(sa.update(CASE_ROUTE).where(mine).values(ended=True))
+    return (over | case_ids) & of
+
+
+async def has_ended(db: AsyncConnection, case_id: str) -> bool:
+    """Tell whether a case is over."""
+    found = await db.execute(sa.select(CASE_ROUTE.c.ended).where(CASE_ROUTE.c.case_id == case_id))
+    return bool(found.scalar_one_or_none())
 
 
 async def add_requests(db: AsyncConnection, flagged: Sequence[UserFlagged]) -> None:

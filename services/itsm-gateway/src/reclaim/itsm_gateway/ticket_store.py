@@ -256,6 +256,14 @@ async def settle(db: AsyncConnection, claimed: Ticket, **values: Any) -> bool:
     return bool(done.rowcount)
 
 
+async def given_up(db: AsyncConnection, reference: str) -> None:
+    """Have nobody poll a ticket any more that could not be told the end of its case.
+
+    It may well be open: that is not its people's doing, so that it does not count as closed before.
+    """
+    await db.execute(sa.update(TICKET).where(TICKET.c.reference == reference).values(state="closed"))
+
+
 async def acted(db: AsyncConnection, reference: str, act: Act, now: int) -> None:
     """Record what was done to a ticket from here: at `now`, in milliseconds of the wall clock."""
     mine = sa.update(TICKET).where(TICKET.c.reference == reference)
@@ -276,6 +284,12 @@ async def heard(db: AsyncConnection, reference: str, says: str, closed_since: in
     await db.execute(
         sa.update(TICKET).where(TICKET.c.reference == reference).values(says=says, closed_since=closed_since)
     )
+
+
+async def drop_words(db: AsyncConnection, reference: str) -> None:
+    """Count what a ticket waits to hear as told: there is nobody to tell it."""
+    waiting = (TICKET_WORD.c.reference == reference) & (TICKET_WORD.c.state == "waiting")
+    await db.execute(sa.update(TICKET_WORD).where(waiting).values(state="told", failure=None))
 
 
 async def unfinished(db: AsyncConnection, desk_id: str) -> int:

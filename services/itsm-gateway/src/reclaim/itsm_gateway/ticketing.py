@@ -10,8 +10,8 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC
-from typing import Final, TypeVar, cast
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -37,7 +37,7 @@ from reclaim.connectors.itsm.ports import (
     TicketRef,
     UnknownOutcome,
 )
-from reclaim.itsm_gateway import delivery_store, domain, ticket_store
+from reclaim.itsm_gateway import delivery_store, domain, store, ticket_store
 from reclaim.itsm_gateway.deliveries import SETTLING
 from reclaim.itsm_gateway.delivery_store import Arrival
 from reclaim.itsm_gateway.desks import Desks, draft, ref_of
@@ -50,11 +50,14 @@ log = logging.getLogger(__name__)
 
 OPEN: Final = "open_tickets"
 TELL: Final = "tell_tickets"
-CLAIM: Final = 20
+CLAIM: Final = 16
 AT_ONCE: Final = 8
+"""Tickets, or words, claimed at a time, and those of them that are worked on at a time."""
 PATIENCE: Final = 120.0
 LEASE: Final = 300_000
-"""A desk is given up after `PATIENCE` seconds; a claim holds for `LEASE` milliseconds, and none lasts as long."""
+"""A desk is given up after `PATIENCE` seconds. A claim holds for `LEASE` milliseconds: longer than it takes to give up
+everything that was claimed with it, round by round.
+"""
 FIRST_RETRY: Final = 5.0
 LAST_RETRY: Final = 900.0
 POLL_EVERY: Final = 300_000
@@ -130,33 +133,65 @@ def _of_seat(seat: Seat, case_id: str, rule_name: str, public_url: str) -> dict[
     }
 
 
-async def want_tasks(unit: Unit, asked: Sequence[FulfilmentRequested], public_url: str) -> None:
-    """Ask for the tickets of tasks. One that is there is told anew (`tell`); one that failed is tried again."""
-    desk_id = await ticket_store.asking(unit.db)
-    known = await ticket_store.of_cases(unit.db, {event.case_id for event in asked}, "task")
+async def want_tasks(
+    unit: Unit, asked: Sequence[FulfilmentRequested], through_the_desk: set[str], public_url: str
+) -> None:
+    """Ask for the tickets of tasks. One that is there is told anew (`tell`); one that failed is tried again.
+
+    A task goes where its case's question is, or else to the desk that the rule names, or else to the one that asks.
+    Where a desk was to have it and there is none, the case is one for a person at once. `through_the_desk` are the
+    cases that are asked on a desk; a task of any other is in the lifecycle's list, with or without one.
+    """
+    cases = {event.case_id for event in asked}
+    known = await ticket_store.of_cases(unit.db, cases, "task")
     for ticket in known.values():
         if ticket.state == "failed":
             await ticket_store.retry(unit.db, ticket.case_id, wall_milliseconds(), ("task",))
-    if desk_id is not None:
-        rows = [
-            {
-                "reference": domain.reference(event.case_id, "task"),
-                "case_id": event.case_id,
-                "kind": "task",
-                "desk_id": desk_id,
-                "values": msgspec.json.encode(
-                    _of_seat(event.seat, event.case_id, event.rule_name, public_url) | {"task": event.instructions}
-                ).decode(),
-                "requester_email": None,
-                "dry_run": False,
-                "flagged_at": event.requested_at,
-            }
-            for event in asked
-            # A dry run asks nobody to do anything.
-            if event.case_id not in known and not event.dry_run
-        ]
-        await ticket_store.want(unit.db, rows, wall_milliseconds())
+    questions = await ticket_store.of_cases(unit.db, cases)
+    named = await store.named_desks(unit.db, cases)
+    asking = await ticket_store.asking(unit.db)
+    connected = {desk.id for desk in await ticket_store.desks(unit.db)}
+    rows = []
+    for event in asked:
+        # A dry run asks nobody to do anything.
+        if event.case_id in known or event.dry_run:
+            continue
+        question = questions.get(event.case_id)
+        own = question.desk_id if question is not None else named.get(event.case_id)
+        desk_id = own or asking
+        if desk_id is not None and desk_id in connected:
+            rows.append(_task_row(event, desk_id, public_url))
+        elif own is not None or event.case_id in through_the_desk:
+            reason = domain.NO_DESK if own is None else domain.no_such_desk(own)
+            unit.emit(_nobody_has_it(event.case_id, reason, unit.now))
+    await ticket_store.want(unit.db, rows, wall_milliseconds())
     unit.wake(OPEN)
+
+
+def _task_row(event: FulfilmentRequested, desk_id: str, public_url: str) -> dict[str, Any]:
+    values = _of_seat(event.seat, event.case_id, event.rule_name, public_url) | {"task": event.instructions}
+    return {
+        "reference": domain.reference(event.case_id, "task"),
+        "case_id": event.case_id,
+        "kind": "task",
+        "desk_id": desk_id,
+        "values": msgspec.json.encode(values).decode(),
+        "requester_email": None,
+        "dry_run": False,
+        "flagged_at": event.requested_at,
+    }
+
+
+def _nobody_has_it(case_id: str, reason: str, now: datetime) -> FulfilmentReported:
+    """Return the word that nobody was given a task: its case is one for a person, until it is asked for anew."""
+    return FulfilmentReported(
+        case_id=case_id,
+        done=False,
+        channel="itsm",
+        actor="the service desk",
+        note=f"no ticket could be opened: {reason}",
+        reported_at=now,
+    )
 
 
 async def tell(unit: Unit, told: Sequence[Received[domain.Progress]]) -> None:
@@ -233,14 +268,21 @@ class Ticketing:
             log.exception("the ticket of case %s could not be opened", ticket.case_id)
             await self._give_up(ticket, f"It failed unexpectedly ({type(error).__name__}); the log has more.")
         else:
-            await self._opened(ticket, ref)
+            await (self._opened(ticket, ref) if ref is not None else self._not_needed(ticket))
 
-    async def _created(self, ticket: Ticket) -> TicketRef:
-        desk = await self._desks.connected(ticket.desk_id)
+    async def _created(self, ticket: Ticket) -> TicketRef | None:
+        """Open a ticket; None if its case has ended before there was one."""
         async with self._database.reading() as db:
             stored = await ticket_store.desk(db, ticket.desk_id)
+            over = await store.has_ended(db, ticket.case_id)
+        if over and ticket.attempts == 1:
+            return None
+        desk = await self._desks.connected(ticket.desk_id)
         if stored is None:
             raise NotConnected(ticket.desk_id)
+        if over:
+            # One that was opened although no answer said so is told the end like any other.
+            return await desk.find_by_case(ticket.reference, since=ticket.flagged_at)
         # An attempt before this one may have opened it, whatever became of its answer.
         return await desk.create(draft(stored, ticket), tried=ticket.attempts > 1)
 
@@ -263,11 +305,18 @@ class Ticketing:
             if ticket.kind != "question":
                 return
             await ticket_store.set_failure(unit.db, ticket.case_id, None)
+            if await store.has_ended(unit.db, ticket.case_id):
+                return
             unit.emit(
                 NoticeDelivered(
                     case_id=ticket.case_id, channel="itsm", recipient=f"ticket {ref.number}", delivered_at=unit.now
                 )
             )
+
+    async def _not_needed(self, ticket: Ticket) -> None:
+        async with self._database.unit() as unit:
+            if await ticket_store.settle(unit.db, ticket, state="closed", failure=None):
+                await ticket_store.drop_words(unit.db, ticket.reference)
 
     async def _put_off(self, ticket: Ticket, error: Exception) -> None:
         async with self._database.unit() as unit:
@@ -277,18 +326,10 @@ class Ticketing:
         async with self._database.unit() as unit:
             if not await ticket_store.settle(unit.db, ticket, state="failed", failure=reason):
                 return
+            if await store.has_ended(unit.db, ticket.case_id):
+                return
             if ticket.kind == "task":
-                # Nobody was given the task: the case is one for a person, until it is asked for anew.
-                unit.emit(
-                    FulfilmentReported(
-                        case_id=ticket.case_id,
-                        done=False,
-                        channel="itsm",
-                        actor="the service desk",
-                        note=f"no ticket could be opened: {reason}",
-                        reported_at=unit.now,
-                    )
-                )
+                unit.emit(_nobody_has_it(ticket.case_id, reason, unit.now))
                 return
             await ticket_store.set_failure(unit.db, ticket.case_id, reason)
             unit.emit(
@@ -332,7 +373,9 @@ class Ticketing:
                 return
             state = "told" if failure is None else "failed"
             if await ticket_store.settle_word(unit.db, word, state=state, failure=failure):
-                if failure is None or word.act in {"end", "end_quietly"}:
+                if failure is not None and word.act in {"end", "end_quietly"}:
+                    await ticket_store.given_up(unit.db, word.reference)
+                elif failure is None:
                     await ticket_store.acted(unit.db, word.reference, word.act, wall_milliseconds())
                 unit.wake(TELL)
 
@@ -355,12 +398,17 @@ class Ticketing:
                 due = wall_milliseconds() + int(LAST_RETRY * 1000)
                 await ticket_store.settle(unit.db, ticket, failure=str(error), due=due)
             return
+        except Exception as error:
+            # An answer that nobody foresaw must not keep other tickets from being read.
+            log.exception("the ticket of case %s could not be read", ticket.case_id)
+            await self._put_off(ticket, Transient(f"It could not be read ({type(error).__name__}); the log has more."))
+            return
         async with self._database.unit() as unit:
             kept = await ticket_store.settle(
                 unit.db, ticket, failure=None, attempts=0, due=wall_milliseconds() + POLL_EVERY
             )
             news = said.reading in DECIDED and said.reading != ticket.says
-            if kept and (news or said.closed is not (ticket.closed_since is not None)):
+            if kept and _counts(said, ticket) and (news or said.closed is not (ticket.closed_since is not None)):
                 await self._hand_in(unit, ticket, said)
 
     async def _gone(self, ticket: Ticket, reason: str) -> None:
@@ -406,13 +454,18 @@ async def _say(desk: ServiceDesk, ref: TicketRef, word: Word, ticket: Ticket) ->
     elif word.act == "comment":
         await desk.comment(ref, word.text, mark=mark, tried=tried)
     elif not (said := await desk.read_decision(ref)).closed:
-        if ticket.closed_since is not None:
+        if ticket.closed_since is not None and _counts(said, ticket):
             return said
         await desk.close(ref, word.text, mark=mark, tried=tried)
     elif word.act != "end_quietly" or tried:
         # One that its people closed is told as well; and one that was closed here, and perhaps not told.
         await desk.comment(ref, word.text, mark=mark, tried=tried)
     return None
+
+
+def _counts(said: ReadDecision, ticket: Ticket) -> bool:
+    """Tell whether what was read may decide: one that people mark as a test is not heard until they take that back."""
+    return ticket.dry_run or not said.test
 
 
 def _later(attempts: int, error: Exception) -> int:

@@ -82,7 +82,8 @@ class Verdict:
     """What becomes of a delivery, and for one that was taken, what was decided by whom.
 
     `done` is what was said of a task, None where nothing was. `word` is what the ticket is told because of it. `at` is
-    when it was decided, None for when the webhook came.
+    when it was decided, None for when the webhook came. With `heard` False the ticket counts as not read: what it says
+    is still news once it may say it.
     """
 
     state: Literal["taken", "ignored", "failed"]
@@ -93,6 +94,7 @@ class Verdict:
     done: bool | None = None
     word: str | None = None
     at: datetime | None = None
+    heard: bool = True
 
 
 def judge(facts: Facts) -> Verdict:
@@ -125,7 +127,7 @@ def judge(facts: Facts) -> Verdict:
 
 def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verdict:
     if ticket.test and not request.dry_run:
-        return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and decides nothing.")
+        return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and decides nothing.", heard=False)
     if facts.reopened:
         return _reopened(facts, request, ticket)
     if ticket.says == "open":
@@ -164,13 +166,15 @@ def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verd
     outcome = "Reopened, which is an appeal" + (": it counts only if it was made in time." if freed else ".")
     reason = f"Ticket {ticket.ticket} was reopened."
     # A reading may come long after its ticket was reopened in time; none is older than its case.
-    at = None if ticket.at is None else max(min(ticket.at, facts.delivery.received_at), request.flagged_at)
-    return Verdict("taken", outcome, "keep", _who(facts, ticket), reason, word=word, at=at)
+    moved_at = ticket.moved_at or ticket.at
+    at = None if moved_at is None else max(min(moved_at, facts.delivery.received_at), request.flagged_at)
+    who = _named(facts, ticket, ticket.actor if ticket.ours is None else ticket.moved_by)
+    return Verdict("taken", outcome, "keep", who, reason, word=word, at=at)
 
 
 def _by_task(facts: Facts, ticket: TicketState) -> Verdict:
     if ticket.test:
-        return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and says nothing.")
+        return Verdict("ignored", f"Ticket {ticket.ticket} is marked as a test, and says nothing.", heard=False)
     if facts.reopened and (facts.ended or facts.before == "done"):
         outcome = facts.request.outcome if facts.request else None
         told = domain.reopened_too_late(outcome or ("reclaimed" if facts.before == "done" else None))
@@ -201,7 +205,13 @@ def _task_is_gone(facts: Facts, problem: str) -> Verdict:
 
 
 def _who(facts: Facts, ticket: TicketState) -> str:
-    return ticket.actor or facts.delivery.actor or "service desk"
+    return _named(facts, ticket, ticket.actor)
+
+
+def _named(facts: Facts, ticket: TicketState, actor: str | None) -> str:
+    """Return who is said to have done something: somebody of the desk, and never our own account there."""
+    told = facts.delivery.actor
+    return actor or (told if told != ticket.ours else "") or "service desk"
 
 
 def _why(facts: Facts, ticket: TicketState) -> str:

@@ -188,7 +188,7 @@ class Line:
         if not 200 <= status < 300:
             raise self._failure(status, answer_headers, raw, reads=reads)
         try:
-            return msgspec.convert(msgspec.json.decode(raw) if raw else None, into, strict=False)
+            return msgspec.convert(_decoded(raw) if raw else None, into, strict=False)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             # A page instead of JSON: a sign-in page, a proxy, an instance that is asleep.
             said = f"{self.name} answered {status} with something that is not its API's answer ({error})."
@@ -275,11 +275,27 @@ class Line:
 
     def _quote(self, raw: bytes) -> str:
         try:
-            words = self._explain(msgspec.json.decode(raw))
+            words = self._explain(_decoded(raw))
         except (msgspec.DecodeError, AttributeError, TypeError, KeyError, IndexError, ValueError):
             words = ""  # no JSON, or not in the platform's shape: a page says nothing worth quoting
         words = " ".join(str(words).split())[:LONGEST_QUOTE].rstrip(".")
         return f": {words}" if words else ""
+
+
+def _decoded(raw: bytes) -> Any:
+    """Return a JSON answer without NUL characters: PostgreSQL keeps none in a text, and nobody reads them."""
+    answer = msgspec.json.decode(raw)
+    return _without_nul(answer) if rb"\u0000" in raw else answer
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, list):
+        return [_without_nul(each) for each in value]
+    if isinstance(value, dict):
+        return {_without_nul(name): _without_nul(each) for name, each in value.items()}
+    return value
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -410,7 +426,11 @@ class Adapter(ABC):
 
     @abstractmethod
     async def _close(self, ref: TicketRef, text: str, mark: str) -> None:
-        """Close a ticket unless it is closed; `text` has the mark already."""
+        """Close a ticket unless it is closed; `text` has the mark already.
+
+        A comment with the mark comes after the closing, and only where the ticket reads as closed (`closed_at_last`):
+        whoever finds the mark takes the ticket for one that was closed.
+        """
 
     @abstractmethod
     async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:
@@ -432,6 +452,15 @@ async def tried(what: str, attempt: Callable[[], Awaitable[str]]) -> PermissionR
     except ReclaimError as error:
         # What forbids an address says itself what to do.
         return PermissionResult(what, False, str(error), "Mend it, then test the connection again.")
+
+
+def closed_at_last(ref: TicketRef, *, closed: bool) -> None:
+    """Refuse to believe in a closing that the desk accepted and that its ticket does not show."""
+    if not closed:
+        raise Refused(
+            f"{ref.number} was to be closed, and is still open: the desk accepted that without doing it.",
+            "Let the connection's user close tickets: a permission, a rule or a workflow of the desk forbids it.",
+        )
 
 
 def _marked(text: str, mark: str) -> str:
@@ -457,6 +486,6 @@ def moment(text: str | None) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):  # in UTC it may be before the first year, or after the last
         return None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)

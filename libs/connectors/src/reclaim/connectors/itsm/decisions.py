@@ -40,6 +40,11 @@ class DecisionRules:
             raise Invalid(f"{TEST_TAG} marks dry runs and cannot stand for a decision.", field="decisions")
 
 
+def answer_of(rules: DecisionRules, tag: str) -> Answer | None:
+    """Return what a tag stands for; None if it is none that decides."""
+    return next((answer for name, answer in rules.tags.items() if _same(name) == _same(tag)), None)
+
+
 def read(
     rules: DecisionRules,
     *,

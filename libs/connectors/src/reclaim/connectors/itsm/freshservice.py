@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from reclaim.common.errors import Invalid
-from reclaim.connectors.itsm.base import Adapter, Basic, Line, marked, moment, only, tried
+from reclaim.connectors.itsm.base import Adapter, Basic, Line, closed_at_last, marked, moment, only, tried
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
@@ -190,7 +190,7 @@ class Freshservice(Adapter):
 
     async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         if not _is_closed(await self._read(ref)):
-            await self._update(ref, {"status": CLOSED})
+            closed_at_last(ref, closed=_is_closed(await self._update(ref, {"status": CLOSED})))
             await self._comment(ref, text)
 
     async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
@@ -297,8 +297,8 @@ class Freshservice(Adapter):
             ticket = (await self.line.call("GET", path, into=_One, params={"include": "tags"})).ticket
         return ticket
 
-    async def _update(self, ref: TicketRef, change: Mapping[str, Json]) -> None:
-        await self.line.call("PUT", f"/api/v2/tickets/{ref.key}", into=_One, body=change)
+    async def _update(self, ref: TicketRef, change: Mapping[str, Json]) -> _Ticket:
+        return (await self.line.call("PUT", f"/api/v2/tickets/{ref.key}", into=_One, body=change)).ticket
 
     def _ref(self, ticket: _Ticket) -> TicketRef:
         return TicketRef(str(ticket.id), f"#{ticket.id}", f"{self.line.base}/a/tickets/{ticket.id}")

@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 
 from reclaim.common.errors import Invalid
 from reclaim.common.ids import new_id
-from reclaim.connectors.itsm.base import Adapter, Line, moment, tried
+from reclaim.connectors.itsm.base import Adapter, Line, closed_at_last, moment, tried
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
@@ -130,6 +130,13 @@ class Generic(Adapter):
         found = (await self._ask("ticket.find", data, _Maybe)).ticket
         return None if found is None else _ref(found)
 
+    async def close(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
+        """See `ServiceDesk.close`."""
+        await super().close(ref, text, mark=mark, tried=tried)
+        # One that may have been closed before and is open may have been reopened since: there is no mark to tell by.
+        if not tried:
+            closed_at_last(ref, closed=(await self._read(ref)).closed)
+
     async def _comment(self, ref: TicketRef, text: str, mark: str) -> None:
         await self._change("ticket.comment", ref, text, mark)
 
@@ -168,9 +175,9 @@ class Generic(Adapter):
         return _ref(made.ticket)
 
     async def _change(self, kind: str, ref: TicketRef, text: str, mark: str) -> None:
-        # The same id at every attempt, as for a ticket: whoever knows it has done it.
-        question = f"{kind.removeprefix('ticket.')}-{mark}" if mark else ""
-        await self._ask(kind, {"key": ref.key, "text": text}, object, question=question, reads=False)
+        # The same id at every attempt, as for a ticket: whoever knows it has done it. It does not name the kind, since
+        # a word that closes comes as a comment when the answer to its first attempt was lost and the ticket is closed.
+        await self._ask(kind, {"key": ref.key, "text": text}, object, question=mark, reads=False)
 
     async def _read(self, ref: TicketRef) -> _Ticket:
         return (await self._ask("ticket.read", {"key": ref.key}, _Answer)).ticket

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from reclaim.common.errors import Invalid
-from reclaim.connectors.itsm.base import Adapter, Basic, Line, marked, moment, only, tried
+from reclaim.connectors.itsm.base import Adapter, Basic, Line, closed_at_last, marked, moment, only, tried
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
@@ -330,6 +330,8 @@ class Jira(Adapter):
                 "Add one to the workflow, or allow it to the account that Reclaim works as.",
             )
         await self.line.call("POST", path, into=object, body={"transition": {"id": str(fitting[0]["id"])}})
+        if closed:
+            closed_at_last(ref, closed=_is_done(await self._read(ref, ["status"])))
         await self._comment(ref, text)
 
     async def _read(self, ref: TicketRef, names: Sequence[str], *, history: bool = False) -> _Issue:

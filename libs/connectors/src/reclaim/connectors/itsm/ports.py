@@ -214,8 +214,10 @@ class ReadDecision:
     """What a ticket says.
 
     `open`: nobody has answered yet. `undecided`: it was closed without an answer, or with two that disagree; `reason`
-    says which. `closed` is about the ticket, whatever it says. `actor` changed it last, where the platform tells;
-    `at` when. `test` is True on the ticket of a dry run, whose answer is recorded and never acted on.
+    says which. `closed` is about the ticket, whatever it says. `actor` is who answered, where the platform tells, and
+    `at` when; of one that was reopened it is `moved_by` and `moved_at`, where those are somebody else's doing and
+    another time. `ours` is what the platform calls the connection's own account, which answers nothing. `test` is True
+    on the ticket of a dry run, whose answer is recorded and never acted on.
     """
 
     reading: Reading
@@ -224,6 +226,9 @@ class ReadDecision:
     actor: str | None = None
     at: datetime | None = None
     test: bool = False
+    moved_by: str | None = None
+    moved_at: datetime | None = None
+    ours: str | None = None
 
 
 class ServiceDesk(Protocol):

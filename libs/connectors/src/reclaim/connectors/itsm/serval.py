@@ -14,7 +14,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from reclaim.connectors.itsm.base import Adapter, ClientCredentials, Line, marked, moment, only, tried
+from reclaim.connectors.itsm.base import Adapter, ClientCredentials, Line, closed_at_last, marked, moment, only, tried
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     TEST_TAG,
@@ -262,14 +262,17 @@ class Serval(Adapter):
         fitting = [each for group in wanted for each in statuses if each.group == group]
         if not fitting:
             raise Refused(f"The team has no status of the groups {', '.join(wanted)}.", "Add one to the team.")
-        await self._update(ref, {"statusId": fitting[0].id})
+        moved = await self._update(ref, {"statusId": fitting[0].id})
+        if closed:
+            present = next((each for each in statuses if each.id == moved.status_id), None)
+            closed_at_last(ref, closed=self._is_closed(moved, present))
         await self._comment(ref, text)
 
     async def _read(self, ref: TicketRef) -> _Ticket:
         return (await self.line.call("GET", f"/v2/tickets/{ref.key}", into=_One)).data
 
-    async def _update(self, ref: TicketRef, change: Mapping[str, Json]) -> None:
-        await self.line.call("PUT", f"/v2/tickets/{ref.key}", into=_One, body=change)
+    async def _update(self, ref: TicketRef, change: Mapping[str, Json]) -> _Ticket:
+        return (await self.line.call("PUT", f"/v2/tickets/{ref.key}", into=_One, body=change)).data
 
     async def _statuses(self) -> list[_Status]:
         return (await self.line.call("GET", "/v2/statuses", into=_Statuses, params={"teamId": self.team_id})).data

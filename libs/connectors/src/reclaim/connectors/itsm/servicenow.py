@@ -8,6 +8,7 @@ back is compared with what was asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,8 +16,18 @@ import httpx
 import msgspec
 
 from reclaim.common.errors import Invalid
-from reclaim.connectors.itsm.base import Adapter, Basic, ClientCredentials, Line, marked, moment, only, tried
-from reclaim.connectors.itsm.decisions import read
+from reclaim.connectors.itsm.base import (
+    Adapter,
+    Basic,
+    ClientCredentials,
+    Line,
+    closed_at_last,
+    marked,
+    moment,
+    only,
+    tried,
+)
+from reclaim.connectors.itsm.decisions import answer_of, read
 from reclaim.connectors.itsm.ports import (
     TEST_TAG,
     Choice,
@@ -134,6 +145,7 @@ class ServiceNow(Adapter):
             tuning,
         )
         self.decisions = profile.decisions
+        self.user = user
         self.table = entered.name("table")
         requester = entered.name("requester_field")
         self.requester_field = "" if requester == "-" else requester
@@ -224,13 +236,15 @@ class ServiceNow(Adapter):
     async def _comment(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._update(ref, {self.comment_field: _plain(text)})
 
-    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:
         if (await self._read(ref))["state"] in self.closed_states:
             return
-        change = {"state": self.close_state, "close_notes": _plain(text), self.comment_field: _plain(text)}
+        change = {"state": self.close_state, "close_notes": _plain(text)}
         if self.close_code:
             change["close_code"] = self.close_code
-        await self._update(ref, change)
+        # A field that an access rule or a business rule forbids keeps its value, and the answer is 200 all the same.
+        closed_at_last(ref, closed=await self._update(ref, change) in self.closed_states)
+        await self._comment(ref, text, mark)
 
     async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         if (await self._read(ref))["state"] in self.closed_states:
@@ -247,15 +261,27 @@ class ServiceNow(Adapter):
         return marked(_record(answer.result).values(), mark)
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
-        record = await self._read(ref)
+        record, entries = await self._read(ref), await self._entries(ref)
         field = self.decisions.decision_field
-        return read(
+        said = read(
             self.decisions,
             closed=record["state"] in self.closed_states,
-            tags=[row["label.name"] for row in await self._entries(ref)],
+            tags=[row["label.name"] for row in entries],
             values=[record[field]] if field else (),
-            actor=record["sys_updated_by"] or None,
-            at=moment(record["sys_updated_on"]),
+        )
+        # Tickets are opened by the connection's own account: with OAuth nothing else tells its name.
+        ours = record["sys_created_by"] or self.user
+        moved_by = record["sys_updated_by"] if record["sys_updated_by"] != ours else ""
+        moved_at = moment(record["sys_updated_on"])
+        actor, at = moved_by, moved_at
+        # A tag is a row of its own, and setting one is no update of the record: who set it stands there.
+        deciding = [row for row in entries if answer_of(self.decisions, row["label.name"]) == said.reading]
+        if deciding:
+            first = min(deciding, key=lambda row: row["sys_created_on"])
+            actor = first["sys_created_by"] if first["sys_created_by"] != ours else ""
+            at = moment(first["sys_created_on"])
+        return replace(
+            said, actor=actor or None, at=at, moved_by=moved_by or None, moved_at=moved_at, ours=ours or None
         )
 
     async def _open(self, draft: TicketDraft) -> TicketRef:
@@ -316,7 +342,9 @@ class ServiceNow(Adapter):
 
     async def _entries(self, ref: TicketRef) -> list[Record]:
         rows = await self._query(
-            "label_entry", f"table={self.table}^table_key={ref.key}", ("label.name", "table", "table_key")
+            "label_entry",
+            f"table={self.table}^table_key={ref.key}",
+            ("label.name", "table", "table_key", "sys_created_by", "sys_created_on"),
         )
         self._heeded(rows, table=self.table, table_key=ref.key)
         return rows
@@ -330,7 +358,7 @@ class ServiceNow(Adapter):
             )
 
     async def _read(self, ref: TicketRef) -> Record:
-        names = ["sys_id", "number", "state", "sys_updated_by", "sys_updated_on"]
+        names = ["sys_id", "number", "state", "sys_created_by", "sys_updated_by", "sys_updated_on"]
         if self.decisions.decision_field:
             names.append(self.decisions.decision_field)
         answer = await self.line.call(
@@ -341,14 +369,16 @@ class ServiceNow(Adapter):
         )
         return _record(answer.result, names)
 
-    async def _update(self, ref: TicketRef, change: Mapping[str, Json]) -> None:
-        await self.line.call(
+    async def _update(self, ref: TicketRef, change: Mapping[str, Json]) -> str:
+        """Change a record; return the state that it has then."""
+        answer = await self.line.call(
             "PATCH",
             f"/api/now/table/{self.table}/{ref.key}",
             into=_One,
-            params={"sysparm_fields": "sys_id", "sysparm_exclude_reference_link": "true"},
+            params={"sysparm_fields": "sys_id,state", "sysparm_exclude_reference_link": "true"},
             body=change,
         )
+        return _record(answer.result, ("state",))["state"]
 
     async def _query(self, table: str, query: str, names: Sequence[str], *, limit: int = 0) -> list[Record]:
         """Return rows of a table; all of them, page by page, unless there is a limit."""

@@ -52,6 +52,7 @@ class DeskSettings(_Strict):
     """How a desk behaves; what is left out stays as it is."""
 
     search_lag: int | None = Field(default=None, ge=0)
+    keeps_open: bool | None = None
     labels_on_form: bool | None = None
     tags_by_name_only: bool | None = None
 

@@ -204,6 +204,8 @@ class Desk(ABC):
         self.called: deque[Called] = deque(maxlen=REQUESTS_KEPT)
         self.hooks = Hooks()
         self.sent: list[Hook] = []
+        self.keeps_open = False
+        """Whether what a caller closes stays open, without a word: a rule of the desk forbids it."""
         self.search_lag = 0
         """How many searches do not find a new ticket yet."""
         self._waiting: list[Hook] = []
@@ -232,6 +234,10 @@ class Desk(ABC):
     @abstractmethod
     def hook(self, ticket: Ticket, changes: list[Change]) -> Hook | None:
         """Return the signed webhook about changes of a ticket, or None where it sends none."""
+
+    def objects(self, raw: bytes) -> frozenset[str]:  # noqa: ARG002  for those that tell by the body
+        """Return what a fault may name as `object` to strike a call by, beside its path; in small letters."""
+        return frozenset()
 
     def route(self, method: str, pattern: str, answer: Answering) -> None:
         """Answer calls of a method on paths that a pattern (without the desk's own prefix) fits."""
@@ -272,6 +278,8 @@ class Desk(ABC):
 
     def change(self, ticket: Ticket, *, by: str, **values: Any) -> None:
         """Change parts of a ticket: `subject`, `description`, `status`, `tags`, or one of its fields."""
+        if self.keeps_open and by == PRODUCT and values.get("status") in self.closed_statuses:
+            del values["status"]
         changes = []
         for name, after in values.items():
             own = name in {"subject", "description", "status", "tags"}
@@ -342,7 +350,7 @@ class Desk(ABC):
     async def handle(self, request: Request, path: str) -> Response:
         """Answer one call, whatever it is; a fault may strike it (see `faults`)."""
         raw = await request.body()
-        fault = self.faults.take(request.method, f"/desks/{self.name}{path}", frozenset())
+        fault = self.faults.take(request.method, f"/desks/{self.name}{path}", self.objects(raw))
         if fault is not None and fault.kind == "slow":
             await asyncio.sleep(float(fault.params.get("seconds", 1)))
         if fault is not None and fault.kind == "connection_lost":

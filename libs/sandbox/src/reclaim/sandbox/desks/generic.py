@@ -72,6 +72,11 @@ class GenericDesk(Desk):
         self._done: set[str] = set()
         self.route("POST", r"/?", self._ask)
 
+    def clear(self) -> None:
+        super().clear()
+        self._created.clear()
+        self._done.clear()
+
     def admit(self, call: Call) -> None:
         message_id, at = call.headers.get("webhook-id", ""), call.headers.get("webhook-timestamp", "")
         if not (at.isdigit() and abs(datetime.now(UTC).timestamp() - int(at)) < TOLERANCE and message_id):
@@ -85,6 +90,13 @@ class GenericDesk(Desk):
 
     def refusal(self, error: DeskError) -> Reply:
         return Reply(error.status, {"detail": error.message})
+
+    def objects(self, raw: bytes) -> frozenset[str]:
+        """Return the type of the question: all of them have one path."""
+        try:
+            return frozenset({str(json.loads(raw)["type"]).lower()})
+        except (ValueError, KeyError, TypeError):
+            return frozenset()
 
     def key_of(self, number: int) -> str:
         return f"T-{number}"
@@ -142,7 +154,7 @@ class GenericDesk(Desk):
 
     def _change(self, message_id: str, kind: str, body: _Say) -> Reply:
         ticket = self.find(body.key)
-        if message_id in self._done:
+        if message_id in self._done or (self.keeps_open and kind == "ticket.close"):
             return Reply(200, {})
         self._done.add(message_id)
         if kind != "ticket.comment":

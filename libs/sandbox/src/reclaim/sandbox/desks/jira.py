@@ -404,12 +404,17 @@ def _document(text: str) -> dict[str, Any] | None:
     return {"type": "doc", "version": 1, "content": lines}
 
 
+_CUSTOM = {field["fieldId"]: field["name"] for field in _FORM if field["fieldId"].startswith("customfield_")}
+"""What people call the fields that a site has added: a changelog's `field`, which has the id beside it."""
+
+
 def _item(change: Change) -> dict[str, Any]:
     name = {"tags": "labels", "subject": "summary"}.get(change.field, change.field)
     before, after = (
         " ".join(value) if isinstance(value, list) else str(value or "") for value in (change.before, change.after)
     )
-    return {"field": name, "fieldId": name, "fieldtype": "jira", "fromString": before, "toString": after}
+    shown, kind = (_CUSTOM[name], "custom") if name in _CUSTOM else (name, "jira")
+    return {"field": shown, "fieldId": name, "fieldtype": kind, "fromString": before, "toString": after}
 
 
 def _when(at: datetime) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
@@ -75,7 +76,7 @@ _CHOICES: dict[str, list[tuple[str, str]]] = {
 }
 _OWN = {"short_description": "subject", "description": "description", "state": "status"}
 _JOURNALS: tuple[str, ...] = ("work_notes", "comments")
-_READ_ONLY = {"number", "sys_id", "sys_created_on", "sys_updated_on", "sys_updated_by"}
+_READ_ONLY = {"number", "sys_id", "sys_created_by", "sys_created_on", "sys_updated_on", "sys_updated_by"}
 _PARAMETERS = (
     "sysparm_query",
     "sysparm_fields",
@@ -98,6 +99,7 @@ class ServiceNowDesk(Desk):
     documented: ClassVar[str] = "Table API"
 
     def register(self) -> None:
+        self._tagged: dict[tuple[int, str], tuple[str, datetime]] = {}
         self._tokens: set[str] = set()
         self._labels = {f"{100 + place:032x}": name for place, name in enumerate(TAGS)}
         self.route("POST", r"/oauth_token\.do", self._token)
@@ -128,9 +130,23 @@ class ServiceNowDesk(Desk):
         case_id = marker_of(ticket) or ticket.fields.get("correlation_id", "").removeprefix("lr-case-")
         if not case_id or not watched & {change.field for change in changes}:
             return None
-        body = json.dumps({"case_id": case_id, "ticket": ticket.key, "actor": ticket.updated_by}).encode()
+        body = json.dumps({"case_id": case_id, "ticket": ticket.key, "actor": _name(changes[-1].by)}).encode()
         message_id = hook_id()
         return Hook(message_id, ticket.key, standard_headers(self.hooks.secret, message_id, body), body)
+
+    def change(self, ticket: Ticket, *, by: str, **values: Any) -> None:
+        """Change parts of a ticket; tags are rows of a table of their own, and leave the record as it is."""
+        for tag in values.get("tags", ()):
+            if tag not in ticket.tags:
+                self._tagged[ticket.id, tag] = (by, self.clock.now())
+        updated = ticket.updated_at, ticket.updated_by
+        super().change(ticket, by=by, **values)
+        if set(values) == {"tags"}:
+            ticket.updated_at, ticket.updated_by = updated
+
+    def clear(self) -> None:
+        super().clear()
+        self._tagged.clear()
 
     # Calls --------------------------------------------------------------------------------------------------------
 
@@ -278,6 +294,7 @@ class ServiceNowDesk(Desk):
                         "label.name": tag,
                         "table": "incident",
                         "table_key": sys_id_of(ticket),
+                        **self._created(*self._tagged.get((ticket.id, tag), (PRODUCT, ticket.created_at))),
                     }
                     for ticket in self.tickets.values()
                     for place, tag in enumerate(ticket.tags)
@@ -332,15 +349,24 @@ class ServiceNowDesk(Desk):
                 "state": ticket.status,
                 "work_notes": "",
                 "comments": "",
-                "sys_created_on": f"{ticket.created_at:%Y-%m-%d %H:%M:%S}",
                 "sys_updated_on": f"{ticket.updated_at:%Y-%m-%d %H:%M:%S}",
-                "sys_updated_by": USER if ticket.updated_by == PRODUCT else ticket.updated_by,
+                "sys_updated_by": _name(ticket.updated_by),
             }
+            | self._created(ticket.history[0].by, ticket.created_at)
         )
+
+    @staticmethod
+    def _created(by: str, at: datetime) -> Row:
+        return {"sys_created_by": _name(by), "sys_created_on": f"{at:%Y-%m-%d %H:%M:%S}"}
 
     def _shown(self, row: Row, call: Call) -> dict[str, Any]:
         names = [name for name in call.params.get("sysparm_fields", "").split(",") if name]
         return {name: row.get(name, "") for name in names} if names else row
+
+
+def _name(by: str) -> str:
+    """Return the account of somebody."""
+    return USER if by == PRODUCT else by
 
 
 def sys_id_of(ticket: Ticket) -> str:
