@@ -37,10 +37,16 @@ def test_a_reopened_ticket_lets_the_holder_in_again_and_nothing_is_reclaimed(wor
                 time.sleep(0.2)
             desk.act(ticket, "reopen")
             desk.wait_until([ticket], "restored")
-            story.wait_for("the ticket to be told and closed", lambda: bool(desk.ticket(ticket["key"])["closed"]))
-            said = [comment["text"] for comment in desk.ticket(ticket["key"])["comments"]]
-            assert "The seat was restored by" in said[-2]
-            assert "was reopened" in said[-2]
+
+            def told() -> list[str]:
+                comments = [comment["text"] for comment in desk.ticket(ticket["key"])["comments"]]
+                return [text for text in comments if "The seat was restored by" in text]
+
+            story.wait_for(
+                "the ticket to be told and closed", lambda: bool(desk.ticket(ticket["key"])["closed"]) and bool(told())
+            )
+            (restored,) = told()
+            assert "was reopened" in restored
             history = story.client.get(f"/lifecycle/api/cases/{case['id']}")["history"]
             appeal = next(entry for entry in history if entry["command"] == "decide_keep")
             assert (appeal["channel"], appeal["accepted"]) == ("itsm", True)
