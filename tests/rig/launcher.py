@@ -187,9 +187,9 @@ def _lifecycle(orders: Orders) -> None:
     around(orders, jobs, "fire_timers", after="timers.committed", on=bool)
     final = actions.Actions._final
 
-    def one(self: actions.Actions, effect: Any, outcome: Any) -> Any:
+    def one(self: actions.Actions, effect: Any, outcome: Any, **more: Any) -> Any:
         orders.reach("results.one_of_many")
-        return final(self, effect, outcome)
+        return final(self, effect, outcome, **more)
 
     setattr(actions.Actions, "_final", one)  # noqa: B010
     setattr(store, "LEASE", int(os.environ.get(LEASE, store.LEASE)))  # noqa: B010
