@@ -484,6 +484,15 @@ async def test_what_is_released_is_checked_again_first(tmp_path: Path) -> None:
         assert it.org.writes == []
 
 
+def staffed(org: FakeOrg) -> FakeOrg:
+    """Give the first two of a crowd a manager, and a record each to hand over."""
+    org.users["005M"] = FakeUser(id="005M", created_at=NOW - 900 * DAY, last_used_at=NOW)
+    for holder in ("005000", "005001"):
+        org.users[holder].manager_id = "005M"
+        org.records[f"for {holder}"] = FakeRecord(f"for {holder}", "Case", holder)
+    return org
+
+
 class Interrupted(FakeOrg):
     """An org during whose reading somebody engages the kill switch."""
 
@@ -508,12 +517,7 @@ async def test_a_kill_switch_engaged_between_the_claim_and_the_call_stops_the_ca
     database_url: str | None, tmp_path: Path, step: str
 ) -> None:
     def org(clock: FixedClock) -> FakeOrg:
-        full = Interrupted(clock, users=crowd(clock).users)
-        full.users["005M"] = FakeUser(id="005M", created_at=NOW - 900 * DAY, last_used_at=NOW)
-        for holder in ("005000", "005001"):
-            full.users[holder].manager_id = "005M"
-            full.records[f"for {holder}"] = FakeRecord(f"for {holder}", "Case", holder)
-        return full
+        return staffed(Interrupted(clock, users=crowd(clock).users))
 
     async with world(database_url, tmp_path, org) as it:
         await limit(it)
@@ -546,15 +550,7 @@ async def test_a_kill_switch_engaged_between_two_parts_of_a_call_stops_the_rest(
     monkeypatch.setattr(actions, "LOOK_AGAIN", 0)
     guarded = FakeActor.guarded
 
-    def org(clock: FixedClock) -> FakeOrg:
-        full = crowd(clock)
-        full.users["005M"] = FakeUser(id="005M", created_at=NOW - 900 * DAY, last_used_at=NOW)
-        for holder in ("005000", "005001"):
-            full.users[holder].manager_id = "005M"
-            full.records[f"for {holder}"] = FakeRecord(f"for {holder}", "Case", holder)
-        return full
-
-    async with world(None, tmp_path, org) as it:
+    async with world(None, tmp_path, lambda clock: staffed(crowd(clock))) as it:
         await limit(it)
         await revoke(it, 2, hand_over=step == "hand over")
         if step != "freeze":

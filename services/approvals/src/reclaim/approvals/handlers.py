@@ -81,9 +81,14 @@ async def ask_managers(unit: Unit, turns: Sequence[Request]) -> list[Draft]:
 def _say_unaskable(unit: Unit, request: Request) -> None:
     unaskable = domain.why_unaskable(request.seat, request.approver)
     assert unaskable is not None
+    say_unasked(unit, request.case_id, unaskable)
+
+
+def say_unasked(unit: Unit, case_id: str, unaskable: domain.Unaskable) -> None:
+    """Say that nobody could be asked by mail, and why."""
     unit.emit(
         NoticeFailed(
-            case_id=request.case_id,
+            case_id=case_id,
             channel="email",
             reason=unaskable.reason,
             remedy=unaskable.remedy,

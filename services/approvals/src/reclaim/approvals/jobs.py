@@ -13,11 +13,11 @@ from opentelemetry import metrics
 
 from reclaim.approvals import domain, store
 from reclaim.approvals.domain import Request
-from reclaim.approvals.handlers import MAIL_JOB, ask_managers, remind_draft, tell_drafts
+from reclaim.approvals.handlers import MAIL_JOB, ask_managers, remind_draft, say_unasked, tell_drafts
 from reclaim.approvals.mail import Composer, still_needed
 from reclaim.approvals.ports import MailDelayed, Mailer, MailRefused, MailServerAway, MailSession
 from reclaim.approvals.store import Mail
-from reclaim.common.contracts import NoticeDelivered, NoticeFailed
+from reclaim.common.contracts import NoticeDelivered
 from reclaim.common.db import Database, Unit
 from reclaim.common.timing import backoff
 
@@ -147,18 +147,7 @@ class MailJob:
                 return
             unaskable = domain.refused_by_server(request, said)
             if await store.ask_failed(unit.db, mail.case_id, f"{unaskable.reason} {unaskable.remedy}", unit.now):
-                self._say_unasked(unit, request, unaskable)
-
-    def _say_unasked(self, unit: Unit, request: Request, unaskable: domain.Unaskable) -> None:
-        unit.emit(
-            NoticeFailed(
-                case_id=request.case_id,
-                channel="email",
-                reason=unaskable.reason,
-                remedy=unaskable.remedy,
-                failed_at=unit.now,
-            )
-        )
+                say_unasked(unit, request.case_id, unaskable)
 
     async def _put_off(self, mails: list[Mail], reason: str) -> None:
         async with self.database.unit() as unit:
@@ -168,7 +157,7 @@ class MailJob:
                 await store.put_off(unit.db, mail, reason, int(seconds * 1000))
             late = [m.case_id for m in mails if m.kind == "ask" and unit.now - m.created_at > UNDELIVERED]
             for request in await store.ask_delayed(unit.db, late, reason, unit.now) if late else []:
-                self._say_unasked(unit, request, domain.undelivered(request, reason))
+                say_unasked(unit, request.case_id, domain.undelivered(request, reason))
 
     async def _give_back(self, mails: list[Mail]) -> None:
         if mails:
