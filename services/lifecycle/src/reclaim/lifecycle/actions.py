@@ -304,10 +304,12 @@ class Actions:
                 raise
             if len(claimed) > 1:
                 # One case with an error nobody foresaw must not hold up those that share its calls.
+                async with self._database.reading() as db:
+                    sent = await store.may_be_sent(db, [effect.id for effect in claimed])
                 outcomes: dict[str, Outcome] = {}
                 for effect in claimed:
-                    # What they shared may have been sent.
-                    outcomes |= await self._perform([replace(effect, tried=True)], connection)
+                    again = replace(effect, tried=effect.tried or effect.id in sent)
+                    outcomes |= await self._perform([again], connection)
                 return outcomes
             log.exception("case %s: %s met an error on our side", claimed[0].case.id, claimed[0].kind.value)
             return {claimed[0].id: Later(f"an error on our side: {type(error).__name__}")}
@@ -351,6 +353,8 @@ class Actions:
             if claimed and claimed[0].kind in CHECKED:
                 # Reading may have taken minutes, in which somebody asked to keep the seat.
                 cases = await store.load(unit.db, [effect.case.id for effect in claimed])
+                # A step that its case has gone on without is void: not taken, and dropped when it is claimed next.
+                claimed = [effect for effect in claimed if cases[effect.case.id].state is effect.case.state]
                 claimed = [replace(effect, case=cases[effect.case.id]) for effect in claimed]
                 switches = await brake_store.engaged(unit.db)
                 stopped = {effect.id: stopping(switches, effect.case) for effect in claimed}
