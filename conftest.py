@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from reclaim.common import migrate
+from reclaim.web.auth import undeclared_routes
 from tests.support import servers
+from tests.support.declared import OncePerTable
 from tests.support.migrated import Templates
 from tests.support.providers import ServersUnavailable
 from tests.support.servers import SESSION_VARIABLE, Servers, Session, Topology
@@ -84,6 +86,14 @@ def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(migrate, "upgrade", templates.upgrade)
         yield
     templates.drop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _declared() -> Iterator[None]:
+    """Look once at each service's routes whether all of them say who may use them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reclaim.web.host.undeclared_routes", OncePerTable(undeclared_routes))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import Invalid
+from reclaim.common.http_client import usual_trust
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.fake import FakeDesk, Trouble
 from reclaim.connectors.itsm.ports import (
@@ -262,7 +263,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient() as made:
+    async with httpx.AsyncClient(verify=usual_trust()) as made:
         yield made
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from reclaim.common.clock import FixedClock
+from reclaim.common.http_client import usual_trust
 from reclaim.connectors.itsm.base import moment
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Passing, Refused, ServiceDesk, TicketDraft, TicketRef, UnknownOutcome
@@ -56,7 +57,7 @@ class Site:
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     clock = FixedClock(NOW)
-    async with Sandbox(clock=clock, users=0) as sandbox, httpx.AsyncClient() as client:
+    async with Sandbox(clock=clock, users=0) as sandbox, httpx.AsyncClient(verify=usual_trust()) as client:
         yield Site(sandbox, client, clock)
 
 
@@ -488,7 +489,7 @@ def test_rules_default_to_the_documented_tags() -> None:
 async def test_a_client_that_was_closed_meanwhile_is_passing_trouble() -> None:
     settings = {"base_url": "http://127.0.0.1:9", "requester_email": "reclaim@example.com"}
     profile = DeskProfile("freshservice", settings, {"api_key": "key"}, DecisionRules())
-    client = httpx.AsyncClient()
+    client = httpx.AsyncClient(verify=usual_trust())
     await client.aclose()
     with pytest.raises(Passing, match="changed just now"):
         await open_desk(profile, client, Tuning()).comment(TicketRef("1", "#1", ""), "Words.")

@@ -9,6 +9,8 @@ again, where nobody checks.
 from __future__ import annotations
 
 import asyncio
+import functools
+import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Final
 
@@ -62,13 +64,19 @@ def open_client(
     )
 
 
+@functools.cache
+def usual_trust() -> ssl.SSLContext:
+    """Return the one TLS context that trusts the usual authorities: reading their certificates outlasts most calls."""
+    return httpx.create_ssl_context()
+
+
 class CheckedTransport(httpx.AsyncHTTPTransport):
     """httpx's own transport over connections to checked addresses, with bounded answers."""
 
     def __init__(
         self, outgoing: Outgoing, *, within: float = WITHIN, largest: int = LARGEST_ANSWER, verify: Any = True
     ) -> None:
-        context = httpx.create_ssl_context(verify=verify)
+        context = usual_trust() if verify is True else httpx.create_ssl_context(verify=verify)
         super().__init__(verify=context)
         # httpx passes everything on to its pool but this; its own pool has no connection yet.
         self._pool = httpcore.AsyncConnectionPool(

@@ -1,8 +1,10 @@
-"""Routers whose routes are analysed once, by the application that serves them.
+"""Routers whose routes are analysed once, when something first asks for them.
 
 FastAPI analyses a route when it is declared, and once more for every router that its own is included in; of a service
 with a hundred routes, two levels deep, that is most of the start. And what is included stays nested: each request tries
-the routers one inside the other. Here a route is only noted until an application takes it, which makes one flat table.
+the routers one inside the other. Here a route is only noted until an application takes it, which makes one flat table
+of paths; a route's parameters and answer are looked at by its first request, or when the schema is made. A test makes
+the schema of every service, so that no route is found to be wrong by a user.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import Any, NamedTuple
 
 from fastapi import APIRouter, FastAPI
 from fastapi.datastructures import DefaultPlaceholder
+from fastapi.routing import APIRoute
+from starlette.routing import compile_path, get_name
 
 
 class Declared(NamedTuple):
@@ -57,7 +61,35 @@ class Router(APIRouter):
             yield Declared(self.prefix + path, endpoint, options)
 
 
+class _Late(APIRoute):
+    """A route that can be found by its path, and is analysed when more of it is asked for."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self._options = options
+        # What finding a route needs (`starlette.routing.Route.matches` and `url_path_for`).
+        self.path, self.endpoint = path, endpoint
+        self.name = options.get("name") or get_name(endpoint)
+        self.methods = {method.upper() for method in options.get("methods") or ["GET"]}
+        self.path_regex, self.path_format, self.param_convertors = compile_path(path)
+
+    def __getattr__(self, name: str) -> Any:
+        """Analyse the route: Python comes here for what is not set yet.
+
+        Raises:
+            AttributeError: no route has this.
+        """
+        options = self.__dict__.pop("_options", None)
+        if options is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        try:
+            super().__init__(self.path, self.endpoint, **options)
+        except BaseException:
+            self._options = options  # the next one who asks gets the same error
+            raise
+        return getattr(self, name)
+
+
 def add_routes(app: FastAPI, router: Router, prefix: str = "") -> None:
     """Let the application serve a router's routes, below a prefix such as `/scanner`."""
     for path, endpoint, options in router.declared():
-        app.router.add_api_route(prefix + path, endpoint, **options)
+        app.router.add_api_route(prefix + path, endpoint, route_class_override=_Late, **options)

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.background import BackgroundTask
 
 from reclaim.common.clock import Clock
+from reclaim.common.http_client import usual_trust
 from reclaim.sandbox.faults import Fault, Faults
 from reclaim.sandbox.rest import Reply
 from reclaim.sandbox.salesforce import drop
@@ -455,7 +456,7 @@ class Desk(ABC):
     async def _send(self, hook: Hook, *, again: bool = False) -> None:
         if not again and all(hook is not each for each in self.sent):
             self.sent.append(hook)
-        async with httpx.AsyncClient(timeout=HOOK_TIMEOUT) as client:
+        async with httpx.AsyncClient(timeout=HOOK_TIMEOUT, verify=usual_trust()) as client:
             for _ in range(HOOK_ATTEMPTS):
                 hook.attempts += 1
                 try:
