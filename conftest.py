@@ -79,12 +79,12 @@ def _say(config: pytest.Config, text: str) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
     """Migrate a new database by copying one that was migrated before."""
     templates = Templates(migrate.upgrade, tmp_path_factory.mktemp("migrated"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(migrate, "upgrade", templates.upgrade)
-        yield
+        yield templates
     templates.drop()
 
 
@@ -118,9 +118,9 @@ def postgres_url(_servers: Servers) -> str:
 
 
 @pytest.fixture
-def fresh_database(_servers: Servers) -> Iterator[str]:
+def fresh_database(_servers: Servers, _migrated: Templates) -> Iterator[str]:
     """The SQLAlchemy URL of an empty PostgreSQL database that only this test has."""
-    with servers.fresh_database(_servers.database) as url:
+    with _migrated.fresh_database(_servers.database) as url:
         yield url
 
 

@@ -219,19 +219,25 @@ def fresh_topology(broker: Broker) -> Iterator[Topology]:
 
 
 @contextmanager
-def fresh_database(database: Database) -> Iterator[str]:
-    """Lend an empty database of its own, by URL; dropped afterwards, with whoever is still connected."""
+def fresh_database(database: Database, spare: str | None = None) -> Iterator[str]:
+    """Lend an empty database of its own, by URL; dropped afterwards, with whoever is still connected.
+
+    `spare` names an empty one that is there already and has no other use.
+    """
     name = f"t_{uuid.uuid4().hex[:12]}"
-    _execute(database, f'CREATE DATABASE "{name}" TEMPLATE template0')
+    renamed = f'ALTER DATABASE "{spare}" RENAME TO "{name}"'
+    execute(database.url, renamed if spare else f'CREATE DATABASE "{name}" TEMPLATE template0')
     try:
         yield urlunsplit(urlsplit(database.url)._replace(path=f"/{name}"))
     finally:
-        _execute(database, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        execute(database.url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
-def _execute(database: Database, statement: str) -> None:
+def execute(url: str, statement: str) -> None:
+    """Run a statement on the server that an administrator's URL names, outside of a transaction."""
+
     async def run() -> None:
-        connection = await asyncpg.connect(plain_url(database.url))
+        connection = await asyncpg.connect(plain_url(url))
         try:
             await connection.execute(statement)
         finally:
