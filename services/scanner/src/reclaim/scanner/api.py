@@ -120,6 +120,9 @@ class TermsIn(_In):
         description="ui, mobile, api, sso: only use through these counts, and sources have to prove that there was "
         "none; empty: any use counts, and what the connected system says is proof enough",
     )
+    preferred_sources: list[str] | None = Field(
+        None, description="Sources in the order in which their hours count; others come after them, by name"
+    )
     filter: str | None = Field(None, description="Chooses among the seats, such as user/department eq 'Sales'")
     ask_first: str | None = Field(None, description="manager or holder; the holder by mail only")
     desk: str | None = Field(None, description="Id of the service desk that opens tickets; empty: the one that asks")
@@ -242,6 +245,7 @@ class RuleOut(_Out):
     window_count: int | None
     include_no_activity: bool
     channels: list[str]
+    preferred_sources: list[str]
 
 
 class VersionOut(_Out):
