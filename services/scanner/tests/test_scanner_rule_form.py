@@ -91,10 +91,10 @@ async def test_rows_and_text_that_say_two_things_are_not_saved(admin: Browser) -
     assert "The rows and the text were both edited" in page
     assert rows_of(page) == [("0", "user/department", "eq", "Sales")]
     assert text_of(page) == "price gt 1"
-    wrong = {**terms(connection_id), **SALES, "filter_field": "price"}
-    assert re.search(
-        r'id="filter_value-0-0-error"[^>]*>[^<]*number', (await admin.post("/scanner/rules/new", wrong, 422)).text
-    )
+    for field, says in (("price", "number"), ("", "choose the field")):
+        wrong = {**terms(connection_id), **SALES, "filter_field": field}
+        page = (await admin.post("/scanner/rules/new", wrong, 422)).text
+        assert re.search(rf'id="filter_value-0-0-error"[^>]*>[^<]*{says}', page)
 
 
 async def test_saving_a_form_that_nobody_touched_changes_nothing(admin: Browser, served: Served) -> None:
