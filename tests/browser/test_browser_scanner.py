@@ -181,6 +181,7 @@ async def test_the_preview_follows_the_form_and_says_what_saving_changes(console
         await page.get_by_label("Grace period (days)").blur()
         await expect(preview).to_contain_text("Would be flagged")
         await expect(preview.get_by_role("row", name="Grace period (days)")).to_contain_text("33")
+        await expect(preview.get_by_role("row", name="Grace period (days)")).to_be_in_viewport()
         await expect(page.get_by_label("Grace period (days)")).to_have_value("33")
 
 

@@ -64,7 +64,7 @@ def form_of(page: str) -> dict[str, Any]:
 
 def changes_of(page: str) -> list[tuple[str, ...]]:
     """Return the lines of *What saving changes*."""
-    part = page[page.index("What saving changes") : page.index("</section>", page.index("What saving changes"))]
+    part = page[page.index("What saving changes") : page.index("</table>", page.index("What saving changes"))]
     cells = [html.unescape(cell).strip() for cell in re.findall(r'<span class="cell">(.*?)</span>', part, re.DOTALL)]
     return list(zip(*[iter(cells)] * 3, strict=True))
 
