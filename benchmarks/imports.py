@@ -46,7 +46,7 @@ from reclaim.scanner.imports import read_wanted
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.settings import ScannerSettings
 
-FLOOR: Final = 0.02
+FLOOR: Final = 0.01
 AIM: Final = 0.05
 MOST_GROWTH: Final = 100
 """Megabytes."""
