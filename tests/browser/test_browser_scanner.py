@@ -23,6 +23,8 @@ READS = """
   const page = document.documentElement;
   if (page.scrollWidth > window.innerWidth) wrong.push(`wider than the screen: ${page.scrollWidth}`);
   if (document.querySelectorAll('h1').length !== 1) wrong.push('has not one heading');
+  for (const one of document.querySelectorAll('.brand'))
+    if (one.textContent.trim() !== 'Reclaim') wrong.push(`is called ${one.textContent}`);
   const ids = [...document.querySelectorAll('[id]')].map(one => one.id);
   for (const id of new Set(ids.filter((id, at) => ids.indexOf(id) !== at))) wrong.push(`two things are called ${id}`);
   for (const one of document.querySelectorAll('input:not([type=hidden]), select, textarea'))
