@@ -193,3 +193,15 @@ async def test_the_preview_shows_what_saving_would_change(admin: Browser) -> Non
     assert changes_of(part) == [("Grace period (days)", "14", "30")]
     assert "Version 1" in part
     assert "What saving changes" not in await admin.get("/scanner/rules/new")
+
+
+async def test_the_list_says_by_which_condition_each_rule_flags(admin: Browser) -> None:
+    connection_id = await connected(admin)
+    hours = {"condition": "hours", "minimum_hours": "20", "window_count": "1", "window_unit": "months"}
+    await ruled(admin, connection_id, name="By hours", filter="price gt 1", **hours)
+    await ruled(admin, connection_id, name="By last use", schedule="0 6 * * 1", time_zone="Europe/Berlin")
+    page = html.unescape(await admin.get("/scanner/rules"))
+    assert "SFDC that has been used for less than 20 hours in the last complete month" in page
+    assert "only price gt 1<" in page
+    assert "SFDC that has not been used for more than 90 days" in page
+    assert "0 6 * * 1 Europe/Berlin" in page
