@@ -376,7 +376,7 @@ def rule_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE)
         "name": "Name",
         "status": "Status",
         "version": "Version",
-        "inactive_days": "Idle days",
+        "words": "Flags what has",
         "on_timeout": "No answer",
         "dry_run": "Dry run",
     }

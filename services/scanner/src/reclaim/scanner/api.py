@@ -201,6 +201,7 @@ class RuleOut(_Out):
     author: str
     created_at: datetime
     changed_at: datetime
+    words: str = Field(description="What the rule flags, for people: what has, for example, not been used for ...")
     name: str
     products: list[str]
     inactive_days: int
@@ -775,7 +776,7 @@ async def _shown_connection(deps: Deps, connection: Connection) -> ConnectionOut
 
 def _shown_rule(rule: Rule) -> RuleOut:
     own = {name: getattr(rule, name) for name in RuleOut.model_fields if hasattr(rule, name)}
-    return RuleOut.model_validate({**actions.shown_terms(rule.terms), **own})
+    return RuleOut.model_validate({**actions.shown_terms(rule.terms), **own, "words": rule.terms.words})
 
 
 async def _previewed(deps: Deps, connection_id: str, terms: Terms, rule_id: str | None = None) -> PreviewOut:
