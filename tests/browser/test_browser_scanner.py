@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from reclaim.scanner.domain import KINDS
+from services.scanner.tests.feeds_world import send
 from services.scanner.tests.scanner_world import SECRET, SETTINGS, TERMS
 from tests.browser.conftest import Console
 
@@ -131,10 +133,23 @@ def _record() -> dict[str, Any]:
     }
 
 
+async def _others(console: Console) -> dict[str, str]:
+    """Return pages of the other kinds of connection, and of a file with a bad row."""
+    scanner = console.served.scanner
+    file = await send(scanner, "User,Product,Month,Runs\nann,Visio,2026-10,1\nbo,=x,2026-10,1\n")
+    await send(scanner, "Device,Product\nPC-1,Visio\n", what="installations", complete="yes")
+    fleet = await console.served.api()("POST", "/connections", 201, json={"name": "Fleet", "kind": "installed"})
+    return {
+        "a file": f"/scanner/imports/{file.id}",
+        "a rule on devices": f"/scanner/rules/new?connection={fleet['id']}",
+        **{f"connect {kind}": f"/scanner/connections?kind={kind}" for kind in KINDS},
+    }
+
+
 @pytest.mark.parametrize("phone", [True, False], ids=["phone", "desk"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_page_can_be_read(console: Console, scheme: str, phone: bool) -> None:
-    pages = await stocked(console)
+    pages = {**await stocked(console), **await _others(console)}
     found: dict[str, list[str]] = {}
     async with console.page(phone=phone, scheme=scheme) as page:
         for name, path in pages.items():
