@@ -98,6 +98,10 @@ test-node: $(VENV)/.scimmy ## Hold the SCIM connector to a second server, in Jav
 	@RECLAIM_TEST_SCIMMY=$(CURDIR)/$(VENV)/scimmy \
 	    $(BIN)/python -m pytest libs/connectors/tests/test_connectors_seats_contract.py -m node $(PYTEST_ARGS)
 
+.PHONY: test-browser
+test-browser: $(VENV)/.installed ## Use the scanner's pages in Chromium, on a phone, by keyboard, without scripts (needs Chromium)
+	@$(BIN)/python -m pytest tests/browser -m browser
+
 .PHONY: test-containers
 test-containers: $(VENV)/.installed ## Run the story against the running container stack (after: make up PROFILES=sandbox)
 	@RECLAIM_STACK_URL=$${RECLAIM_STACK_URL:-http://127.0.0.1:8080} \

@@ -27,7 +27,6 @@ import resource
 import sys
 import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,12 +38,11 @@ from typing import Any, Final
 import httpx
 import msgspec
 import sqlalchemy as sa
+from _scratch import resident, scratch_database
 from cryptography.fernet import Fernet
 
-from reclaim.common import migrate
 from reclaim.common.bus.inproc import InprocBus
 from reclaim.common.clock import SystemClock
-from reclaim.common.db import open_engine
 from reclaim.common.service import Running
 from reclaim.common.settings import Settings
 from reclaim.connectors.checks import CHECKS
@@ -95,24 +93,6 @@ class Org:
     async def last_call(self) -> int:
         log = await self.control("request-log", since=0)
         return int(log[-1]["seq"]) if log else 0
-
-
-@asynccontextmanager
-async def scratch_database(admin_url: str) -> AsyncIterator[str]:
-    """Give the URL of a database of its own on the server, with the service's tables; it is gone afterwards."""
-    name = f"reclaim_bench_{uuid.uuid4().hex[:8]}"
-    url = sa.make_url(admin_url).set(database=name).render_as_string(hide_password=False)
-    admin = open_engine(admin_url)
-    async with admin.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        await connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        try:
-            engine = open_engine(url)
-            await migrate.upgrade(engine, Path(service.__file__).parent / "migrations")
-            await engine.dispose()
-            yield url
-        finally:
-            await connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.dispose()
 
 
 @asynccontextmanager
@@ -167,12 +147,6 @@ class Scanned:
     run: store.Run
     progress: list[int] = field(default_factory=list)
     holders: set[str] = field(default_factory=set)
-
-
-def resident() -> float:
-    """Return the megabytes that this process has in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 async def scan(url: str, org: Org) -> Scanned:
@@ -238,7 +212,7 @@ async def measure(url: str, users: int) -> dict[str, Any]:
     Raises:
         SystemExit: a promise was broken; there is no result then.
     """
-    async with simulated(users) as org, scratch_database(url) as database:
+    async with simulated(users) as org, scratch_database(url, Path(service.__file__).parent / "migrations") as database:
         found = await scan(database, org)
         calls = await org.calls(found.since)
         ceiling = await asked_again(org, calls)

@@ -17,7 +17,7 @@ from reclaim.connectors.errors import NotOffered
 from reclaim.connectors.feeds import FEEDS, FeedReport, Options, read_installations, read_usage
 from reclaim.connectors.feeds.reading import MOST_LINES_OF_A_ROW, MOST_NAMES, MOST_PROBLEMS, MOST_REASONS
 from reclaim.connectors.ports import Installation, UsageRecord
-from reclaim.web.spreadsheets import csv_line
+from reclaim.web.spreadsheets import cell
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 OPTIONS = Options(source="Acme SCCM", now=NOW)
@@ -270,13 +270,23 @@ def test_a_last_use_in_the_future_or_outside_its_period_cannot_be_right() -> Non
     ]
 
 
-def test_a_formula_is_text_here_and_in_what_is_exported() -> None:
-    evil = '=HYPERLINK("http://evil.example","x")'
-    (record,), _ = usage(PLAIN + '"=HYPERLINK(""http://evil.example"",""x"")",@PC,+Visio,2026-10,1\n')
-    assert (record.user, record.device, record.product) == (evil, "@PC", "+Visio")
-    line = csv_line([record.user, record.device, record.product])
-    assert line.startswith("\"'=HYPERLINK")
-    assert line.rstrip().endswith("'@PC,'+Visio")
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ('"=HYPERLINK(""http://evil.example"",""x"")",PC,Visio,2026-10,1', "user"),
+        ("ada,@PC,Visio,2026-10,1", "device"),
+        ("ada,PC, +Visio,2026-10,1", "product"),
+        ("ada,PC,-Visio,2026-10,1", "product"),
+        ("ada,PC,\N{FULLWIDTH EQUALS SIGN}Visio,2026-10,1", "product"),
+    ],
+    ids=["equals", "at", "plus", "minus", "wide"],
+)
+def test_a_name_that_a_spreadsheet_would_run_is_refused(row: str, column: str) -> None:
+    found, report = usage(f"{PLAIN}bo,PC,Visio,2026-10,1\n{row}\n-,PC,Visio,2026-10,2\n")
+    assert [each.user for each in found] == ["bo", None], "a sign alone is a mark for nobody"
+    assert [(each.line, each.reason.partition(":")[0]) for each in report.problems] == [
+        (3, f"{column} begins like a formula")
+    ]
 
 
 def test_no_use_is_a_record_too() -> None:
@@ -412,7 +422,7 @@ def test_whatever_a_name_holds_it_comes_back_as_it_was(names: list[str]) -> None
     for name in names:
         writer.writerow([name, "PC", "Visio", "2026-10", "1"])
     found, report = usage((PLAIN + written.getvalue()).encode("utf-8-sig"))
-    printable = [name for name in names if name.isprintable()]
+    printable = [name for name in names if name.isprintable() and (len(name) < 2 or cell(name) == name)]
     assert len(found) == len(printable)
     assert report.bad == len(names) - len(printable)
     assert all(record.user in (name, None) for record, name in zip(found, printable, strict=True))

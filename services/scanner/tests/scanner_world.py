@@ -128,7 +128,9 @@ class Scanner:
             return list(await db.execute(sa.text(sql), values))
 
 
-def settings_for(tmp_path: Path, database_url: str | None, **more: Any) -> Settings:
+def settings_for(
+    tmp_path: Path, database_url: str | None, *, public_url: str = "http://127.0.0.1", **more: Any
+) -> Settings:
     operators = {name: f"{role}:{_HASHES[role]}" for name, role in (("vera", "viewer"), ("otto", "operator"))}
     operators["anna"] = f"admin:{_HASHES['admin']}"
     return Settings(
@@ -138,7 +140,7 @@ def settings_for(tmp_path: Path, database_url: str | None, **more: Any) -> Setti
         sealing_keys=[Fernet.generate_key().decode()],
         data_dir=tmp_path,
         operators=operators,
-        public_url="http://127.0.0.1",
+        public_url=public_url,
         **({"database_url": database_url} if database_url else {}),
         **more,
     )
@@ -218,10 +220,10 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, org: FakeOrg, clock: FixedClock) -> AsyncIterator[Served]:
+async def serving(tmp_path: Path, org: FakeOrg, clock: FixedClock, **settings: Any) -> AsyncIterator[Served]:
     connectors = Opened(org)
     host = Host(
-        settings_for(tmp_path, None),
+        settings_for(tmp_path, None, **settings),
         {"scanner": partial(build, connectors=connectors, settings=FAST)},
         bus=InprocBus(),
         clock=clock,

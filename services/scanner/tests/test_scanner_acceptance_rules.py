@@ -286,7 +286,7 @@ async def test_a_parents_filter_is_put_together_on_its_page_without_scripts(serv
     by_text = {**sent, "filter_shown": SALES, "filter": "price ge 25", "filter_do": "save"}
     assert (await client.post(suite, data=by_text)).status_code == 303
     assert (await api("GET", f"/rules/{rule['id']}"))["product_filters"] == {"OFFICE": "price ge 25"}
-    cleared = {**by_text, "filter_field": "", "filter_shown": "", "filter": ""}
+    cleared = {**by_text, "filter_field": "", "filter_value": "", "filter_shown": "", "filter": ""}
     assert (await client.post(suite, data=cleared)).status_code == 303
     assert (await api("GET", f"/rules/{rule['id']}"))["product_filters"] == {}
     assert (await client.get(component)).status_code == 409

@@ -192,6 +192,18 @@ async def test_the_same_interval_from_two_sources_counts_once(one: Scanner) -> N
     assert await flagged(one) == ["u00001"]
 
 
+async def test_hours_of_the_source_that_the_rule_prefers_count(one: Scanner) -> None:
+    await feed(one, used("u00001", 5), used("u00002", 5), used("boss", 40), report=complete())
+    await feed(one, used("u00002", 6), used("boss", 40), source="vendor", report=complete(source="vendor"))
+    connection = await connected(one)
+    for preferred, expected in (([], ["u00001", "u00002"]), (["vendor"], ["u00002"])):
+        given = read_terms({**TERMS, **UNDER_20, "preferred_sources": preferred})
+        shown = await preview(one.deps, connection, given)
+        assert [seat.seat.holder.id for seat in shown.found] == expected, "of the first the vendor knows nothing"
+    use = next(finding for finding in shown.found[0].findings if finding.check == USAGE)
+    assert use.evidence.startswith("6.00 hours of 20")
+
+
 async def test_no_row_is_flagged_only_with_include_no_activity_and_proven_coverage(one: Scanner) -> None:
     await feed(one, used("boss", 40), used("u00001", 30))
     connection = await connected(one)

@@ -222,6 +222,7 @@ async def test_a_rule_is_a_draft_with_versions(served: Served) -> None:
     assert (rule["status"], rule["version"], rule["author"]) == ("draft", 1, "the-operator")
     changed = await api("PATCH", f"/rules/{rule['id']}", json={"grace_days": 30, "version": 1})
     assert (changed["version"], changed["grace_days"], changed["name"]) == (2, 30, TERMS["name"])
+    assert changed["words"] == "not been used for more than 90 days"
     again = await api("PATCH", f"/rules/{rule['id']}", json={"grace_days": 30})
     assert again["version"] == 2, "a change that changes nothing is no version"
     stale = await api("PATCH", f"/rules/{rule['id']}", 409, json={"grace_days": 20, "version": 1})

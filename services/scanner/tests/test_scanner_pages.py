@@ -131,7 +131,7 @@ async def test_the_whole_way_from_a_connection_to_flagged_seats(admin: Browser, 
     assert "Takes work from queues" in words
     assert "Finished" in words
     listed = text_of(await admin.get("/scanner/rules"))
-    assert "SFDC unused for 90 days" in listed
+    assert "SFDC that has not been used for more than 90 days" in listed
 
 
 async def test_a_connection_that_does_not_work_says_why_and_forgets_the_secret(admin: Browser, served: Served) -> None:

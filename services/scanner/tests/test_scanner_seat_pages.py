@@ -71,7 +71,7 @@ async def test_what_changed_between_two_versions_is_shown(admin: Browser) -> Non
     await admin.get(f"/scanner/rules/{rule_id}")
     await admin.post(f"/scanner/rules/{rule_id}", {**terms(connection_id), "grace_days": "21", "version": "1"})
     page = await admin.get(f"/scanner/rules/{rule_id}")
-    assert f"/scanner/rules/{rule_id}/diff" in page
+    assert f"/scanner/rules/{rule_id}/diff?before=1&amp;after=2" in page
     page = await admin.get(f"/scanner/rules/{rule_id}/diff")
     assert "Grace period (days)" in page
     assert ">21<" in page

@@ -251,6 +251,10 @@ def rule_add(
     channel: Annotated[
         list[str] | None, typer.Option(help="ui, mobile, api or sso: only such use counts; repeat for several")
     ] = None,
+    preferred_source: Annotated[
+        list[str] | None,
+        typer.Option(help="the source whose hours count; several in their order, the others come after them"),
+    ] = None,
     include_no_activity: Annotated[
         bool, typer.Option("--include-no-activity", help="no record counts as no use, where sources prove coverage")
     ] = False,
@@ -323,6 +327,7 @@ def rule_add(
             "window_unit": "days" if window_months is None else "months",
             "window_count": window_days if window_months is None else window_months,
             "channels": channel or [],
+            "preferred_sources": preferred_source or [],
             "include_no_activity": include_no_activity,
             "route": route,
             "desk": desk,
@@ -371,7 +376,7 @@ def rule_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE)
         "name": "Name",
         "status": "Status",
         "version": "Version",
-        "inactive_days": "Idle days",
+        "words": "Flags what has",
         "on_timeout": "No answer",
         "dry_run": "Dry run",
     }

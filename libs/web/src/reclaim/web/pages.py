@@ -27,7 +27,7 @@ from reclaim.web.operators import Operator
 from reclaim.web.state import NavItem, Web, connected
 from reclaim.web.states import tone_of
 
-PRODUCT: Final = "Reclaim"
+BRAND: Final = "Reclaim"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def page_environment(*package_names: str) -> Environment:
         tone=tone_of,
     )
     environment.globals.update(
-        product=PRODUCT,
+        brand=BRAND,
         asset=asset_url,
         bar_geometry=bar_geometry,
         form_nonce_field=_form_nonce_field,

@@ -120,6 +120,9 @@ class TermsIn(_In):
         description="ui, mobile, api, sso: only use through these counts, and sources have to prove that there was "
         "none; empty: any use counts, and what the connected system says is proof enough",
     )
+    preferred_sources: list[str] | None = Field(
+        None, description="Sources in the order in which their hours count; others come after them, by name"
+    )
     filter: str | None = Field(None, description="Chooses among the seats, such as user/department eq 'Sales'")
     ask_first: str | None = Field(None, description="manager or holder; the holder by mail only")
     desk: str | None = Field(None, description="Id of the service desk that opens tickets; empty: the one that asks")
@@ -198,6 +201,7 @@ class RuleOut(_Out):
     author: str
     created_at: datetime
     changed_at: datetime
+    words: str = Field(description="What the rule flags, for people: what has, for example, not been used for ...")
     name: str
     products: list[str]
     inactive_days: int
@@ -242,6 +246,7 @@ class RuleOut(_Out):
     window_count: int | None
     include_no_activity: bool
     channels: list[str]
+    preferred_sources: list[str]
 
 
 class VersionOut(_Out):
@@ -771,7 +776,7 @@ async def _shown_connection(deps: Deps, connection: Connection) -> ConnectionOut
 
 def _shown_rule(rule: Rule) -> RuleOut:
     own = {name: getattr(rule, name) for name in RuleOut.model_fields if hasattr(rule, name)}
-    return RuleOut.model_validate({**actions.shown_terms(rule.terms), **own})
+    return RuleOut.model_validate({**actions.shown_terms(rule.terms), **own, "words": rule.terms.words})
 
 
 async def _previewed(deps: Deps, connection_id: str, terms: Terms, rule_id: str | None = None) -> PreviewOut:

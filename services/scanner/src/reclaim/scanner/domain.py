@@ -342,7 +342,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     in the last `window_count` days, or complete months in `time_zone` (`hours`). With `channels` only use through those
     counts, and sources have to prove that there was none; without them any use that is known counts, and what the
     connected system itself says is proof enough. `include_no_activity` takes the absence of any record for no use.
-    Of `hours`, `inactive_days` is how far back use over other channels keeps a seat.
+    Of `hours`, `inactive_days` is how far back use over other channels keeps a seat, and `preferred_sources` orders the
+    sources whose hours count: for each product and part of the window it is the first that covers it; those that are
+    not named come after them, by name.
     """
 
     name: str
@@ -389,6 +391,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     window_count: int | None = None
     include_no_activity: bool = False
     channels: tuple[Channel, ...] = ()
+    preferred_sources: tuple[str, ...] = ()
 
     @property
     def by_usage(self) -> bool:
@@ -488,6 +491,7 @@ _WINDOWS: Final[Mapping[str, tuple[int, int]]] = {"days": (30, 3650), "months": 
 DAYS_A_MONTH: Final = 31
 MOST_DAYS_OFF: Final = 400
 MOST_REMINDERS: Final = 5
+MOST_SOURCES: Final = 20
 _ADDRESS: Final = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\".]+(\.[^@\s<>()\[\],;:\\\".]+)+")
 _DESK: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
@@ -552,6 +556,15 @@ class _Input:
             return ()
         parts = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
         return tuple(dict.fromkeys(text for part in parts if (text := str(part).strip())))
+
+    def lines(self, name: str, most: int, *, of: str) -> tuple[str, ...]:
+        """Return names in the order they were given; as text they are one a line."""
+        given = self._raw.get(name)
+        parts = given.splitlines() if isinstance(given, str) else self.texts(name)
+        names = tuple(dict.fromkeys(text for part in parts if (text := " ".join(part.split()))))
+        if len(names) > most or not all(len(text) <= 100 and text.isprintable() for text in names):
+            self.problems[name] = f"{of} must be at most {most} names of up to 100 characters, one a line."
+        return names
 
     def text(self, name: str, most: int, *, of: str) -> str:
         text = " ".join(str(self._raw.get(name) or "").split())
@@ -708,6 +721,7 @@ def read_terms(raw: Mapping[str, object]) -> Terms:
         window_count=count,
         include_no_activity=given.flag("include_no_activity", default=False),
         channels=_channels(given),
+        preferred_sources=given.lines("preferred_sources", MOST_SOURCES, of="Preferred sources"),
         route=given.choice("route", _ROUTES, of="How the approver is asked"),
         decision_days=given.whole("decision_days", 1, 60, of="Time to decide"),
         on_timeout=given.choice(

@@ -52,7 +52,7 @@ LABELS: Final[dict[Kind, str]] = {"subscription": "Subscription software", "inst
 class FilterForm:
     """What the template shows. `form` is None for a filter that only fits as text; `problems` are about the text.
 
-    `inside` tells that it is a part of another form, such as a rule's.
+    `inside` tells that it is a part of a rule's form, `touched` that one of its buttons was pressed there.
     """
 
     kind: Kind
@@ -62,6 +62,7 @@ class FilterForm:
     row_problems: dict[tuple[int, int], str] | None = None
     matched: Matched | None = None
     inside: bool = False
+    touched: bool = False
 
 
 def filter_form(kind: Kind, text: str, *, inside: bool = False) -> FilterForm:

@@ -60,6 +60,7 @@ class Judge:
                 connection_id=self.connection_id,
                 components=components,
                 zone=self.terms.time_zone,
+                preference=self.terms.preferred_sources,
                 live=self._live({product, *components}),
                 without=await profile_store.about_other_seats(db, self.connection_id, {product, *components}),
                 now=self.now,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
@@ -18,8 +18,22 @@ from reclaim.common.routing import Router
 from reclaim.connectors.checks import CHECKS
 from reclaim.connectors.ports import Licence, TestResult
 from reclaim.connectors.registry import capabilities, has_log
-from reclaim.scanner import actions, profile_store, profiles, seat_pages, store, sync_store
-from reclaim.scanner.domain import FILTER, KINDS, USAGE, Rejected, kind_of, price_of, read_price
+from reclaim.scanner import actions, profile_store, profiles, seat_pages, store, sync_store, usage_store
+from reclaim.scanner.domain import (
+    APPLIES_TO,
+    FILTER,
+    INSTALLED,
+    KINDS,
+    USAGE,
+    Change,
+    Rejected,
+    diff,
+    kind_of,
+    price_of,
+    read_price,
+)
+from reclaim.scanner.filters.fields import Kind as Software
+from reclaim.scanner.filters_pages import BOTH_EDITED, FilterForm, edited, filter_form, template_values, to_keep
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Preview, preview
 from reclaim.scanner.store import Connection, Rule
@@ -69,6 +83,7 @@ LABELS: Final = {
     "window_unit": "The window counts",
     "include_no_activity": "Include no activity",
     "channels": "Use that counts",
+    "preferred_sources": "Whose hours count first",
     "route": "How the approver is asked",
     "desk": "Service desk",
     "decision_days": "Time to decide (days)",
@@ -358,12 +373,16 @@ def _shown(form: FormData) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Previewed:
-    """What stands beside a rule's form: a preview, or why there is none."""
+    """What stands beside a rule's form: a preview, or why there is none, and what the form would change of the rule.
+
+    `changes` are (part, now, then); None if there is nothing to compare with, or the form cannot be read.
+    """
 
     preview: Preview | None = None
     chart: tuple[Bar, ...] = ()
     problem: str | None = None
     by_field: Mapping[str, str] | None = None
+    changes: Sequence[tuple[str, str, str]] | None = None
 
 
 def _rule_pages(deps: Deps, pages: Pages) -> Router:
@@ -375,12 +394,19 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
         rule: Rule | None,
         *,
         values: Mapping[str, Any],
+        chosen: FilterForm | None = None,
         refused: Refused | None = None,
         previewed: Previewed | None = None,
         status_code: int = 200,
     ) -> HTMLResponse:
+        """Return the page of a rule with a form of these values; `chosen` is its filter, as put together so far."""
+        applies_to = _applies_to(values, connection)
+        if chosen is None:
+            written = values.get("filter") or ""
+            chosen = replace(filter_form(applies_to, written, inside=True), text=written)
         async with deps.database.reading() as db:
             connections = await store.connections(db)
+            sources = sorted({each.source for each in await usage_store.sources(db, deps.clock.now())})
             versions = await store.rule_versions(db, rule.id) if rule else []
             runs = await store.runs(db, rule_id=rule.id, limit=5) if rule else []
         licences, unread = await _licences(deps, connection.id) if connection else ([], None)
@@ -404,6 +430,10 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
             channels=CHANNEL_LABELS,
             choices=[(one.id, one.name) for one in connections],
             preview_rows=PREVIEW_ROWS,
+            installed=applies_to == INSTALLED,
+            sources=sources,
+            filter=chosen,
+            **template_values(applies_to),
         )
 
     async def connection_of(connection_id: str) -> Connection:
@@ -449,13 +479,21 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
     @router.post("/new")
     async def add(request: Request, operator: Editor) -> Response:
         form = await request.form()
-        values = _terms_of(form)
+        chosen = _filter_of(form)
+        values = _terms_of(form, chosen)
         connection = await connection_of(_text(form, "connection_id"))
         try:
+            _must_say_one(chosen)
             rule = await actions.add_rule(deps, connection.id, values, author=operator.name)
         except ReclaimError as error:
             return await form_page(
-                request, connection, None, values=values, refused=Refused.of(error), status_code=error.status
+                request,
+                connection,
+                None,
+                values=values,
+                chosen=chosen,
+                refused=Refused.of(error),
+                status_code=error.status,
             )
         return _go(f"/scanner/rules/{rule.id}?preview=true")
 
@@ -463,26 +501,42 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
     async def preview_form(request: Request, _operator: Viewer) -> HTMLResponse:
         """Preview a form as it stands; nothing is changed."""
         form = await request.form()
-        values = _terms_of(form)
-        rule_id = _text(form, "rule_id")
-        connection: Connection | None
-        if rule_id:
-            rule, connection = await opened(rule_id)
-        else:
-            rule, connection = None, await connection_of(_text(form, "connection_id"))
-        previewed = await _previewed(deps, connection, values, rule)
+        chosen = _filter_of(form)
+        values = _terms_of(form, chosen)
+        rule, connection = await meant(form)
+        previewed = await _previewed(deps, connection, values, rule, chosen)
         if request.headers.get("hx-request") == "true":
             return pages.render(
-                request, "preview.html", previewed=previewed, preview_rows=PREVIEW_ROWS, connection=connection
+                request,
+                "preview.html",
+                previewed=previewed,
+                preview_rows=PREVIEW_ROWS,
+                connection=connection,
+                rule=rule,
             )
         return await form_page(
             request,
             connection,
             rule,
             values=values,
+            chosen=chosen,
             refused=Refused("", previewed.by_field) if previewed.by_field else None,
             previewed=previewed,
         )
+
+    @router.post("/filter")
+    async def put_together(request: Request, _operator: Viewer) -> HTMLResponse:
+        """Do what a button of the filter's builder says to the form as it stands; nothing is kept."""
+        form = await request.form()
+        chosen = replace(await edited(deps, form), inside=True, touched=True)
+        rule, connection = await meant(form)
+        return await form_page(request, connection, rule, values=_terms_of(form, chosen), chosen=chosen)
+
+    async def meant(form: FormData) -> tuple[Rule | None, Connection | None]:
+        """Return which rule a form is about, None for a new one, and its connection."""
+        if rule_id := _text(form, "rule_id"):
+            return await opened(rule_id)
+        return None, await connection_of(_text(form, "connection_id"))
 
     @router.get("/{rule_id}")
     async def show(request: Request, rule_id: str, _operator: Viewer, preview: bool = False) -> HTMLResponse:
@@ -494,10 +548,12 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
     @router.post("/{rule_id}")
     async def change(request: Request, rule_id: str, operator: Editor) -> Response:
         form = await request.form()
-        values = _terms_of(form)
+        chosen = _filter_of(form)
+        values = _terms_of(form, chosen)
         rule, connection = await opened(rule_id)
         version = _text(form, "version")
         try:
+            _must_say_one(chosen)
             await actions.change_rule(
                 deps,
                 rule_id,
@@ -507,7 +563,13 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
             )
         except ReclaimError as error:
             return await form_page(
-                request, connection, rule, values=values, refused=Refused.of(error), status_code=error.status
+                request,
+                connection,
+                rule,
+                values=values,
+                chosen=chosen,
+                refused=Refused.of(error),
+                status_code=error.status,
             )
         return _go(f"/scanner/rules/{rule_id}?preview=true")
 
@@ -529,9 +591,7 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
             "diff.html",
             rule=rule,
             compared=compared,
-            changes=[
-                (LABELS.get(one.field, one.field), _said(one.before), _said(one.after)) for one in compared.changes
-            ],
+            changes=_shown_changes(compared.changes),
             versions=[(str(one.version), f"Version {one.version}, by {one.author}") for one in versions],
         )
 
@@ -583,19 +643,64 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
 
 
 async def _previewed(
-    deps: Deps, connection: Connection | None, values: Mapping[str, Any], rule: Rule | None
+    deps: Deps,
+    connection: Connection | None,
+    values: Mapping[str, Any],
+    rule: Rule | None,
+    chosen: FilterForm | None = None,
 ) -> Previewed:
     """Preview what a form says, or tell what is missing, or why the org could not be asked."""
     if connection is None:
         return Previewed(problem="The connection of this rule was removed: there is nothing to scan.")
+    changes = None
     try:
-        terms = actions.terms_to_preview(values, connection.kind)
+        if chosen is not None:
+            _must_say_one(chosen)
+        # The filters of products are set where the rule's products are: the form says nothing about them.
+        given = {**values, "product_filters": rule.terms.product_filters} if rule else values
+        terms = actions.terms_to_preview(given, connection.kind)
+        changes = _shown_changes(diff(rule.terms, terms)) if rule else None
         found = await preview(deps, connection, terms, rule.id if rule else None)
     except Rejected as error:
         return Previewed(by_field=error.by_field)
     except ReclaimError as error:
-        return Previewed(problem=str(error))
-    return Previewed(preview=found, chart=_chart(found.tally.left_alone))
+        return Previewed(problem=str(error), changes=changes)
+    return Previewed(preview=found, chart=_chart(found.tally.left_alone), changes=changes)
+
+
+def _shown_changes(changes: Sequence[Change]) -> list[tuple[str, str, str]]:
+    """Return what differs between two versions, or between a version and a form, as people read it."""
+    return [(LABELS.get(one.field, one.field), _said(one.before), _said(one.after)) for one in changes]
+
+
+def _applies_to(values: Mapping[str, Any], connection: Connection | None) -> Software:
+    """Return what kind of software a form is about: its connection's, or what it says where that is gone."""
+    kind = connection.kind if connection else values.get("applies_to")
+    return "installed" if INSTALLED in (kind, values.get("applies_to")) else APPLIES_TO
+
+
+def _filter_of(form: FormData) -> FilterForm:
+    """Return the filter that a rule's form has, by its text or by its rows, whichever was edited.
+
+    A text that means the same stays as it was written, so that saving a form that nobody touched changes nothing.
+    """
+    kind: Software = "installed" if _text(form, "applies_to") == INSTALLED else APPLIES_TO
+    kept, written = to_keep(form, kind), _text(form, "filter").strip()
+    same = kept.text == filter_form(kind, written).text
+    return replace(kept, text=written if same else kept.text, inside=True)
+
+
+def _must_say_one(chosen: FilterForm) -> None:
+    """Refuse a filter whose rows say nothing, or something else than its text; what the text says is read later.
+
+    Raises:
+        Rejected: saying what to do.
+    """
+    wrong = [*(chosen.row_problems or {}).values()]
+    if BOTH_EDITED in chosen.problems:
+        wrong.append(BOTH_EDITED)
+    if wrong:
+        raise Rejected({"filter": " ".join(wrong)})
 
 
 def _chart(left_alone: Mapping[str, int]) -> tuple[Bar, ...]:
@@ -628,8 +733,8 @@ def _with_chosen(licences: Sequence[Licence], products: Sequence[str]) -> list[L
     return [*licences, *(Licence(product, product, 0, 0) for product in products if product not in there)]
 
 
-def _terms_of(form: FormData) -> dict[str, Any]:
-    """Return a rule's terms as the form has them; a box that is not ticked is not sent."""
+def _terms_of(form: FormData, chosen: FilterForm) -> dict[str, Any]:
+    """Return a rule's terms as the form has them, with this filter; a box that is not ticked is not sent."""
     names = (
         "name",
         "inactive_days",
@@ -657,7 +762,7 @@ def _terms_of(form: FormData) -> dict[str, Any]:
         "remind_days",
         "ask_first",
         "holder_days",
-        "filter",
+        "preferred_sources",
         "desk",
         "most_a_day",
         "most_a_month",
@@ -669,6 +774,7 @@ def _terms_of(form: FormData) -> dict[str, Any]:
     )
     return {
         **{name: _text(form, name) for name in names},
+        "filter": chosen.text,
         "products": _texts(form, "products"),
         "channels": _texts(form, "channels"),
         "include_no_activity": "include_no_activity" in form,

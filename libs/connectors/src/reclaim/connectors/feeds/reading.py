@@ -1,7 +1,7 @@
 """Reads an export row by row: good rows become records, bad ones are listed with their line and the reason.
 
-A cell is text, whatever it looks like: nothing in it is run, here or by Reclaim's own exports, which write such a
-cell so that no spreadsheet takes it for a formula.
+A name that a spreadsheet would run as a formula is refused: nobody is called so, and nothing of the kind is kept to be
+written out again.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ _HEADER_WITHIN: Final = 30
 
 _MOST_TEXT: Final = 300
 _SEPARATORS: Final = (",", ";", "\t")
+_FORMULA: Final = (
+    "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
+)
+"""How a cell begins that a spreadsheet would run. Such a sign alone is a mark for nothing, as some exports write it."""
 
 Record = TypeVar("Record", UsageRecord, Installation)
 
@@ -231,8 +235,14 @@ class _Row:
         """Return a cell as one line of text.
 
         Raises:
-            Unreadable: it is too long, or has characters that are no text.
+            Unreadable: it is too long, has characters that are no text, or is what a spreadsheet would run.
         """
+        text = self._cell(column)
+        if len(text) > 1 and text[0] in _FORMULA:
+            raise Unreadable(f"{_name(column)} begins like a formula: {text[:20]!r}")
+        return text
+
+    def _cell(self, column: str) -> str:
         at = self._columns.get(column)
         if at is None or not self._cells[at]:
             return ""
@@ -247,7 +257,7 @@ class _Row:
         Raises:
             Unreadable: it holds something else; the message names the column and the value.
         """
-        text = self.text(column)
+        text = self._cell(column)
         if not text:
             return None
         try:

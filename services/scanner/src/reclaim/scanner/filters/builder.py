@@ -83,7 +83,7 @@ class BuilderRow:
 
     @property
     def blank(self) -> bool:
-        return not self.field
+        return not self.field and not self.value.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Built:
 
 
 def build(form: Builder, kind: Kind) -> Built:
-    """Return the tree of a form; lines without a field are left out."""
+    """Return the tree of a form; lines in which nothing was entered are left out."""
     problems: dict[tuple[int, int], str] = {}
     groups: list[Condition] = []
     for at, group in enumerate(form.groups):
@@ -146,6 +146,8 @@ def _condition(row: BuilderRow, kind: Kind) -> Condition:
     """Return what a line says; ValueError with what to enter instead."""
     if long := too_long(row.value):
         raise ValueError(long)
+    if not row.field:
+        raise ValueError("choose the field that has to have this value.")
     negated = row.operator.startswith(_NEGATED) and row.operator != "not_null"
     leaf = _leaf(row, row.operator.removeprefix(_NEGATED) if negated else row.operator, kind)
     if wrong := misfits(leaf, kind):
