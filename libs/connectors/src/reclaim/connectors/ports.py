@@ -133,6 +133,21 @@ class Licence:
 
 
 @dataclass(frozen=True, slots=True)
+class Members:
+    """Who is in a group, by id, directly or through the groups in it.
+
+    `doubt` says why others may be in it as well, for a person to mend; empty: nobody else is.
+    """
+
+    ids: frozenset[str] = frozenset()
+    doubt: str = ""
+
+    def has(self, holder: str) -> bool | None:
+        """Tell whether a holder is in it; None if that is not known."""
+        return True if holder in self.ids else None if self.doubt else False
+
+
+@dataclass(frozen=True, slots=True)
 class TestResult:
     """One thing that a connection needs, whether it works, and what to do if not."""
 
@@ -184,6 +199,17 @@ class SeatReader(Protocol):
         `since` bounds the history that counts as use elsewhere and, for everybody, of freezes and thaws; for everybody
         `open_business` may leave out who has a manager that can take it over. The number of calls does not grow with
         holders except by paging. A part that could not be read is `Unknown`.
+        """
+        ...
+
+    async def members(self, groups: Sequence[str]) -> Mapping[str, Members]:
+        """Return who is in each of some groups, by the group's name as its system shows it.
+
+        The number of calls does not grow with members except by paging. Of a group that is not there, or that could
+        not be read whole, the doubt says so: a name that is misspelt must not make everybody a person outside it.
+
+        Raises:
+            Transient, Permanent: as `survey`.
         """
         ...
 
@@ -448,7 +474,7 @@ class UsageReader(Protocol):
         ...
 
 
-Capability = Literal["seats", "usage", "freeze", "reclaim", "downgrade", "hand_over"]
+Capability = Literal["seats", "usage", "groups", "freeze", "reclaim", "downgrade", "hand_over"]
 
 
 @dataclass(frozen=True, slots=True)
