@@ -413,9 +413,7 @@ class Scim:
 
     def group(self, name: str, holders: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
         members = [("User", each) for each in holders] + [("Group", each) for each in groups]
-        listed = [
-            {"type": kind, "value": each, "$ref": f"{self.server.url}/{kind}s/{each}"} for kind, each in members
-        ]
+        listed = [{"type": kind, "value": each, "$ref": f"{self.server.url}/{kind}s/{each}"} for kind, each in members]
         return self.server.add_group({"displayName": name, "members": listed})
 
     def active(self, holder: str) -> bool:

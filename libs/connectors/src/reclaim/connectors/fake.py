@@ -111,12 +111,11 @@ class FakeOrg:
     """The rows of an org in memory, and what goes wrong in it.
 
     `down` is raised by every reading and turns every action into a failure; `unreadable` names parts of a survey
-    that are Unknown, and groups that are in doubt, with the reason, and `unkept` those that the org has no data of; `trouble` is asked once for
-    each write (operation, id). `run_as` is the user that the connection signs in as. `profiles` says which licence
-    each profile assigns, `needs` which licence a permission set needs; a profile called as its licence needs no
-    entry. With `one_switch` an account is frozen by
-    being switched off, as where there is nothing else to freeze it with. `groups` has, by the group's name, ids of
-    users and names of groups in it.
+    that are Unknown, and groups that are in doubt, with the reason, and `unkept` those that the org has no data of;
+    `trouble` is asked once for each write (operation, id). `run_as` is the user that the connection signs in as.
+    `profiles` says which licence each profile assigns, `needs` which licence a permission set needs; a profile called
+    as its licence needs no entry. With `one_switch` an account is frozen by being switched off, as where there is
+    nothing else to freeze it with. `groups` has, by the group's name, ids of users and names of groups in it.
     """
 
     clock: Clock

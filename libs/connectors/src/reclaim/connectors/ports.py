@@ -82,7 +82,7 @@ class SeatRecord:
     freeing its seat are one and the same switch, so that an inactive account may be one that was frozen.
 
     `assigned_at` is when the holder got the licence, if the system keeps that. An installation has its `device`, and
-    the `version` if it is known; no account goes with it.
+    the `version` and the device's `platform` if they are known; no account goes with it.
     """
 
     holder: Person
@@ -98,6 +98,7 @@ class SeatRecord:
     assigned_at: datetime | None = None
     device: str = ""
     version: str | None = None
+    platform: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from reclaim.common.contracts import (
 )
 from reclaim.common.errors import Conflict, Invalid, Permanent
 from reclaim.connectors.checks import CHECK_NAMES, WARNABLE, evaluate, is_unused, left_alone_by
-from reclaim.connectors.ports import Known, Licence, Reading, SeatRecord, Survey, Unknown
+from reclaim.connectors.ports import Known, Licence, Members, Reading, SeatRecord, Survey, Unknown
 from reclaim.scanner.filters.fields import KINDS as SOFTWARE
 from reclaim.scanner.filters.fields import Kind as Software
 from reclaim.scanner.filters.text import read as read_filter
@@ -904,7 +904,7 @@ def diff(before: Terms, after: Terms) -> tuple[Change, ...]:
 
 # ------------------------------------------------------------------------------------------------ exclusions
 
-ExclusionKind = Literal["person", "group", "product", "connection"]
+ExclusionKind = Literal["person", "group", "department", "product", "connection"]
 EXCLUSION_KINDS: Final[tuple[ExclusionKind, ...]] = get_args(ExclusionKind)
 
 
@@ -912,9 +912,9 @@ EXCLUSION_KINDS: Final[tuple[ExclusionKind, ...]] = get_args(ExclusionKind)
 class Exclusion:
     """Seats that a person wants left alone, and why.
 
-    `value` is a holder's id or address, the name of a group (a department), the key or name of a product; empty for a
-    whole connection. `connection_id` None means every connection. It holds until `expires_at` (None: until somebody
-    ends it), or until it was ended.
+    `value` is a holder's id or address, the name of a group of the connection, a department, the key or name of a
+    product; empty for a whole connection. `connection_id` None means every connection. It holds until `expires_at`
+    (None: until somebody ends it), or until it was ended.
     """
 
     id: str
@@ -955,6 +955,9 @@ class Exclusions:
 
     `names` has, for a person's account, the addresses that go with it: software on devices is held by whom a feed
     names, seldom by an account.
+
+    `groups` has the members of the connection's groups. Who may be in an excluded one, because that is not known, is
+    left alone as well.
     """
 
     def __init__(
@@ -964,11 +967,17 @@ class Exclusions:
         now: datetime,
         kin: Kin | None = None,
         names: Names | None = None,
+        groups: Mapping[str, Members] | None = None,
     ) -> None:
         self._by_key: dict[tuple[str, str], str] = {}
+        self._groups: list[tuple[Exclusion, Members]] = []
         related: dict[tuple[str, str], str] = {}
         for exclusion in exclusions:
             if exclusion.holds(now) and exclusion.connection_id in (None, connection_id):
+                if exclusion.kind == "group":
+                    members = (groups or {}).get(exclusion.value, Members(doubt="who is in it was not read"))
+                    self._groups.append((exclusion, members))
+                    continue
                 value = folded(exclusion.value)
                 self._by_key.setdefault((exclusion.kind, value), exclusion.evidence)
                 for product in (kin or {}).get(value, ()) if exclusion.kind == "product" else ():
@@ -980,19 +989,30 @@ class Exclusions:
 
     def evidence(self, seat: SeatRecord | Seat) -> str | None:
         """Return why a seat is left alone; None if no exclusion covers it."""
-        if not self._by_key:
+        if not self._by_key and not self._groups:
             return None
         keys: tuple[tuple[str, str], ...] = (
             ("connection", ""),
             ("product", folded(seat.product)),
             ("product", folded(seat.product_name)),
-            ("group", folded(seat.department or "")),
+            ("department", folded(seat.department or "")),
             ("person", folded(seat.holder.id)),
             ("person", folded(seat.holder.email or "")),
         )
         if seat.devices if isinstance(seat, Seat) else seat.device:
             keys += tuple((_ON_DEVICES, folded(name)) for name in (seat.holder.id, seat.holder.email or ""))
-        return next((self._by_key[key] for key in keys if key in self._by_key), None)
+        found = next((self._by_key[key] for key in keys if key in self._by_key), None)
+        return found or self._by_group(seat.holder.id)
+
+    def _by_group(self, holder: str) -> str | None:
+        unsure = None
+        for exclusion, members in self._groups:
+            answer = members.has(holder)
+            if answer is True:
+                return f"in the group {exclusion.value}, {exclusion.evidence}"
+            if answer is None:
+                unsure = f"may be in the group {exclusion.value}, {exclusion.evidence}. {members.doubt}"
+        return unsure
 
 
 def folded(value: str) -> str:
@@ -1026,8 +1046,17 @@ def read_exclusion(raw: Mapping[str, object], now: datetime) -> ExclusionTerms:
         if connection_id is None:
             given.problems["connection_id"] = "Choose the connection that is left alone."
     elif not value:
-        what = {"person": "the holder's id or address", "group": "the department", "product": "the licence's key"}
+        what = {
+            "person": "the holder's id or address",
+            "group": "the group's name",
+            "department": "the department",
+            "product": "the licence's key",
+        }
         given.problems["value"] = f"Enter {what.get(str(kind), 'who or what is excluded')}."
+    if kind == "group" and connection_id is None:
+        given.problems["connection_id"] = (
+            "Choose the connection whose group it is: each has its own. A department is excluded everywhere."
+        )
     reason = ""
     try:
         reason = clean_reason(raw.get("reason"))
@@ -1320,10 +1349,14 @@ class Tally:
     by_product: Counter[str] = field(default_factory=Counter)
     stale: list[str] = field(default_factory=list)
 
+    def read(self, page: Sequence[SeatRecord]) -> None:
+        """Count the seats of a page that was read."""
+        self.seen += len(page)
+        self.by_product.update(seat.product for seat in page)
+
     def add(self, page: Assessed) -> None:
-        """Count one page."""
+        """Count what became of a page."""
         self.pages += 1
-        self.seen += page.seen
         self.used += page.used
         self.flagged += page.flagged_before + len(page.found)
         self.left_alone.update(page.left_alone)

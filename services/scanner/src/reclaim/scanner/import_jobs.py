@@ -174,6 +174,7 @@ async def _read_installations(
                 device=row.device,
                 version=row.version,
                 installed_at=row.installed_at,
+                platform=row.platform,
             )
             for product, row in installed(rows, matcher)
         ]

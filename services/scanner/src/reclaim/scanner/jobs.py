@@ -132,7 +132,7 @@ async def _attempt(deps: Deps, claim: Claim) -> None:
     reading = Scan(rule.terms, connection.id, prices, baseline, deps.clock.now(), covered, related, run.id)
     log.info("scan %s of rule %s begins, attempt %d", run.id, rule.terms.name, claim.attempt)
     async with deps.reader(connection) as reader:
-        survey = await reading.begin(reader)
+        survey = await reading.begin(reader, deps.database)
         async with deps.database.unit() as unit:
             await _note(deps, unit, claim, reading.tally)
         async with aclosing(reading.pages(reader, survey, deps.database)) as pages:
@@ -163,7 +163,7 @@ async def _open_page(deps: Deps, claim: Claim, rule: Rule, reading: Scan, *, dry
             return False
         await exclusion_store.share_connection(unit.db, rule.connection_id)
         _must_be_unchanged(rule, await store.rule(unit.db, rule.id))
-        exclusions = await exclusion_store.on(unit.db, rule.connection_id, unit.now)
+        exclusions = await exclusion_store.on(unit.db, rule.connection_id, unit.now, reading.groups)
         wanted = [seat for seat in found if exclusions.evidence(seat.seat) is None]
         opened = await _open(unit, claim, rule, reading, wanted, dry_run=dry_run)
         excluded = len(found) - len(wanted)

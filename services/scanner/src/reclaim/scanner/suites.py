@@ -88,6 +88,7 @@ def _whole(suite: Suite, seats: Sequence[SeatRecord]) -> SeatRecord:
         assigned_at=None if None in assigned else max(at for at in assigned if at is not None),
         device=face.device,
         version=face.version,
+        platform=face.platform,
     )
 
 

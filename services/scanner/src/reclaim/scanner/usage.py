@@ -183,6 +183,7 @@ class InstallationRecord(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
     installed_at: Aware | None = None
     path: str = ""
+    platform: str | None = None
 
 
 def trouble_with_installation(record: InstallationRecord, now: datetime) -> str | None:

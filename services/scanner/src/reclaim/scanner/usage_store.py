@@ -95,6 +95,7 @@ INSTALLATIONS = sa.Table(
     sa.Column("holder_key", sa.Text, nullable=False),
     sa.Column("user_name", sa.Text, nullable=False),
     sa.Column("version", sa.Text),
+    sa.Column("platform", sa.Text),
     sa.Column("installed_at", UtcDateTime),
     sa.Column("first_seen_at", UtcDateTime, nullable=False),
     sa.Column("heard_at", UtcDateTime, nullable=False),
@@ -280,6 +281,7 @@ async def add_installations(
             "holder_key": user_key(record.user) or f"{NOBODY}{record.device.strip()}",
             "user_name": record.user.strip(),
             "version": record.version,
+            "platform": record.platform,
             "installed_at": record.installed_at,
         }
         kept[tuple(row[name] for name in _INSTALLATION_KEY[1:])] = row

@@ -593,9 +593,7 @@ def _is_user(record_id: str) -> bool:
     return record_id.startswith(USER_PREFIX)
 
 
-def _members(
-    name: str, roots: Sequence[str], inside: Mapping[str, Sequence[str]], kinds: Mapping[str, str]
-) -> Members:
+def _members(name: str, roots: Sequence[str], inside: Mapping[str, Sequence[str]], kinds: Mapping[str, str]) -> Members:
     """Return the users in some groups of one name; a circle of groups ends, each is gone through once."""
     users: set[str] = set()
     passed: set[str] = set()

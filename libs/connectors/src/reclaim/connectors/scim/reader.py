@@ -194,7 +194,9 @@ class ScimReader:
         # Services compare without regard to case; filters do not.
         waiting = [group for page in pages for group in page if group.get("displayName") == name]
         if not waiting:
-            return Members(doubt=f"The application has no group {name!r}: it may be misspelt, or have another name now.")
+            return Members(
+                doubt=f"The application has no group {name!r}: it may be misspelt, or have another name now."
+            )
         people: set[str] = set()
         passed = {group["id"] for group in waiting}
         doubt = ""
@@ -373,7 +375,7 @@ class ScimReader:
 
 
 def _kind_of_member(member: object) -> tuple[str, str]:
-    """Return whether a member of a group is a `User` or a `Group`, with its id; empty where the service does not say."""
+    """Return what a member of a group is, `User` or `Group`, with its id; empty where the service does not say."""
     if not isinstance(member, dict) or not isinstance(member.get("value"), str):
         return "", ""
     kind, reference = member.get("type"), member.get("$ref")
