@@ -16,7 +16,7 @@ from reclaim.common.contracts import CaseClosed, CaseWithdrawn, Person
 from reclaim.common.db import open_engine
 from reclaim.common.errors import Conflict, Invalid, NotFound
 from reclaim.connectors.ports import Members
-from reclaim.scanner import actions, exclusion_store, jobs, service, store
+from reclaim.scanner import actions, exclusion_store, jobs, opening, service, store
 from reclaim.scanner.domain import Exclusion, Exclusions, Rejected, read_exclusion
 from reclaim.scanner.explain import explain
 from services.scanner.tests.scanner_world import NOON, Scanner, Served
@@ -212,7 +212,7 @@ async def test_an_exclusion_that_comes_while_cases_are_opened_leaves_none_behind
     both: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Added between the judging and the opening of a page, or at the very moment: either way no case stays open."""
-    original = jobs._open
+    original = opening._open
     adding: list[asyncio.Task[Any]] = []
 
     async def open_slowly(*args: Any, **more: Any) -> int:
@@ -220,7 +220,7 @@ async def test_an_exclusion_that_comes_while_cases_are_opened_leaves_none_behind
         await asyncio.sleep(0.1)
         return await original(*args, **more)
 
-    monkeypatch.setattr(jobs, "_open", open_slowly)
+    monkeypatch.setattr(opening, "_open", open_slowly)
     rule = await ready(both)
     run = await scanned(both, rule)
     (_, closed), *_ = await asyncio.gather(*adding)

@@ -36,8 +36,8 @@ from reclaim.scanner.catalog import (
     without_product,
 )
 from reclaim.scanner.catalog_csv import BadLine, read_csv, take_in
-from reclaim.scanner.catalog_jobs import REVIEW
 from reclaim.scanner.catalog_store import StoredRow
+from reclaim.scanner.merging import REVIEW
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Rule
 

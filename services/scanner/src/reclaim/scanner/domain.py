@@ -51,6 +51,12 @@ FEW: Final = 10
 POPULATION_TOLERANCE: Final = Decimal("0.10")
 """How far the number of seats may be from the last good scan's before a scan refuses to believe it."""
 
+WATCHED: Final = timedelta(days=90)
+"""How far back scans are compared with: what goes missing a little at a time is not seen from one to the next."""
+
+SLOW_TOLERANCE: Final = Decimal("0.20")
+"""By how much the number of seats may fall below the highest of that time before a scan refuses to believe it."""
+
 APPLIES_TO: Final[Software] = "subscription"
 """What a rule is about that does not say so: the seats that connected systems list."""
 
@@ -1377,10 +1383,21 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Highest:
+    """The scan of a rule that read most seats in a while; `reclaimed` are those that we ourselves took since then."""
+
+    expected: int
+    seen: int
+    at: datetime
+    reclaimed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """The last good scan of a rule: its products, how many seats the licences announced and how many were read.
 
-    `reclaimed` and `reactivated` are the seats that we ourselves took and gave back since then.
+    `reclaimed` and `reactivated` are the seats that we ourselves took and gave back since then, `suites` those whose
+    seats were counted as one. `highest` is the scan with most seats of those that can be compared with it.
     """
 
     products: tuple[str, ...]
@@ -1388,6 +1405,8 @@ class Baseline:
     seen: int
     reclaimed: int = 0
     reactivated: int = 0
+    suites: tuple[str, ...] = ()
+    highest: Highest | None = None
 
 
 def expected_seats(terms: Terms, licences: Sequence[Licence]) -> int:
@@ -1429,7 +1448,8 @@ def check_share(terms: Terms, *, flagged: int, seen: int) -> None:
 
 
 def check_population(terms: Terms, baseline: Baseline | None, *, expected: int, seen: int | None) -> None:
-    """Refuse a reading that cannot be everybody: no rows, or far from what the last good scan read.
+    """Refuse a reading that cannot be everybody: no rows, far from what the last good scan read, or far below the
+    highest of a while, though each scan was near the one before.
 
     `seen` is None before the seats were read. A rule whose products changed has nothing to compare with.
 
@@ -1453,6 +1473,19 @@ def check_population(terms: Terms, baseline: Baseline | None, *, expected: int, 
             raise Stopped(
                 f"{now} {what}, where the last good scan had {before}: more than 10 % off.",
                 "If people really came or went, start the scan again and accept the new population; if not, check "
+                "what the connection's user may see.",
+                acceptable=True,
+            )
+    if (most := baseline.highest) is None:
+        return
+    pairs = [(expected, most.expected, "seats in use")]
+    if seen is not None:
+        pairs.append((seen, most.seen, "active seats read"))
+    for now, before, what in pairs:
+        if now < (before - most.reclaimed) * (1 - SLOW_TOLERANCE):
+            raise Stopped(
+                f"{now} {what}, where the scan of {most.at:%Y-%m-%d} had {before}: more than 20 % fewer by and by.",
+                "If so many people really left, start the scan again and accept the new population; if not, check "
                 "what the connection's user may see.",
                 acceptable=True,
             )
