@@ -439,9 +439,25 @@ async def make_plan(
     members = {product, *components}
     stored = await reports(db, members)
     said = [*(report for report in stored if (report.source, report.product) not in without), *live]
-    chosen = plan(condition, product, components, said, now=now, zone=zone, preference=preference)
+    named = await _named(db, {report.source for report in stored if not report.product}, members)
+    chosen = plan(condition, product, components, said, now=now, zone=zone, preference=preference, named=named)
     chosen = chosen.seen_by({report.source for report in live})
     return chosen if connection_id is None else await witnessed(db, chosen, connection_id=connection_id)
+
+
+async def _named(db: AsyncConnection, sources: Collection[str], products: Collection[str]) -> dict[str, set[str]]:
+    """Return of which of some products each of these sources has ever had a record."""
+    found: dict[str, set[str]] = {source: set() for source in sources}
+    asked = [
+        sa.select(sa.literal(source).label("source"), sa.literal(product).label("product")).where(
+            sa.exists().where(USAGE.c.source == source, USAGE.c.product == product)
+        )
+        for source in sorted(sources)
+        for product in sorted(products)
+    ]
+    for row in await db.execute(sa.union_all(*asked)) if asked else ():
+        found[row.source].add(row.product)
+    return found
 
 
 async def witnessed(
