@@ -245,10 +245,32 @@ async def test_users_that_belong_to_nobody_are_kept_and_listed(database: Databas
     async with database.unit() as unit:
         await known_seats.remember(unit.db, "c1", [ann], NOW)
     await keep(database, [record("u1"), record("ann@acme.EXAMPLE"), record("Leaver"), record("Leaver", "word")])
+    await keep(database, [record("Else")], source="other")
+    assert await counted(database, NOW) == [("agent", "Leaver", 2), ("other", "Else", 1)]
     async with database.reading() as db:
-        (found,) = await usage_store.unmatched(db)
-        assert (found.user, found.records, found.source) == ("Leaver", 2, "agent")
-        assert await usage_store.unmatched(db, "other") == []
+        assert [one.user for one in await usage_store.unmatched(db, "other")] == ["Else"]
+        assert [one.user for one in await usage_store.unmatched(db, limit=1)] == ["Leaver"]
+    async with database.unit() as unit:
+        await known_seats.remember(unit.db, "c1", [replace(ann, holder_id="Leaver", holder_email=None)], NOW)
+    assert await counted(database, NOW + HOUR) == [("other", "Else", 1)]
+
+
+async def test_of_each_source_no_more_users_without_a_seat_are_listed_than_a_page_needs(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_store, "MOST_UNMATCHED", 2)
+    await keep(database, [record(f"x{number}") for number in range(5)])
+    await keep(database, [record("y")], source="other")
+    assert await counted(database, NOW) == [("agent", "x0", 1), ("agent", "x1", 1), ("other", "y", 1)]
+
+
+async def counted(database: Database, now: datetime) -> list[tuple[str, str, int]]:
+    """Count the users without a seat, and return what a page lists."""
+    async with database.reading() as db:
+        found = await usage_store.count_unmatched(db)
+    async with database.unit() as unit:
+        await usage_store.keep_unmatched(unit.db, found, now)
+        return [(one.source, one.user, one.records) for one in await usage_store.unmatched(unit.db)]
 
 
 def test_addresses_and_domain_accounts_have_no_case_and_ids_do() -> None:

@@ -217,7 +217,8 @@ def _record(row: Any, person: Any, known: Catalog) -> SeatRecord:
         above = Person(id=person.manager_id, name=person.manager_name or "", email=person.manager_email)
         # A feed names the holder otherwise than the system does that knows who is above whom.
         themselves = person.manager_id == person.holder_id
-        manager = Manager(above, able=bool(person.manager_able) and not themselves)
+        # Nobody said so: of a seat that an earlier release read, it is not known whether its manager could answer.
+        manager = Manager(above, able=person.manager_able is True and not themselves)
     return SeatRecord(
         holder=Person(
             id=row.holder_key,

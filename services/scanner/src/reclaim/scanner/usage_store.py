@@ -118,6 +118,21 @@ NEWS = sa.Table(
 )
 """Products about which records came since the open cases were last looked at."""
 
+UNMATCHED = sa.Table(
+    "unmatched_users",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("user_key", sa.Text, primary_key=True),
+    sa.Column("user_name", sa.Text, nullable=False),
+    sa.Column("records", sa.BigInteger, nullable=False),
+    sa.Column("last_used_at", UtcDateTime),
+    sa.Column("counted_at", UtcDateTime, nullable=False),
+)
+"""Users whose records belonged to nobody when they were last counted."""
+
+MOST_UNMATCHED: Final = 1_000
+"""Such users of one source that are listed."""
+
 NOBODY: Final = "device:"
 """What the holder of an installation begins with of which no source says whose it is."""
 
@@ -356,27 +371,61 @@ class Unmatched:
     last_used_at: datetime | None
 
 
-async def unmatched(db: AsyncConnection, source: str | None = None, *, limit: int = 100) -> list[Unmatched]:
-    """Return users whose records belong to nobody, most records first: a name that is spelt otherwise, or a leaver."""
+async def count_unmatched(db: AsyncConnection) -> list[Unmatched]:
+    """Return the users whose records belong to nobody, of each source those with most records.
+
+    Goes through all records that there are, so no page waits for it: what was found is kept by `keep_unmatched`.
+    """
     known = sa.exists().where(
         sa.or_(KNOWN_SEATS.c.holder_key == USAGE.c.user_key, KNOWN_SEATS.c.email_key == USAGE.c.user_key)
     )
-    records = sa.func.count()
-    chosen = (
+    counted = (
         sa.select(
             USAGE.c.source,
+            USAGE.c.user_key,
             sa.func.min(USAGE.c.user_name).label("user"),
-            records.label("records"),
+            sa.func.count().label("records"),
             sa.func.max(USAGE.c.last_used_by).label("last_used_at"),
         )
         .where(~known)
         .group_by(USAGE.c.source, USAGE.c.user_key)
-        .order_by(records.desc(), USAGE.c.source, USAGE.c.user_key)
-        .limit(limit)
+        .subquery()
+    )
+    place = sa.func.row_number().over(
+        partition_by=counted.c.source, order_by=(counted.c.records.desc(), counted.c.user_key)
+    )
+    ranked = sa.select(counted, place.label("place")).subquery()
+    rows = await db.execute(sa.select(ranked).where(ranked.c.place <= MOST_UNMATCHED))
+    return [Unmatched(row.source, row.user, row.records, row.last_used_at) for row in rows]
+
+
+async def keep_unmatched(db: AsyncConnection, found: Sequence[Unmatched], now: datetime) -> None:
+    """Replace what was found before."""
+    rows = {
+        (one.source, user_key(one.user)): {
+            "source": one.source,
+            "user_key": user_key(one.user),
+            "user_name": one.user,
+            "records": one.records,
+            "last_used_at": one.last_used_at,
+        }
+        for one in found
+    }
+    await insert_many(db, UNMATCHED, list(rows.values()), same={"counted_at": now}, replacing=("source", "user_key"))
+    await db.execute(sa.delete(UNMATCHED).where(UNMATCHED.c.counted_at != now))
+
+
+async def unmatched(db: AsyncConnection, source: str | None = None, *, limit: int = 100) -> list[Unmatched]:
+    """Return users whose records belong to nobody, most records first: a name that is spelt otherwise, or a leaver.
+
+    As they were last counted, which is done every few minutes.
+    """
+    chosen = (
+        sa.select(UNMATCHED).order_by(UNMATCHED.c.records.desc(), UNMATCHED.c.source, UNMATCHED.c.user_key).limit(limit)
     )
     if source is not None:
-        chosen = chosen.where(USAGE.c.source == source)
-    return [Unmatched(row.source, row.user, row.records, row.last_used_at) for row in await db.execute(chosen)]
+        chosen = chosen.where(UNMATCHED.c.source == source)
+    return [Unmatched(row.source, row.user_name, row.records, row.last_used_at) for row in await db.execute(chosen)]
 
 
 # ------------------------------------------------------------------------------------------------ judging
