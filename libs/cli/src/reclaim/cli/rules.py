@@ -104,7 +104,7 @@ def withdraw_cases(
 
 @exclusion_app.command("add")
 def exclusion_add(
-    kind: Annotated[str, typer.Argument(help="person, group, product or connection")],
+    kind: Annotated[str, typer.Argument(help="person, group, department, product or connection")],
     reason: Annotated[str, typer.Option(help="why; it is shown wherever the seat is left alone")],
     value: Annotated[str, typer.Argument(help="id or address, department, licence; empty for a connection")] = "",
     connection: Annotated[str | None, typer.Option(help="name or id; without: on every connection")] = None,
