@@ -37,6 +37,7 @@ from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Scan
 from reclaim.scanner.store import Claim, LeaseLost, Rule
 from reclaim.scanner.suites import comparable, suite_keys
+from reclaim.scanner.usage_store import COUNT_UNMATCHED
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +150,7 @@ async def _attempt(deps: Deps, claim: Claim) -> None:
             claim,
             {**store.progress(reading.tally), **store.ended("finished", unit.now), "flagged": flagged},
         )
+        unit.wake(COUNT_UNMATCHED)
     log.info("scan %s of rule %s finished: %d seen, %d flagged", run.id, rule.terms.name, reading.tally.seen, flagged)
 
 

@@ -31,11 +31,10 @@ from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import CANDIDATES, OPEN, RULE_VERSIONS
 from reclaim.scanner.usage import Verdict
-from reclaim.scanner.usage_store import INSTALLATIONS, NEWS, PAGE, UsageSeat, judge_seats, usage_seat
+from reclaim.scanner.usage_store import COUNT_UNMATCHED, INSTALLATIONS, NEWS, PAGE, UsageSeat, judge_seats, usage_seat
 from reclaim.scanner.withdrawals import withdraw
 
 NEWS_OF_USE: Final = "usage-news"
-UNMATCHED: Final = "usage-unmatched"
 COUNTED_EVERY: Final = 300.0
 """Seconds after which users without a seat are counted anew."""
 
@@ -74,7 +73,7 @@ def jobs(deps: Deps) -> tuple[Job, ...]:
     return (
         Job(NEWS_OF_USE, partial(take_back_used, deps), every=5.0),
         Job("usage-freshness", partial(measure, deps), every=MEASURED_EVERY),
-        Job(UNMATCHED, partial(find_unmatched, deps), every=COUNTED_EVERY),
+        Job(COUNT_UNMATCHED, partial(find_unmatched, deps), every=COUNTED_EVERY),
     )
 
 

@@ -130,6 +130,9 @@ UNMATCHED = sa.Table(
 )
 """Users whose records belonged to nobody when they were last counted."""
 
+COUNT_UNMATCHED: Final = "usage-unmatched"
+"""The job that counts them: every few minutes, and when a source or a scan has come to its end."""
+
 MOST_UNMATCHED: Final = 1_000
 """Such users of one source that are listed."""
 
@@ -418,7 +421,7 @@ async def keep_unmatched(db: AsyncConnection, found: Sequence[Unmatched], now: d
 async def unmatched(db: AsyncConnection, source: str | None = None, *, limit: int = 100) -> list[Unmatched]:
     """Return users whose records belong to nobody, most records first: a name that is spelt otherwise, or a leaver.
 
-    As they were last counted, which is done every few minutes.
+    As they were last counted.
     """
     chosen = (
         sa.select(UNMATCHED).order_by(UNMATCHED.c.records.desc(), UNMATCHED.c.source, UNMATCHED.c.user_key).limit(limit)
