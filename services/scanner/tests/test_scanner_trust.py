@@ -204,6 +204,7 @@ async def test_a_rule_on_a_group_that_is_not_there_is_not_activated(scanner: Sca
     [
         ("installed", "in_group(user, 'Field')", "tell nobody's groups"),
         ("installed", "last_used_at eq null", "no account with a last use"),
+        ("installed", "user/active eq true", "no account behind an installation"),
         ("scim", "price gt 1 and not (last_used_at lt 2026-01-01)", "SCIM tells nobody's last use"),
         ("salesforce", "assigned_at eq null", "does not keep when a licence was assigned"),
     ],

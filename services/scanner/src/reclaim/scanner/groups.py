@@ -25,7 +25,12 @@ UNTOLD: Final[Mapping[str, Mapping[str, str]]] = {
         "assigned_at": "SCIM does not tell when a licence was assigned; ask for user/created_at.",
         "last_used_at": "SCIM tells nobody's last use; sources of use answer the rule's condition.",
     },
-    INSTALLED: {"last_used_at": "what is installed has no account with a last use; the rule's condition asks for use."},
+    INSTALLED: {
+        "last_used_at": "what is installed has no account with a last use; the rule's condition asks for use.",
+        "user/created_at": "there is no account behind an installation; ask for installed_at.",
+        "user/active": "there is no account behind an installation.",
+        "user/type": "there is no account behind an installation.",
+    },
 }
 """The fields that a kind of connection never has a value for, and what to do instead.
 

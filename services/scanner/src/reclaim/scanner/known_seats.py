@@ -165,9 +165,10 @@ def of_record(seat: SeatRecord, price: Money | None) -> KnownSeat:
         device_platform=seat.platform,
         holder_email=seat.holder.email,
         department=seat.department,
-        account_type=seat.usage_type,
-        active=seat.active,
-        account_created_at=seat.created_at,
+        # There is no account behind what is installed.
+        account_type=None if seat.device else seat.usage_type,
+        active=None if seat.device else seat.active,
+        account_created_at=None if seat.device else seat.created_at,
         manager_id=manager.id if manager else None,
         manager_name=manager.name if manager else None,
         manager_email=manager.email if manager else None,
