@@ -21,6 +21,7 @@ from reclaim.common.contracts import CaseClosed, CaseWithdrawn, Outcome, UserFla
 from reclaim.common.db import open_engine
 from reclaim.common.errors import Transient
 from reclaim.scanner import actions, catalog_actions, catalog_store, service, store
+from reclaim.scanner import merging as merging_module
 from reclaim.scanner.catalog import Changes, Row
 from reclaim.scanner.scan import preview
 from reclaim.scanner.store import Rule
@@ -458,3 +459,26 @@ async def test_a_whole_and_a_part_that_are_scanned_at_once_are_one_case(
     await asyncio.gather(office.scan_all(), office.scan_all())
     asked = Counter(event.seat.holder.id for event in await office.said(UserFlagged))
     assert asked["ann"] == 1, asked
+
+
+async def test_a_rule_that_is_edited_while_merged_cases_are_judged_is_judged_anew(
+    office: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, cases = await merging(office)
+    original = merging_module._read
+    edits = iter([{"grace_days": 30}])
+
+    async def read(*args: Any) -> Any:
+        found = await original(*args)
+        for edit in edits:
+            await actions.change_rule(office.deps, rule.id, edit, author="vera")
+            break
+        return found
+
+    monkeypatch.setattr(merging_module, "_read", read)
+    before = len(await office.said(UserFlagged))
+    await answered(office, cases)
+    await catalog_actions.review_again(office.deps, rule.id)
+    await review(office)
+    (event,) = (await office.said(UserFlagged))[before:]
+    assert (event.seat.product, event.policy.grace_days) == ("OFFICE", 30)

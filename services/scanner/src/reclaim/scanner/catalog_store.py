@@ -467,10 +467,12 @@ async def ask_openings(db: AsyncConnection, openings: Collection[Opening]) -> No
 
 
 async def openings(
-    db: AsyncConnection, *, rule_id: str | None = None, holders: Collection[str] | None = None
+    db: AsyncConnection, *, rule_id: str | None = None, holders: Collection[str] | None = None, lock: bool = False
 ) -> list[Opening]:
-    """Return the openings that wait, of a rule or of some holders."""
+    """Return the openings that wait, of a rule or of some holders; locked until the transaction ends, if asked for."""
     query = sa.select(OPENINGS).order_by(*OPENINGS.primary_key)
+    if lock:
+        query = query.with_for_update()
     if rule_id is not None:
         query = query.where(OPENINGS.c.rule_id == rule_id)
     if holders is not None:

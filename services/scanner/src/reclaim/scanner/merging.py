@@ -21,7 +21,7 @@ from reclaim.scanner import catalog_store, store
 from reclaim.scanner.catalog import Suite
 from reclaim.scanner.catalog_store import Opening, Pending
 from reclaim.scanner.domain import Found
-from reclaim.scanner.opening import open_cases
+from reclaim.scanner.opening import must_be_unchanged, open_cases
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Scan
 from reclaim.scanner.store import Rule
@@ -113,10 +113,14 @@ async def open_merged(deps: Deps, rule: Rule) -> None:
         if (opening := waiting.get(seat.key)) is not None:
             batches[opening.run_id, rule.terms.dry_run or opening.dry_run].append(seat)
     async with deps.database.unit() as unit:
+        # What was asked for meanwhile has not been judged: it waits for the next time.
+        present = await catalog_store.openings(unit.db, rule_id=rule.id, lock=True)
+        judged = [one for one in present if waiting.get((one.holder_id, one.suite)) == one]
+        must_be_unchanged(rule, await store.rule(unit.db, rule.id))
         for (run_id, dry_run), batch in sorted(batches.items()):
             await open_cases(unit, rule, reading, batch, run_id=run_id, dry_run=dry_run)
-        held = await catalog_store.still_open(unit.db, {case_id for one in waiting.values() for case_id in one.cases})
-        await catalog_store.end_openings(unit.db, [one for one in waiting.values() if held.isdisjoint(one.cases)])
+        held = await catalog_store.still_open(unit.db, {case_id for one in judged for case_id in one.cases})
+        await catalog_store.end_openings(unit.db, [one for one in judged if held.isdisjoint(one.cases)])
     log.info("%d of %d merged cases of rule %s are as a scan has them", len(found), len(waiting), rule.terms.name)
 
 
