@@ -439,10 +439,13 @@ _SAME_ZONE: Final = "Set the rule's time zone to the one that its source cuts mo
 
 
 def _covered(reports: Iterable[Report], window: Window, now: datetime) -> list[Window]:
-    """Return what reports cover, where one that ends as near to the present as its source can reaches to the end."""
+    """Return what reports cover, where one that ends as near to the present as its source can reaches to the end.
+
+    Only of a window that ends now: of one that is over, what a source has not told yet it can still tell.
+    """
     return merged(
         Window(report.period.start, max(report.period.end, window.end))
-        if report.period.end >= now - report.late
+        if window.end >= now and report.period.end >= now - report.late
         else report.period
         for report in reports
     )
