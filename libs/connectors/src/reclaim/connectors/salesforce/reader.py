@@ -180,7 +180,7 @@ class SalesforceReader:
     async def members(self, groups: Sequence[str]) -> Mapping[str, Members]:
         """Return who is in each of some public groups, by their names, with the members of the public groups in them.
 
-        Two queries for all of them, and two more for each level of groups within groups. A role or territory in a
+        Three calls for all of them, and two more for each level of groups within groups. A role or territory in a
         group stands for people that it does not list, so with one in it nobody is certain to be outside.
 
         Raises:
