@@ -56,9 +56,9 @@ async def test_tickets_and_words_from_before_are_carried_over(url: str, tmp_path
         await migrate.upgrade(database.engine, VERSIONS)
         async with database.unit() as unit:
             tickets = await ticket_store.of_cases(unit.db, {"open", "closed"})
-            (first,) = await ticket_store.claim_words(unit.db, now=1, until=2, most=5)
+            (first,) = await ticket_store.claim_words(unit.db, "it", now=1, until=2, most=5)
             await ticket_store.settle_word(unit.db, first[0], state="told")
-            (second,) = await ticket_store.claim_words(unit.db, now=1, until=2, most=5)
+            (second,) = await ticket_store.claim_words(unit.db, "it", now=1, until=2, most=5)
             assert await delivery_store.deliveries(unit.db, limit=5) == []
             # The end of one was among the words that its ticket is told.
             assert await store.end(unit.db, set(), {"open", "closed"}) == {"open"}

@@ -57,13 +57,25 @@ class OnAnotherDesk(Permanent):
         )
 
 
+class ElsewhereNow(Permanent):
+    """The ticket was opened in another place than the one that its connection leads to now."""
+
+    def __init__(self, number: str, desk_id: str, *, was: str, now: str) -> None:
+        super().__init__(
+            f"Ticket {number} was opened on {was}, and {desk_id} leads to {now} now, where {number} is another ticket "
+            f"or none: it is neither read nor told there. Connect the first as {desk_id} again and the second under "
+            "another name, or decide the case on its own page."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known when a delivery is judged. `ticket` is None for a generic sender, or where `problem` says why.
 
     `before` is what was last heard from this ticket, `decided` what the last webhook said that decided its case.
     `reopened`: it is open, and was closed when it was last heard. `ended`: its case is over, and we close it ourselves.
-    `how` says how to answer on this ticket.
+    `how` says how to answer on this ticket; with `needs_close` no answer counts before it is closed. `ours`: we were
+    closing it, and nobody has learned what became of that.
     """
 
     delivery: Delivery
@@ -75,6 +87,8 @@ class Facts:
     reopened: bool = False
     ended: bool = False
     how: str = ""
+    needs_close: bool = False
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +146,9 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
         return _reopened(facts, request, ticket)
     if ticket.says == "open":
         return Verdict("ignored", f"Ticket {ticket.ticket} has no answer yet.")
+    if facts.ours and ticket.closed and (ticket.says == "undecided" or facts.needs_close):
+        # Closing it ourselves does not complete an answer that its people had not given by closing it.
+        return Verdict("ignored", f"Ticket {ticket.ticket} was closed from here.")
     if ticket.says == "undecided":
         if request.state != "waiting" or request.outcome is not None:
             # The case was decided elsewhere, and we closed the ticket ourselves: this is the echo.
