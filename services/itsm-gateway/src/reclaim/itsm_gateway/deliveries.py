@@ -16,7 +16,7 @@ from typing import Final
 
 from opentelemetry import metrics
 
-from reclaim.common.contracts import DecisionReceived, Event, FulfilmentReported
+from reclaim.common.contracts import DecisionReceived, Event, FulfilmentReported, TicketUndecided
 from reclaim.common.db import Database, Unit
 from reclaim.common.errors import Conflict, Invalid, NotFound, NotYet, ReclaimError, Transient
 from reclaim.common.timing import backoff, wall_milliseconds
@@ -230,6 +230,11 @@ class Handling:
                 decided[case_id] = verdict.says
             if verdict.state == "taken":
                 steps.append(_say(unit, delivery, verdict))
+            if verdict.undecided is not None:
+                remedy = domain.have_it_answered(facts.how)
+                unit.emit(
+                    TicketUndecided(case_id=case_id, reason=verdict.undecided, remedy=remedy, noticed_at=unit.now)
+                )
             if verdict.word is not None and ticket is not None:
                 # A delivery may be replayed, and its ticket have been reopened once more.
                 words.append((f"webhook:{delivery.number}:{now}", reference, "comment", verdict.word))

@@ -109,6 +109,7 @@ class Verdict:
     word: str | None = None
     at: datetime | None = None
     heard: bool = True
+    undecided: str | None = None
 
 
 def judge(facts: Facts) -> Verdict:
@@ -127,7 +128,8 @@ def judge(facts: Facts) -> Verdict:
     if facts.problem is not None:
         if delivery.kind == "task" and isinstance(facts.problem, NotThere) and not facts.ended:
             return _task_is_gone(facts, str(facts.problem))
-        return Verdict("failed", str(facts.problem))
+        gone = isinstance(facts.problem, NotThere) and delivery.kind == "question" and _waits(request)
+        return Verdict("failed", str(facts.problem), undecided=str(facts.problem) if gone else None)
     if facts.ticket is None:
         return _taken(facts, cast("Decision", delivery.says), delivery.actor, delivery.reason)
     if delivery.kind == "trial":
@@ -150,7 +152,7 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
         # Closing it ourselves does not complete an answer that its people had not given by closing it.
         return Verdict("ignored", f"Ticket {ticket.ticket} was closed from here.")
     if ticket.says == "undecided":
-        if request.state != "waiting" or request.outcome is not None:
+        if not _waits(request):
             # The case was decided elsewhere, and we closed the ticket ourselves: this is the echo.
             return Verdict("ignored", f"The case has moved on without ticket {ticket.ticket}.")
         return Verdict(
@@ -159,6 +161,9 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
             "decide the case on its own page.",
             # Once: every change of the ticket sends a webhook, this comment too.
             word=None if facts.before == "undecided" else domain.no_answer(ticket.reason, facts.how),
+            undecided=None
+            if facts.before == "undecided"
+            else f"Ticket {ticket.ticket} decides nothing. {ticket.reason}".strip(),
         )
     if ticket.says == "done":
         return Verdict(
@@ -167,6 +172,10 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
             "own ticket, or on the case's own page.",
         )
     return _taken(facts, ticket.says, _who(facts, ticket), _why(facts, ticket))
+
+
+def _waits(request: TicketRequest | None) -> bool:
+    return request is not None and request.state == "waiting" and request.outcome is None
 
 
 def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verdict:
