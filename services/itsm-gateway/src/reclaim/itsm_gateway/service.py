@@ -52,8 +52,8 @@ def build(
     router.include_router(api.router(deps))
     router.include_router(delivery_api.router(database, keyring))
     router.include_router(delivery_pages.router(database, keyring))
-    router.include_router(desk_api.router(database, runtime.sealer, connected))
     setups = Setups(database, runtime.sealer, connected)
+    router.include_router(desk_api.router(database, runtime.sealer, connected, setups))
     router.include_router(setup_pages.router(database, setups, keyring, runtime.settings.public_url))
     router.include_router(pages.router(deps))
 

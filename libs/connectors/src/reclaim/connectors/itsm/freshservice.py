@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
@@ -19,6 +20,7 @@ from reclaim.connectors.itsm.base import Adapter, Basic, Line, closed_at_last, m
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
+    Deed,
     FieldKind,
     FieldSpec,
     Json,
@@ -58,6 +60,17 @@ ENTRIES: Final = (
     PUBLIC_COMMENTS,
     ALLOW_HTTP,
 )
+
+PERMISSIONS: Final[Mapping[Deed, str]] = MappingProxyType(
+    {
+        "open": "an agent whose role may create tickets, in the workspace that was entered",
+        "tag": "an agent whose role may edit the properties of tickets",
+        "comment": "an agent whose role may add notes, or reply where comments are public",
+        "close": "an agent whose role may edit tickets, and no field that is required to close one",
+        "reopen": "an agent whose role may edit tickets that are closed",
+    }
+)
+"""What the user that Reclaim works as has to be allowed."""
 
 _KINDS: Final[Mapping[str, FieldKind]] = {
     "text": "text",

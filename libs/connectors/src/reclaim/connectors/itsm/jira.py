@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
@@ -21,6 +22,7 @@ from reclaim.connectors.itsm.base import Adapter, Basic, Line, closed_at_last, m
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
+    Deed,
     FieldKind,
     FieldSpec,
     Json,
@@ -62,6 +64,17 @@ ENTRIES: Final = (
     PUBLIC_COMMENTS,
     ALLOW_HTTP,
 )
+
+PERMISSIONS: Final[Mapping[Deed, str]] = MappingProxyType(
+    {
+        "open": "the permission to create issues, as an agent or customer of the service project",
+        "tag": "the permissions to browse the project and to edit issues",
+        "comment": "the permission to add comments",
+        "close": "the permission to transition issues, and a transition to a status of the category Done",
+        "reopen": "the permission to transition issues, and a transition that leads back from Done",
+    }
+)
+"""What the user that Reclaim works as has to be allowed."""
 
 DONE: Final = "done"
 PAGE: Final = 50

@@ -18,6 +18,8 @@ from reclaim.common.errors import Invalid, Permanent, Transient
 Answer = Literal["keep", "revoke", "downgrade", "done"]
 """What a person may answer on a ticket; `done` closes a task for a person (the seat was taken back by hand)."""
 Reading = Literal["keep", "revoke", "downgrade", "done", "undecided", "open"]
+Deed = Literal["open", "tag", "comment", "close", "reopen"]
+"""What is done to tickets, and takes a permission of the connection's user."""
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 TEST_PREFIX: Final = "[DRY-RUN]"

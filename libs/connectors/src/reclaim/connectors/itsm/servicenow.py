@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
@@ -31,6 +32,7 @@ from reclaim.connectors.itsm.decisions import answer_of, read
 from reclaim.connectors.itsm.ports import (
     TEST_TAG,
     Choice,
+    Deed,
     FieldKind,
     FieldSpec,
     Json,
@@ -84,6 +86,17 @@ ENTRIES: Final = (
     PUBLIC_COMMENTS,
     ALLOW_HTTP,
 )
+
+PERMISSIONS: Final[Mapping[Deed, str]] = MappingProxyType(
+    {
+        "open": "the right to create records of the table (for incidents the role itil)",
+        "tag": "the right to create and read label_entry, and a tag that everyone may see",
+        "comment": "the right to write work_notes, or comments where these are public",
+        "close": "the right to write state, close_code and close_notes, and a resolution code that the instance has",
+        "reopen": "the right to write state of a resolved record",
+    }
+)
+"""What the user that Reclaim works as has to be allowed."""
 
 PAGE: Final = 1000
 DEEPEST: Final = 8
