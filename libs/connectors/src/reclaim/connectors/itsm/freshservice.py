@@ -41,6 +41,7 @@ from reclaim.connectors.itsm.profile import (
     Entry,
     Tuning,
 )
+from reclaim.connectors.itsm.texts import Room
 
 OPEN: Final = 2
 RESOLVED: Final = 4
@@ -141,6 +142,8 @@ def _explain(body: Any) -> str:
 class Freshservice(Adapter):
     """The tickets of one account."""
 
+    room = Room(title=255)
+
     def __init__(self, profile: DeskProfile, client: httpx.AsyncClient, tuning: Tuning) -> None:
         entered = Entered(profile, ENTRIES)
         super().__init__(
@@ -211,6 +214,10 @@ class Freshservice(Adapter):
             await self._update(ref, {"status": OPEN})
             await self._comment(ref, text)
 
+    @staticmethod
+    def _written(text: str) -> str:
+        return _html(text)
+
     async def _says(self, ref: TicketRef, mark: str) -> bool:
         path = f"/api/v2/tickets/{ref.key}/conversations"
         for page in range(1, MOST_PAGES + 1):
@@ -249,8 +256,8 @@ class Freshservice(Adapter):
         body |= {name: value for name, value in draft.fields.items() if not name.startswith(CUSTOM)}
         body |= {
             "email": draft.requester_email or self.requester_email,
-            "subject": draft.subject,
-            "description": _html(draft.text),
+            "subject": self._subject(draft),
+            "description": self._description(draft),
             "status": OPEN,
             "tags": list(draft.tags),
         }

@@ -176,8 +176,8 @@ class Generic(Adapter):
     async def _open(self, draft: TicketDraft) -> TicketRef:
         data: dict[str, Json] = {
             "case_id": draft.case_id,
-            "title": draft.subject,
-            "description": draft.text,
+            "title": self._subject(draft),
+            "description": self._description(draft),
             "requester_email": draft.requester_email,
             "tags": list(draft.tags),
             "fields": dict(draft.fields),

@@ -42,6 +42,7 @@ from reclaim.connectors.itsm.profile import (
     Entry,
     Tuning,
 )
+from reclaim.connectors.itsm.texts import Room
 
 ENTRIES: Final = (
     ADDRESS,
@@ -160,6 +161,8 @@ def _explain(body: Any) -> str:
 class Jira(Adapter):
     """One request type of one service desk."""
 
+    room = Room(title=254, text=32_767)
+
     def __init__(self, profile: DeskProfile, client: httpx.AsyncClient, tuning: Tuning) -> None:
         entered = Entered(profile, ENTRIES)
         super().__init__(
@@ -235,6 +238,10 @@ class Jira(Adapter):
     async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._move(ref, text, closed=False, name=self.reopen_transition)
 
+    @staticmethod
+    def _written(text: str) -> str:
+        return _plain(text)
+
     async def _says(self, ref: TicketRef, mark: str) -> bool:
         path, start = f"/rest/servicedeskapi/request/{ref.key}/comment", 0
         while True:
@@ -263,9 +270,9 @@ class Jira(Adapter):
         form = await self._form()
         names = {field.field_id for field in form.request_type_fields}
         values: dict[str, Json] = {name: value for name, value in draft.fields.items() if name in names}
-        values["summary"] = draft.subject
+        values["summary"] = self._subject(draft)
         if "description" in names:
-            values["description"] = _plain(draft.text)
+            values["description"] = self._description(draft)
         if "labels" in names:
             values["labels"] = list(draft.tags)
         body: dict[str, Json] = {

@@ -119,7 +119,12 @@ class TicketDraft:
     @property
     def text(self) -> str:
         """The description, and below it the marker."""
-        return f"{self.description.strip()}\n\nReference: {self.marker}"
+        return self.description.strip() + self.reference
+
+    @property
+    def reference(self) -> str:
+        """The last line of the description, by which the ticket is found."""
+        return f"\n\nReference: {self.marker}"
 
     @property
     def tags(self) -> tuple[str, ...]:

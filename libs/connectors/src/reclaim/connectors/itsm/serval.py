@@ -239,8 +239,8 @@ class Serval(Adapter):
         body: dict[str, Json] = {name: value for name, value in draft.fields.items() if name not in AFTERWARDS}
         body |= {
             "teamId": self.team_id,
-            "name": draft.subject,
-            "description": draft.text,
+            "name": self._subject(draft),
+            "description": self._description(draft),
             "createdByUserId": self.user_id,
             "aiActive": False,
         }

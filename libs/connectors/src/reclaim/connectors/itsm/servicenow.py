@@ -52,6 +52,7 @@ from reclaim.connectors.itsm.profile import (
     Entry,
     Tuning,
 )
+from reclaim.connectors.itsm.texts import Room
 
 ENTRIES: Final = (
     ADDRESS,
@@ -133,6 +134,8 @@ def _explain(body: Any) -> str:
 
 class ServiceNow(Adapter):
     """One table of one instance."""
+
+    room = Room(title=160, text=4_000)
 
     def __init__(self, profile: DeskProfile, client: httpx.AsyncClient, tuning: Tuning) -> None:
         entered = Entered(profile, ENTRIES)
@@ -263,6 +266,10 @@ class ServiceNow(Adapter):
         if (await self._read(ref))["state"] in self.closed_states:
             await self._update(ref, {"state": self.open_state, self.comment_field: _plain(text)})
 
+    @staticmethod
+    def _written(text: str) -> str:
+        return _plain(text)
+
     async def _says(self, ref: TicketRef, mark: str) -> bool:
         # A journal is write-only but in its display value, which has all its entries.
         answer = await self.line.call(
@@ -300,8 +307,8 @@ class ServiceNow(Adapter):
     async def _open(self, draft: TicketDraft) -> TicketRef:
         body: dict[str, Json] = {name: _as_text(value) for name, value in draft.fields.items()}
         body |= {
-            "short_description": draft.subject,
-            "description": _plain(draft.text),
+            "short_description": self._subject(draft),
+            "description": self._description(draft),
             "correlation_id": draft.marker,
             "correlation_display": "Reclaim",
         }
