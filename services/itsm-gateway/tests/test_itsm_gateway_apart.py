@@ -256,6 +256,34 @@ async def test_a_closing_that_was_cut_off_completes_nobodys_answer(
     assert await small.decisions() == [("c", "keep", "itsm")], "that is an appeal"
 
 
+async def test_a_closing_whose_words_were_refused_completes_nobodys_answer(small: World) -> None:
+    await small.connect(decisions={"needs_close": True})
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    small.act("tag", "lr_keep")
+    small.fault("request_limit", "POST", "freshservice/api/v2/tickets/[0-9]+/notes", times=None)
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    assert small.desk.is_closed(small.tickets()[0])
+    await small.run("poll_tickets")
+    assert await small.decisions() == []
+    assert "could not be told" in await small.site.get("/itsm-gateway/")
+
+
+async def test_a_closing_that_was_refused_leaves_its_people_their_answer(small: World) -> None:
+    await small.connect(decisions={"needs_close": True})
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    small.fault("request_limit", "PUT", "freshservice/api/v2/tickets/[0-9]+")
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    assert not small.desk.is_closed(small.tickets()[0])
+    small.act("tag", "lr_keep")
+    small.act("close")
+    await small.run("poll_tickets")
+    assert await small.decisions() == [("c", "keep", "itsm")]
+
+
 async def test_a_closing_completes_nobodys_answer(world: World) -> None:
     await world.connect(decisions={"needs_close": True})
     await world.site.tell(flagged("c", "both"))

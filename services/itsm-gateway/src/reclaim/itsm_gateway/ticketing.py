@@ -29,7 +29,7 @@ from reclaim.common.contracts import (
 )
 from reclaim.common.db import Database, Unit
 from reclaim.common.envelope import Received
-from reclaim.common.errors import Permanent, Transient
+from reclaim.common.errors import Permanent, ReclaimError, Transient
 from reclaim.common.timing import backoff, wall_milliseconds
 from reclaim.connectors.itsm.ports import (
     NotThere,
@@ -59,8 +59,9 @@ CLAIM: Final = 16
 AT_ONCE: Final = 8
 """Tickets, or words, of a desk that are claimed at a time, and those of them that are worked on at a time."""
 PATIENCE: Final = 120.0
+LAST_LOOK: Final = 10.0
 LEASE: Final = 300_000
-"""A desk is given up after `PATIENCE` seconds. A claim holds for `LEASE` milliseconds: longer than it takes to give up
+"""A desk is given up after `PATIENCE` seconds, and after `LAST_LOOK` more when it refused something. A claim holds for `LEASE` milliseconds: longer than it takes to give up
 everything that was claimed with it, round by round.
 """
 FIRST_RETRY: Final = 5.0
@@ -403,6 +404,7 @@ class Ticketing:
         except Exception as error:
             log.exception("the ticket of case %s could not be told", ticket.case_id)
             failure = f"It failed unexpectedly ({type(error).__name__}); the log has more."
+        in_vain = failure is not None and await self._in_vain(word, ticket)
         async with self._database.unit() as unit:
             if said.reopened is not None:
                 if await ticket_store.settle_word(unit.db, word, due=wall_milliseconds() + SETTLING):
@@ -412,10 +414,10 @@ class Ticketing:
             if await ticket_store.settle_word(unit.db, word, state=state, failure=failure):
                 if failure is None:
                     await ticket_store.acted(unit.db, word.reference, word.act, wall_milliseconds(), said.left)
-                else:
+                elif word.act in {"end", "end_quietly"}:
+                    await ticket_store.given_up(unit.db, word.reference)
+                if in_vain:
                     await ticket_store.not_done(unit.db, word.reference)
-                    if word.act in {"end", "end_quietly"}:
-                        await ticket_store.given_up(unit.db, word.reference)
                 unit.wake(TELL)
 
     async def _say(self, desk: ServiceDesk, word: Word, ticket: Ticket) -> _Said:
@@ -454,6 +456,18 @@ class Ticketing:
             # One that its people closed is told as well; and one that was closed here, and perhaps not told.
             await desk.comment(ref, word.text, mark=mark, tried=tried)
         return _Said()
+
+    async def _in_vain(self, word: Word, ticket: Ticket) -> bool:
+        """Tell whether what failed left the ticket as it was: a desk may have closed it and refused the words."""
+        ref = ref_of(ticket)
+        if ref is None or word.act == "comment":
+            return False
+        try:
+            async with asyncio.timeout(LAST_LOOK):
+                said = await (await self._desks.of_ticket(ticket)).read_decision(ref)
+        except (ReclaimError, TimeoutError):
+            return False
+        return said.closed is (word.act == "reopen")
 
     async def _begin(self, ticket: Ticket, doing: ticket_store.Doing) -> None:
         async with self._database.unit() as unit:
