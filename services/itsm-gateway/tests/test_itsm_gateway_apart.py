@@ -256,6 +256,26 @@ async def test_a_closing_that_was_cut_off_completes_nobodys_answer(
     assert await small.decisions() == [("c", "keep", "itsm")], "that is an appeal"
 
 
+@pytest.mark.parametrize("needs_close", [False, True], ids=["at-once", "on-closing"])
+async def test_an_answer_that_comes_between_reading_and_closing_is_heard(
+    small: World, needs_close: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await small.connect(decisions={"needs_close": needs_close})
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    real = Freshservice._close
+
+    async def meanwhile(*args: Any) -> None:
+        for action, value in (("tag", "lr_keep"), ("close", "")):
+            small.act(action, value)
+        await real(*args)
+
+    monkeypatch.setattr(Freshservice, "_close", meanwhile)
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets", "poll_tickets")
+    assert await small.decisions() == [("c", "keep", "itsm")]
+
+
 async def test_a_closing_whose_words_were_refused_completes_nobodys_answer(small: World) -> None:
     await small.connect(decisions={"needs_close": True})
     await small.site.tell(flagged("c", "both"))

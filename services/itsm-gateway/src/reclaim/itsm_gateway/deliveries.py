@@ -215,8 +215,7 @@ class Handling:
                 reopened,
                 reference in ended,
                 "" if rules is None else templates.answers(rules),
-                rules is not None and rules.needs_close,
-                doing == "closing",
+                _is_ours(ticket, found.state),
             )
             verdict = verdicts.judge(facts)
             settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))
@@ -245,6 +244,13 @@ class Handling:
         if words:
             await ticket_store.add_words(unit.db, words, now)
             unit.wake(TELL)
+
+
+def _is_ours(ticket: Ticket | None, state: TicketState | None) -> bool:
+    """Tell whether a ticket says what it says because we were closing it, which nobody has learned the outcome of."""
+    if ticket is None or state is None:
+        return False
+    return ticket.doing == "closing" and state.closed and state.says == ticket.leaves
 
 
 def _since(delivery: Delivery, known: _Known) -> datetime | None:

@@ -65,6 +65,7 @@ TICKET = sa.Table(
     sa.Column("lease", sa.BigInteger),
     sa.Column("place", sa.Text),
     sa.Column("doing", sa.Text),
+    sa.Column("leaves", sa.Text),
     sa.Index("ix_ticket_state", "state", "desk_id", "due"),
     sa.Index("ix_ticket_case_id", "case_id"),
 )
@@ -72,7 +73,8 @@ TICKET = sa.Table(
 
 `says` is what was last heard from it, and `closed_since` when it was closed, by us or as we heard: an open ticket that
 was closed before has been reopened. `place` is where its desk led when it was opened, and its `key` means something.
-`doing` is written before a ticket is closed or reopened from here, and stays if nobody learns what became of it.
+`doing` is written before a ticket is closed or reopened from here, and stays if nobody learns what became of it;
+`leaves` is what one that is closed so says then, which is nobody's answer.
 """
 
 TICKET_WORD = sa.Table(
@@ -136,6 +138,7 @@ class Ticket:
     lease: int | None = None
     place: str | None = None
     doing: Doing | None = None
+    leaves: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +279,12 @@ async def settle(db: AsyncConnection, claimed: Ticket, **values: Any) -> bool:
     return bool(done.rowcount)
 
 
-async def begin(db: AsyncConnection, reference: str, doing: Doing) -> None:
-    """Record what is about to be done to a ticket: then it is ours, also if nobody learns what became of it."""
-    await db.execute(sa.update(TICKET).where(TICKET.c.reference == reference).values(doing=doing))
+async def begin(db: AsyncConnection, reference: str, doing: Doing, leaves: str | None = None) -> None:
+    """Record what is about to be done to a ticket: then it is ours, also if nobody learns what became of it.
+
+    `leaves` is what it says once it is closed as it stands; None where it has been answered already.
+    """
+    await db.execute(sa.update(TICKET).where(TICKET.c.reference == reference).values(doing=doing, leaves=leaves))
 
 
 async def not_done(db: AsyncConnection, reference: str) -> None:
@@ -294,17 +300,15 @@ async def given_up(db: AsyncConnection, reference: str) -> None:
     await db.execute(sa.update(TICKET).where(TICKET.c.reference == reference).values(state="closed"))
 
 
-async def acted(db: AsyncConnection, reference: str, act: Act, now: int, says: str | None = None) -> None:
-    """Record what was done to a ticket from here: at `now`, in milliseconds of the wall clock.
-
-    `says` is how it read right after that, where it was read.
-    """
+async def acted(db: AsyncConnection, reference: str, act: Act, now: int) -> None:
+    """Record what was done to a ticket from here: at `now`, in milliseconds of the wall clock."""
     mine = sa.update(TICKET).where(TICKET.c.reference == reference)
     closed_since = sa.func.coalesce(TICKET.c.closed_since, now)
     match act:
         case "close":
-            left = {} if says is None else {"says": says}
-            await db.execute(mine.values(closed_since=closed_since, doing=None, **left))
+            left = (TICKET.c.doing == "closing") & TICKET.c.leaves.is_not(None)
+            says = sa.case((left, TICKET.c.leaves), else_=TICKET.c.says)
+            await db.execute(mine.values(closed_since=closed_since, says=says, doing=None))
         case "end" | "end_quietly":
             await db.execute(mine.values(state="closed", closed_since=closed_since, doing=None))
         case "reopen":

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -61,8 +60,8 @@ AT_ONCE: Final = 8
 PATIENCE: Final = 120.0
 LAST_LOOK: Final = 10.0
 LEASE: Final = 300_000
-"""A desk is given up after `PATIENCE` seconds, and after `LAST_LOOK` more when it refused something. A claim holds for `LEASE` milliseconds: longer than it takes to give up
-everything that was claimed with it, round by round.
+"""A desk is given up after `PATIENCE` seconds, and after `LAST_LOOK` more when it refused something. A claim holds for
+`LEASE` milliseconds: longer than it takes to give up everything that was claimed with it, round by round.
 """
 FIRST_RETRY: Final = 5.0
 LAST_RETRY: Final = 900.0
@@ -216,17 +215,6 @@ async def tell(unit: Unit, told: Sequence[Received[domain.Progress]]) -> None:
     if words:
         await ticket_store.add_words(unit.db, words, wall_milliseconds())
         unit.wake(TELL)
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What came of telling a ticket something: `left` is how one without an answer reads since we closed it.
-
-    `reopened` is what was read of one that is not told yet, because its people have opened it again.
-    """
-
-    left: str | None = None
-    reopened: ReadDecision | None = None
 
 
 class Ticketing:
@@ -389,10 +377,10 @@ class Ticketing:
     async def _tell(self, claimed: tuple[Word, Ticket]) -> None:
         word, ticket = claimed
         failure: str | None = None
-        said = _Said()
+        reopened: ReadDecision | None = None
         try:
             async with asyncio.timeout(PATIENCE):
-                said = await self._say(await self._desks.of_ticket(ticket), word, ticket)
+                reopened = await self._say(await self._desks.of_ticket(ticket), word, ticket)
         except (Transient, TimeoutError, SignInRefused) as error:
             # Whoever mends the credentials would not know what was left unsaid.
             async with self._database.unit() as unit:
@@ -406,26 +394,27 @@ class Ticketing:
             failure = f"It failed unexpectedly ({type(error).__name__}); the log has more."
         in_vain = failure is not None and await self._in_vain(word, ticket)
         async with self._database.unit() as unit:
-            if said.reopened is not None:
+            if reopened is not None:
                 if await ticket_store.settle_word(unit.db, word, due=wall_milliseconds() + SETTLING):
-                    await self._hand_in(unit, ticket, said.reopened)
+                    await self._hand_in(unit, ticket, reopened)
                 return
             state = "told" if failure is None else "failed"
             if await ticket_store.settle_word(unit.db, word, state=state, failure=failure):
                 if failure is None:
-                    await ticket_store.acted(unit.db, word.reference, word.act, wall_milliseconds(), said.left)
+                    await ticket_store.acted(unit.db, word.reference, word.act, wall_milliseconds())
                 elif word.act in {"end", "end_quietly"}:
                     await ticket_store.given_up(unit.db, word.reference)
                 if in_vain:
                     await ticket_store.not_done(unit.db, word.reference)
                 unit.wake(TELL)
 
-    async def _say(self, desk: ServiceDesk, word: Word, ticket: Ticket) -> _Said:
+    async def _say(self, desk: ServiceDesk, word: Word, ticket: Ticket) -> ReadDecision | None:
         """Tell a ticket a word; one whose answer was lost before is looked for first.
 
         What closes or reopens a ticket is recorded right before it is asked for, so that whoever reads the ticket next
         knows whose doing it is, also if nobody is left who could say that it was done. A ticket that its people have
-        reopened since it was closed is not closed again before that was judged: then nothing is told.
+        reopened since it was closed is not closed again before that was judged: then nothing is told, and what was
+        read is returned.
         """
         ref = ref_of(ticket)
         assert ref is not None
@@ -433,7 +422,7 @@ class Ticketing:
         tried = word.attempts > 1
         if word.act == "comment":
             await desk.comment(ref, word.text, mark=mark, tried=tried)
-            return _Said()
+            return None
         before = await desk.read_decision(ref)
         if word.act == "reopen":
             if before.closed:
@@ -442,20 +431,17 @@ class Ticketing:
             else:
                 # By its people; or by an attempt before this one, which came no further.
                 await desk.comment(ref, word.text, mark=mark, tried=tried)
-            return _Said()
+            return None
         if not before.closed:
             if ticket.closed_since is not None and _counts(before, ticket):
-                return _Said(reopened=before)
-            await self._begin(ticket, "closing")
+                return before
+            # What it says by being closed, its people have not said. An answer from before is still to be heard.
+            await self._begin(ticket, "closing", leaves=before.pending)
             await desk.close(ref, word.text, mark=mark, tried=tried)
-            if word.act == "close" and before.reading == "open":
-                # What it says now was not said by closing it. An answer from before is still to be heard.
-                after = await desk.read_decision(ref)
-                return _Said(left=after.reading if after.closed else None)
         elif word.act != "end_quietly" or tried:
             # One that its people closed is told as well; and one that was closed here, and perhaps not told.
             await desk.comment(ref, word.text, mark=mark, tried=tried)
-        return _Said()
+        return None
 
     async def _in_vain(self, word: Word, ticket: Ticket) -> bool:
         """Tell whether what failed left the ticket as it was: a desk may have closed it and refused the words."""
@@ -469,9 +455,9 @@ class Ticketing:
             return False
         return said.closed is (word.act == "reopen")
 
-    async def _begin(self, ticket: Ticket, doing: ticket_store.Doing) -> None:
+    async def _begin(self, ticket: Ticket, doing: ticket_store.Doing, *, leaves: str | None = None) -> None:
         async with self._database.unit() as unit:
-            await ticket_store.begin(unit.db, ticket.reference, doing)
+            await ticket_store.begin(unit.db, ticket.reference, doing, leaves)
 
     # Reading ------------------------------------------------------------------------------------------------------
 

@@ -74,8 +74,7 @@ class Facts:
 
     `before` is what was last heard from this ticket, `decided` what the last webhook said that decided its case.
     `reopened`: it is open, and was closed when it was last heard. `ended`: its case is over, and we close it ourselves.
-    `how` says how to answer on this ticket; with `needs_close` no answer counts before it is closed. `ours`: we were
-    closing it, and nobody has learned what became of that.
+    `how` says how to answer on this ticket. `ours`: it says what it says by having been closed from here.
     """
 
     delivery: Delivery
@@ -87,7 +86,6 @@ class Facts:
     reopened: bool = False
     ended: bool = False
     how: str = ""
-    needs_close: bool = False
     ours: bool = False
 
 
@@ -148,8 +146,8 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
         return _reopened(facts, request, ticket)
     if ticket.says == "open":
         return Verdict("ignored", f"Ticket {ticket.ticket} has no answer yet.")
-    if facts.ours and ticket.closed and (ticket.says == "undecided" or facts.needs_close):
-        # Closing it ourselves does not complete an answer that its people had not given by closing it.
+    if facts.ours:
+        # That does not complete an answer which its people had not given by closing it.
         return Verdict("ignored", f"Ticket {ticket.ticket} was closed from here.")
     if ticket.says == "undecided":
         if not _waits(request):

@@ -220,11 +220,12 @@ class PermissionResult:
 class ReadDecision:
     """What a ticket says.
 
-    `open`: nobody has answered yet. `undecided`: it was closed without an answer, or with two that disagree; `reason`
-    says which. `closed` is about the ticket, whatever it says. `actor` is who answered, where the platform tells, and
-    `at` when; of one that was reopened it is `moved_by` and `moved_at`, where those are somebody else's doing and
-    another time. `ours` is what the platform calls the connection's own account, which answers nothing. `test` is True
-    on the ticket of a dry run, whose answer is recorded and never acted on.
+    `open`: nobody has answered yet; `pending` is what it would say if it were closed as it stands. `undecided`: it was
+    closed without an answer, or with two that disagree; `reason` says which. `closed` is about the ticket, whatever it
+    says. `actor` is who answered, where the platform tells, and `at` when; of one that was reopened it is `moved_by`
+    and `moved_at`, where those are somebody else's doing and another time. `ours` is what the platform calls the
+    connection's own account, which answers nothing. `test` is True on the ticket of a dry run, whose answer is recorded
+    and never acted on.
     """
 
     reading: Reading
@@ -236,6 +237,7 @@ class ReadDecision:
     moved_by: str | None = None
     moved_at: datetime | None = None
     ours: str | None = None
+    pending: Reading | None = None
 
 
 class ServiceDesk(Protocol):

@@ -14,6 +14,7 @@ _DEFAULTS = {"servicenow": {"table": "incident"}, "serval": {"base_url": "https:
 def upgrade() -> None:
     op.add_column("ticket", sa.Column("place", sa.Text))
     op.add_column("ticket", sa.Column("doing", sa.Text))
+    op.add_column("ticket", sa.Column("leaves", sa.Text))
     op.add_column("ticket", sa.Column("lease", sa.BigInteger))
     op.add_column("ticket_word", sa.Column("lease", sa.BigInteger))
     op.add_column("desk_setup", sa.Column("attempt", sa.Text))
