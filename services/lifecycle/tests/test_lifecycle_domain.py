@@ -18,6 +18,7 @@ from reclaim.common.contracts import (
     CaseClosed,
     CheaperLicence,
     Event,
+    FulfilmentAnnounced,
     FulfilmentRequested,
     Money,
     Person,
@@ -47,6 +48,7 @@ from reclaim.lifecycle.domain import (
     Effect,
     Fulfilled,
     GraceOver,
+    LeftUndecided,
     NotFulfilled,
     NoticeArrived,
     NoticeUndeliverable,
@@ -180,6 +182,7 @@ RULES: dict[State, Mapping[str, object]] = {
 COMMANDS: list[Command] = [
     NOTICE,
     NoticeUndeliverable("email", "bounced", "mend the address"),
+    LeftUndecided("Ticket INC1 was closed without an answer.", "have it answered"),
     keep(),
     revoke(),
     Decide("downgrade", "max@example.com", "itsm", "", NOW),
@@ -243,7 +246,8 @@ def test_every_command_in_every_state_has_an_answer(state: State, command: Comma
     if isinstance(verdict, Accepted):
         after = verdict.case
         assert after.version == case.version + 1
-        assert (after.attention is not None) == (after.state is State.ATTENTION)
+        waits = after.state is State.ATTENTION or isinstance(command, LeftUndecided)
+        assert (after.attention is not None) == waits
         assert verdict.effect == (EFFECT_OF.get(after.state) if after.state is not state else None)
         assert any(isinstance(event, CaseClosed) for event in verdict.events) == (
             after.state in ENDED and after.state is not State.REACTIVATED
@@ -251,6 +255,28 @@ def test_every_command_in_every_state_has_an_answer(state: State, command: Comma
         assert after.state not in {State.FREEZING, State.RESTORING} or after.method != "task"
     else:
         assert verdict.reason
+
+
+def test_a_ticket_that_decides_nothing_calls_a_person_once_while_the_deadline_stands() -> None:
+    asked = at(State.AWAITING_DECISION)
+    told = LeftUndecided("Ticket INC1 was closed without an answer.", "have it answered")
+    called = accept(asked, told)
+    assert (called.case.state, called.case.decide_by) == (State.AWAITING_DECISION, asked.decide_by)
+    assert called.case.attention == Attention(told.reason, told.remedy, State.AWAITING_DECISION)
+    assert [type(event) for event in called.events] == [AttentionRaised]
+    assert called.effect is called.timer is None
+    assert isinstance(decide(called.case, told, NOW), Rejected)
+    assert accept(called.case, keep()).case.attention is None
+    assert asked.decide_by is not None
+    late = accept(called.case, DeadlinePassed(), asked.decide_by).case
+    assert late.state is not State.AWAITING_DECISION
+    assert isinstance(decide(at(State.FROZEN), told, NOW), Rejected)
+
+
+def test_who_has_a_seat_freed_by_hand_is_told_so_before_grace_is_over() -> None:
+    case, said = walk(PATHS[State.IN_GRACE], **BY_HAND)
+    (announced,) = [event for event in said if isinstance(event, FulfilmentAnnounced)]
+    assert (announced.decision, announced.grace_ends_at) == (case.decision, case.grace_ends_at)
 
 
 NOTHING_BEGUN = {State.FLAGGED, State.AWAITING_DECISION, State.IN_GRACE, State.AWAITING_FULFILMENT}
@@ -741,7 +767,8 @@ def test_a_downgrade_that_was_tried_is_undone_when_its_check_fails() -> None:
 def test_a_task_waits_for_grace_and_then_for_a_person() -> None:
     case, said = walk(PATHS[State.AWAITING_FULFILMENT], **BY_HAND)
     assert case.state is State.AWAITING_FULFILMENT
-    (asked,) = said
+    announced, asked = said
+    assert isinstance(announced, FulfilmentAnnounced)
     assert isinstance(asked, FulfilmentRequested)
     assert (asked.method, asked.dry_run) == ("deactivate", False)
     assert "Ada" in asked.instructions
@@ -756,8 +783,8 @@ def test_a_task_waits_for_grace_and_then_for_a_person() -> None:
 def test_a_task_in_a_dry_run_asks_nobody_to_do_anything() -> None:
     case, said = walk(PATHS[State.AWAITING_FULFILMENT], **BY_HAND, dry_run=True)
     assert case.state is State.RECLAIMED
-    assert [type(event) for event in said] == [FulfilmentRequested, SeatReclaimed, CaseClosed]
-    assert all(event.dry_run for event in said if isinstance(event, FulfilmentRequested | SeatReclaimed))
+    assert [type(event) for event in said] == [FulfilmentAnnounced, FulfilmentRequested, SeatReclaimed, CaseClosed]
+    assert all(event.dry_run for event in said if not isinstance(event, CaseClosed))
 
 
 def test_a_task_that_was_given_up_and_is_done_after_all_frees_the_seat() -> None:

@@ -27,7 +27,7 @@ SHOWN: Final = 500
 
 _NAMED: Final[dict[str, tuple[str, tuple[State, ...]]]] = {
     "question": ("Nobody could be asked", (State.FLAGGED,)),
-    "answer": ("Nobody answered", (State.AWAITING_DECISION,)),
+    "answer": ("No answer, or none that decides", (State.AWAITING_DECISION,)),
     "freeze": ("Freeze", (State.CHECKING_BEFORE_FREEZE, State.FREEZING)),
     "restore": ("Restore", (State.RESTORING,)),
     "reclaim": ("Reclaim", (State.CHECKING_BEFORE_RECLAIM, State.HANDING_OVER, State.RECLAIMING)),

@@ -38,6 +38,7 @@ from reclaim.common.contracts import (
     CheaperLicence,
     Decision,
     Event,
+    FulfilmentAnnounced,
     FulfilmentRequested,
     Outcome,
     Person,
@@ -88,7 +89,8 @@ ENDED: Final = frozenset(
 class Attention(msgspec.Struct, frozen=True):
     """Why a person must look, what they can do, and the state the case goes on from.
 
-    `foreign`: somebody else's freeze is in the way, and may be left as it is.
+    A case that awaits a decision may stay in that state all the same: its deadline stands. `foreign`: somebody else's
+    freeze is in the way, and may be left as it is.
     """
 
     reason: str
@@ -179,6 +181,13 @@ class NoticeUndeliverable(msgspec.Struct, frozen=True):
     """Nobody could be asked over this channel."""
 
     channel: Channel
+    reason: str
+    remedy: str
+
+
+class LeftUndecided(msgspec.Struct, frozen=True):
+    """The ticket that asks was closed, and decides nothing: a person has to look while the time to decide runs on."""
+
     reason: str
     remedy: str
 
@@ -324,6 +333,7 @@ class Retry(msgspec.Struct, frozen=True):
 Command = (
     NoticeArrived
     | NoticeUndeliverable
+    | LeftUndecided
     | Decide
     | SeatTaken
     | Withdraw
@@ -503,6 +513,15 @@ def _not_notified(case: Case, command: NoticeUndeliverable, now: datetime) -> Ve
     if case.notified_at is not None:
         return Rejected(f"could not ask by {command.channel} ({command.reason}), but the question arrived elsewhere")
     return _call_a_person(case, State.FLAGGED, command.reason, command.remedy, now)
+
+
+def _left_undecided(case: Case, command: LeftUndecided, now: datetime) -> Verdict:
+    """List the case with those that wait for a person; it stays where it is, and its deadline stands."""
+    attention = Attention(command.reason, command.remedy, case.state)
+    if case.attention == attention:
+        return Rejected("a person has been called for this already")
+    called = _call_a_person(case, case.state, command.reason, command.remedy, now)
+    return msgspec.structs.replace(called, case=replace(called.case, state=case.state))
 
 
 # Deciding.
@@ -924,7 +943,17 @@ def _announced(case: Case, now: datetime) -> Accepted:
     """Begin the grace of a seat that a person will free: it stays as it is until then."""
     until = calendar.grace_end(case.policy, now)
     note = f"a person frees the seat when grace is over; until {until.isoformat()} it can be kept"
-    return _go(replace(case, grace_ends_at=until), State.IN_GRACE, note, timer=Timer("grace", until))
+    assert case.decision in {"revoke", "downgrade", "timeout"}
+    said = FulfilmentAnnounced(
+        case_id=case.id,
+        seat=case.seat,
+        decision=case.decision,
+        announced_at=now,
+        grace_ends_at=until,
+        dry_run=case.policy.dry_run,
+        downgrade_to=_target(case),
+    )
+    return _go(replace(case, grace_ends_at=until), State.IN_GRACE, note, said, timer=Timer("grace", until))
 
 
 def _ask_for_fulfilment(case: Case, now: datetime) -> Accepted:
@@ -1203,6 +1232,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.FLAGGED, Withdraw): _withdrawn,
     (State.AWAITING_DECISION, NoticeArrived): _notified,
     (State.AWAITING_DECISION, NoticeUndeliverable): _not_notified,
+    (State.AWAITING_DECISION, LeftUndecided): _left_undecided,
     (State.AWAITING_DECISION, Decide): _decided,
     (State.AWAITING_DECISION, SeatChecked): _vanished,
     (State.AWAITING_DECISION, Withdraw): _withdrawn,

@@ -14,11 +14,13 @@ from reclaim.common.contracts import (
     FulfilmentReported,
     NoticeDelivered,
     NoticeFailed,
+    TicketUndecided,
     UsageJudged,
     UserFlagged,
 )
 from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
+from reclaim.common.errors import NotYet
 from reclaim.common.inbox import Subscriptions
 from reclaim.lifecycle import brake_store, store
 from reclaim.lifecycle.audit import Entry, Personal, fresh_salts
@@ -27,10 +29,12 @@ from reclaim.lifecycle.domain import (
     Case,
     Decide,
     Fulfilled,
+    LeftUndecided,
     NotFulfilled,
     NoticeArrived,
     NoticeUndeliverable,
     SeatTaken,
+    State,
     UseTold,
     Withdraw,
     open_case,
@@ -113,6 +117,29 @@ async def note_failure(_deps: None, unit: Unit, events: Sequence[Received[Notice
                 case_id=received.data.case_id,
                 command=NoticeUndeliverable(received.data.channel, received.data.reason, received.data.remedy),
                 channel=received.data.channel,
+            )
+            for received in events
+        ],
+    )
+
+
+async def note_undecided(_deps: None, unit: Unit, events: Sequence[Received[TicketUndecided]]) -> None:
+    """Call a person for the cases whose tickets were closed and decide nothing.
+
+    Raises:
+        NotYet: that a case's question was delivered was not heard here yet.
+    """
+    for case in (await store.load(unit.db, {received.data.case_id for received in events})).values():
+        if case.state is State.FLAGGED:
+            raise NotYet(f"that anybody was asked in case {case.id} was not heard here yet")
+    await submit(
+        unit,
+        [
+            Submission(
+                case_id=received.data.case_id,
+                command=LeftUndecided(received.data.reason, received.data.remedy),
+                channel="itsm",
+                evidence=f"noticed at {received.data.noticed_at.isoformat()}",
             )
             for received in events
         ],
@@ -204,6 +231,7 @@ SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     UsageJudged: learn_use,
     NoticeDelivered: note_delivery,
     NoticeFailed: note_failure,
+    TicketUndecided: note_undecided,
     DecisionReceived: take_decisions,
     FulfilmentReported: take_fulfilments,
 }
