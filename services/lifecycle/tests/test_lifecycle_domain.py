@@ -476,6 +476,15 @@ def test_an_appeal_that_was_made_in_time_counts_however_late_it_is_heard_of(appe
     assert said.actor == "max@example.com"
 
 
+def test_an_appeal_counts_that_was_made_while_the_reclaim_was_held_up_and_heard_of_after_it() -> None:
+    held = at(State.RECLAIMING)
+    reclaimed = accept(held, SeatDeactivated(), NOW + 40 * DAY).case
+    made = Decide("keep", "max@example.com", "email", "back from leave", NOW + 39 * DAY)
+    assert accept(reclaimed, made, NOW + 41 * DAY).case.state is State.REACTIVATING
+    after_it = Decide("keep", "max@example.com", "email", "back from leave", NOW + 40 * DAY)
+    assert isinstance(decide(reclaimed, after_it, NOW + 41 * DAY), Rejected)
+
+
 @pytest.mark.parametrize(
     ("state", "tried", "after"),
     [

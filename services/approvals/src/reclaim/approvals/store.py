@@ -246,7 +246,7 @@ async def take_decision(db: AsyncConnection, link: Link, choice: str, justificat
 
 
 async def take_appeal(db: AsyncConnection, link: Link, reason: str, now: datetime) -> bool:
-    """Record the appeal if the seat is frozen, nobody appealed and the grace period runs; tell whether it counted."""
+    """Record the appeal if the seat is frozen, nobody appealed and nothing was done since; tell whether it counted."""
     nothing_since = [
         requests.c[name].is_(None)
         for name in ("appealed_at", "restored_at", "reclaimed_at", "reactivated_at", "closed_at")
@@ -258,7 +258,6 @@ async def take_appeal(db: AsyncConnection, link: Link, reason: str, now: datetim
             requests.c.case_id == link.case_id,
             requests.c.appeal_epoch == link.epoch,
             requests.c.frozen_at.is_not(None),
-            requests.c.grace_ends_at > now,
             *nothing_since,
         )
         .values(appealed_at=now, appealed_by=link.recipient, appeal_reason=reason, appeal_link=link.jti),

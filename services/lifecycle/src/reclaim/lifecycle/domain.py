@@ -676,13 +676,13 @@ def _kept_after_reclaim(case: Case, command: Decide, now: datetime) -> Verdict:
 
 
 def _in_time(case: Case, command: Decide) -> bool:
-    """Tell whether it is an appeal from before the end of grace, however long its message took."""
-    return (
-        command.decision == "keep"
-        and case.appealed_by is None
-        and case.grace_ends_at is not None
-        and command.at < case.grace_ends_at
-    )
+    """Tell whether it is an appeal from before the seat was freed, however long its message took.
+
+    Grace may have lasted longer than was promised, and until its end an appeal is taken.
+    """
+    if command.decision != "keep" or case.appealed_by is not None or case.grace_ends_at is None:
+        return False
+    return command.at < max(case.grace_ends_at, case.reclaimed_at or case.grace_ends_at)
 
 
 def _too_late(case: Case, command: Decide) -> Verdict:
