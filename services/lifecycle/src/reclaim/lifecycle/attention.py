@@ -1,6 +1,7 @@
 """What waits for a person, in one list with what to do.
 
-Cases, seats to be freed by hand, freezes that outlived their case, overrides for a second operator, parked messages.
+Cases, seats to be freed by hand, freezes that outlived their case, overrides for a second operator, parked messages;
+and that the pages are down on which people answer, for which every time-out waits.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from reclaim.common.db import Database
 from reclaim.common.errors import Invalid
 from reclaim.common.inbox import Parked
 from reclaim.common.routing import Router
-from reclaim.lifecycle import brake_store, console_store, drift_store
+from reclaim.common.timing import wall_milliseconds
+from reclaim.lifecycle import brake_store, console_store, drift_store, uptime_store
 from reclaim.lifecycle.domain import (
     Accepted,
     AccountDeleted,
@@ -33,6 +35,7 @@ from reclaim.lifecycle.domain import (
     decide,
 )
 from reclaim.lifecycle.drift_store import LEFT_FROZEN, Listed
+from reclaim.lifecycle.uptime import Uptime
 from reclaim.web.auth import require
 from reclaim.web.operations import parked_here
 from reclaim.web.pages import Pages
@@ -64,10 +67,14 @@ TASK: Final = "task"
 OVERRIDE: Final = "override"
 """The kind of an override of a brake that a second operator has to approve."""
 
+PAGES: Final = "pages"
+"""The kind of an outage of the pages on which people answer."""
+
 LABELS: Final[dict[str, str]] = {kind: label for kind, (label, _states) in KINDS.items()} | {
     TASK: "To be freed by hand",
     LEFT_FROZEN: "Left frozen",
     OVERRIDE: "Override to approve",
+    PAGES: "Pages to answer on",
     PARKED: "Parked message",
 }
 
@@ -142,7 +149,8 @@ class Item:
             }
         if self.trip_id:
             return shown | {"trip_id": self.trip_id}
-        assert self.message is not None
+        if self.message is None:
+            return shown
         return shown | {"event_id": self.message.event_id, "event": self.message.wire}
 
 
@@ -166,7 +174,7 @@ async def listing(database: Database, parked: Mapping[str, Sequence[Parked]], ki
         Invalid: there is no such kind.
     """
     now = database.clock.now()
-    of_cases = kind not in {PARKED, TASK, LEFT_FROZEN, OVERRIDE}
+    of_cases = kind not in {PARKED, TASK, LEFT_FROZEN, OVERRIDE, PAGES}
     resumes = resumes_of(kind) if of_cases else ()
     async with database.reading() as db:
         by_resume = await console_store.count_waiting(db)
@@ -176,18 +184,23 @@ async def listing(database: Database, parked: Mapping[str, Sequence[Parked]], ki
         left = await drift_store.left_frozen(db, limit=SHOWN) if kind in {"", LEFT_FROZEN} else []
         counted_left = await drift_store.count_left_frozen(db)
         overrides = await brake_store.waiting_overrides(db)
+        uptime = await uptime_store.uptime(db)
+    down = not uptime.known(wall_milliseconds())
     counts = dict.fromkeys(LABELS, 0)
     for resume, count in by_resume.items():
         counts[_KIND_OF.get(resume, "other")] += count
     counts[TASK] = asked
     counts[LEFT_FROZEN] = counted_left
     counts[OVERRIDE] = len(overrides)
+    counts[PAGES] = int(down)
     counts[PARKED] = sum(len(messages) for messages in parked.values())
     items = [_of_case(waiting.case, waiting.since, now) for waiting in cases]
     items += [_of_task(waiting.case, waiting.since, now) for waiting in tasks]
     items += [_of_drift(found, case, now) for found, case in left]
     if kind in {"", OVERRIDE}:
         items += [_of_override(*waiting) for waiting in overrides]
+    if kind in {"", PAGES} and down:
+        items.append(_of_pages(uptime))
     if kind in {"", PARKED}:
         items += [_of_message(name, message) for name, messages in parked.items() for message in messages]
     items.sort(key=lambda item: item.since)
@@ -218,6 +231,16 @@ def _of_override(override: Any, trip: Any, cases: int) -> Item:
     )
     remedy = "Look at the cases; if they should go on, another operator than the one who asked approves it."
     return Item(OVERRIDE, override.asked_at, reason, remedy, service="lifecycle", trip_id=override.trip_id)
+
+
+def _of_pages(uptime: Uptime) -> Item:
+    last = max(stretch.until for stretch in uptime.stretches)
+    reason = "Nothing is heard of the pages on which people answer: no time-out and no end of grace counts meanwhile."
+    remedy = (
+        "See that the approvals service runs, and reaches its database and the broker. What waits goes on by itself "
+        "then, with the time added that was missed."
+    )
+    return Item(PAGES, last, reason, remedy, service="approvals")
 
 
 def _of_message(service: str, message: Parked) -> Item:

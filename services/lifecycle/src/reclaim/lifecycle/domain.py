@@ -220,11 +220,15 @@ class Withdraw(msgspec.Struct, frozen=True):
 
 
 class DeadlinePassed(msgspec.Struct, frozen=True):
-    """The time for the decision is over."""
+    """The time for the decision is over. `down`: for how long of it the pages to answer on were not up."""
+
+    down: timedelta = timedelta()
 
 
 class GraceOver(msgspec.Struct, frozen=True):
-    """The time for an appeal is over."""
+    """The time for an appeal is over. `down`: for how long of it the pages to appeal on were not up."""
+
+    down: timedelta = timedelta()
 
 
 class SeatChecked(msgspec.Struct, frozen=True):
@@ -410,10 +414,13 @@ EFFECT_OF: Final[Mapping[State, Effect]] = {
 }
 
 
+TimerName = Literal["deadline", "grace"]
+
+
 class Timer(msgspec.Struct, frozen=True):
     """A command to give at an instant; a case has at most one of each."""
 
-    command: Literal["deadline", "grace"]
+    command: TimerName
     at: datetime
 
 
@@ -574,11 +581,15 @@ def _method(policy: Policy, decision: Decision | Literal["timeout"]) -> ReclaimB
     return "downgrade" if decision == "downgrade" else policy.reclaim_by
 
 
-def _timed_out(case: Case, command: DeadlinePassed, now: datetime) -> Verdict:  # noqa: ARG001
+def _timed_out(case: Case, command: DeadlinePassed, now: datetime) -> Verdict:
     if case.notified_at is None or case.decide_by is None:
         return Rejected("a time-out needs proof that the question was delivered")
     if now < case.decide_by:
         return Rejected(f"the deadline is {case.decide_by.isoformat()}")
+    until = case.notified_at + timedelta(days=case.policy.decision_days) + command.down
+    if now < until:
+        note = f"the deadline is {until.isoformat()} now: {_down(command.down)}"
+        return _go(replace(case, decide_by=until), State.AWAITING_DECISION, note, timer=Timer("deadline", until))
     rule = f"rule {case.policy.rule_name!r} (version {case.policy.rule_version})"
     match case.policy.on_timeout:
         case "freeze":
@@ -1088,10 +1099,24 @@ def _not_fulfilled(case: Case, command: NotFulfilled, now: datetime) -> Verdict:
     )
 
 
-def _grace_over(case: Case, command: GraceOver, now: datetime) -> Verdict:  # noqa: ARG001
+def _down(missed: timedelta) -> str:
+    return f"the pages to answer on were down for {_span(missed)} of the time"
+
+
+def _span(length: timedelta) -> str:
+    hours, minutes = divmod(round(length.total_seconds() / 60), 60)
+    return f"{hours} h {minutes} min"
+
+
+def _grace_over(case: Case, command: GraceOver, now: datetime) -> Verdict:
     assert case.grace_ends_at is not None
     if now < case.grace_ends_at:
         return Rejected(f"grace ends {case.grace_ends_at.isoformat()}")
+    if case.frozen_at is not None and command.down:
+        until = calendar.grace_end(case.policy, case.frozen_at, missed=command.down)
+        if now < until:
+            note = f"grace lasts until {until.isoformat()}: {_down(command.down)}"
+            return _go(replace(case, grace_ends_at=until), State.FROZEN, note, timer=Timer("grace", until))
     if not calendar.may_reclaim(case.policy, now):
         return _wait_for_working_days(case, now)
     return _go(case, State.CHECKING_BEFORE_RECLAIM, "grace is over and nobody appealed")

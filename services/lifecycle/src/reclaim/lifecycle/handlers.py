@@ -14,13 +14,14 @@ from reclaim.common.contracts import (
     FulfilmentReported,
     NoticeDelivered,
     NoticeFailed,
+    PagesServed,
     UsageJudged,
     UserFlagged,
 )
 from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.inbox import Subscriptions
-from reclaim.lifecycle import brake_store, store
+from reclaim.lifecycle import brake_store, store, uptime_store
 from reclaim.lifecycle.audit import Entry, Personal, fresh_salts
 from reclaim.lifecycle.domain import (
     ASKED,
@@ -197,6 +198,12 @@ async def learn_connections(_deps: None, unit: Unit, events: Sequence[Received[C
     await store.save_connections(unit.db, [received.data for received in events])
 
 
+async def learn_uptime(_deps: None, unit: Unit, events: Sequence[Received[PagesServed]]) -> None:
+    """Remember when the pages on which people answer were up."""
+    await uptime_store.learn(unit.db, [received.data for received in events])
+    unit.wake("timers")
+
+
 SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     ConnectionChanged: learn_connections,
     UserFlagged: open_cases,
@@ -206,4 +213,5 @@ SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     NoticeFailed: note_failure,
     DecisionReceived: take_decisions,
     FulfilmentReported: take_fulfilments,
+    PagesServed: learn_uptime,
 }
