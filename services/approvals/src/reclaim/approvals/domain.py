@@ -32,9 +32,6 @@ RENEW_AFTER: Final = timedelta(minutes=15)
 APPEAL_HOLDS: Final = timedelta(days=180)
 """How long after the end of grace a link still opens the appeal, if the seat has not been freed by then."""
 
-DECISION_HOLDS: Final = timedelta(days=30)
-"""How long after the deadline a manager's link still opens a question that is open, as after an outage."""
-
 _ADDRESS: Final = re.compile(r"""[^@\s<>()\[\],;:\\"]+@[^@\s<>()\[\],;:\\".]+(\.[^@\s<>()\[\],;:\\".]+)*""")
 _REORDERING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that show the text around them in another order than it has."""

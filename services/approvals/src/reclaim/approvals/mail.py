@@ -12,7 +12,7 @@ import css_inline
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from reclaim.approvals import letters
-from reclaim.approvals.domain import APPEAL_HOLDS, DECISION_HOLDS, Purpose, Request, clean
+from reclaim.approvals.domain import APPEAL_HOLDS, Purpose, Request, clean
 from reclaim.approvals.letters import Button, Letter
 from reclaim.approvals.links import Links
 from reclaim.approvals.store import Mail
@@ -77,7 +77,7 @@ class Composer:
                 still_ahead = request.deadline is not None and now < request.deadline
                 deadline = request.deadline if still_ahead else now + timedelta(days=request.policy.decision_days)
                 assert deadline is not None
-                token = self._token(mail, "decision", deadline + DECISION_HOLDS)
+                token = self._token(mail, "decision", deadline)
                 return letters.ask(
                     request,
                     keep=Button("Keep the seat", self._links.url(token, "keep")),

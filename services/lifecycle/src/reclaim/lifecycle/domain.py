@@ -1143,7 +1143,7 @@ def _unfrozen(case: Case, command: SeatUnfrozen, now: datetime) -> Verdict:
         return _go(replace(case, again=False), State.RESTORING, _ONCE_MORE)
     restored = replace(case, frozen_at=None, grace_ends_at=None, unsure=False)
     if case.closed_as is not None and not command.changed:
-        return _go(restored, case.closed_as, "nothing had to be restored: the holder can sign in")
+        return _go(restored, case.closed_as, "nothing had to be restored")
     actor = case.appealed_by or ("the check before the reclaim" if case.closed_as is None else "Reclaim")
     said = UserRestored(
         case_id=case.id,
