@@ -59,11 +59,11 @@ class PulseJob:
     database: Database
 
     async def run(self) -> bool:
-        """Note it once; there is never more to do at once."""
+        """Note it once; return whether there was something to tell."""
         async with self.database.unit() as unit:
             row = (await unit.db.execute(sa.select(pulse).with_for_update())).one_or_none()
             before = None if row is None else Beat(row.since, row.until, row.beat, row.told)
             after, said = beat(before, unit.now, wall_milliseconds())
             await insert_many(unit.db, pulse, [{"id": 1, **asdict(after)}], replacing=("id",))
             unit.emit(*said)
-        return False
+        return bool(said)
