@@ -2,7 +2,7 @@
 
 from reclaim.common.migrate import add_case_of_set_aside
 
-revision = "scanner_0011"
+revision = "scanner_0012"
 down_revision = "scanner_0010"
 
 
