@@ -159,6 +159,23 @@ async def test_who_comes_back_frozen_by_us_is_reported_and_let_in_by_one_order(
         assert await it.verified()
 
 
+async def test_an_unfreezing_whose_answer_was_lost_is_said_though_the_next_attempt_found_it_done(
+    tmp_path: Path,
+) -> None:
+    async with world(None, tmp_path) as it:
+        await left_behind(it)
+        it.org.trouble = lambda operation, _id: "after" if operation == "unfreeze" else "none"
+        await it.order(Unfreeze("op"))
+        await it.act()
+        assert (await it.case()).state is State.RESTORING
+        assert not it.org.users["005A"].frozen
+        it.org.trouble = lambda _operation, _id: "none"
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
+        assert (await it.case()).state is State.RESTORED
+        assert (await it.said()).count("UserRestored") == 1
+
+
 async def test_where_somebody_let_them_in_already_nothing_is_said_to_be_restored(tmp_path: Path) -> None:
     async with world(None, tmp_path) as it:
         await left_behind(it)
