@@ -2,8 +2,8 @@
 
 from reclaim.common.migrate import add_case_of_set_aside
 
-revision = "scanner_0012"
-down_revision = "scanner_0010"
+revision = "scanner_0013"
+down_revision = "scanner_0012"
 
 
 def upgrade() -> None:
