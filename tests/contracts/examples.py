@@ -27,6 +27,7 @@ from reclaim.common.contracts import (
     Money,
     NoticeDelivered,
     NoticeFailed,
+    PagesServed,
     Person,
     Policy,
     Seat,
@@ -504,6 +505,15 @@ EXAMPLES: Final[Mapping[type[Event], tuple[Example, ...]]] = {
             source="lifecycle",
             time=at(15, 0, 2),
             event=AttentionRaised(case_id=OTHER_CASE, seat=BARE_SEAT, reason="", remedy="", raised_at=at(15)),
+        ),
+    ),
+    PagesServed: (
+        Example(
+            id="019a4471-60f0-7000-8000-000000000001",
+            source="approvals",
+            time=at(15, 0, 1),
+            traceparent=TRACE,
+            event=PagesServed(since=at(2), until=at(15), beat=1_763_193_600_000),
         ),
     ),
     ConnectionChanged: (

@@ -37,6 +37,7 @@ from reclaim.lifecycle.domain import (
     ENDED,
     TRANSITIONS,
     Accepted,
+    AccountDeleted,
     ActionFailed,
     Attention,
     BrakeTripped,
@@ -65,6 +66,7 @@ from reclaim.lifecycle.domain import (
     SeatUnfrozen,
     State,
     TakenLate,
+    Unfreeze,
     Withdraw,
     decide,
     open_case,
@@ -190,7 +192,7 @@ COMMANDS: list[Command] = [
     *(Withdraw(kind, "maria.ops", "parental leave", NOW) for kind in get_args(Withdrawal)),
     DeadlinePassed(),
     GraceOver(),
-    *(SeatChecked(found, "evidence") for found in ("clear", "active", "exempt", "gone", "changed")),
+    *(SeatChecked(found, "evidence") for found in ("clear", "active", "exempt", "gone", "unseen", "changed")),
     DayOff(),
     SeatFrozen(),
     SeatUnfrozen(),
@@ -203,7 +205,10 @@ COMMANDS: list[Command] = [
     SeatGivenBack(),
     ActionFailed("FIELD_INTEGRITY: no", "mend it"),
     BrakeTripped("25 of at most 25 freezes in 24 hours", "ask for an override"),
+    ActionFailed("NOT_FOUND: no such account", "look", unseen=True),
     Retry("op"),
+    AccountDeleted("op", "asked its owner"),
+    Unfreeze("op"),
 ]
 
 LATE = [TakenLate(kind) for kind in (Effect.FREEZE, Effect.DEACTIVATE, Effect.DOWNGRADE)]
@@ -352,6 +357,16 @@ def test_a_check_that_began_before_a_late_step_was_heard_of_is_made_again(
     assert (again.case.state, again.effect) == (check, Effect.CHECK)
 
 
+@pytest.mark.parametrize("state", [State.KEPT, State.CANCELLED, State.SKIPPED, State.RESTORED])
+def test_after_a_step_that_hung_only_what_was_restored_is_said_to_be(state: State) -> None:
+    late = accept(at(state), TakenLate(Effect.FREEZE)).case
+    nothing = accept(late, SeatUnfrozen(changed=False))
+    assert (nothing.case.state, nothing.events) == (state, ())
+    undone = accept(late, SeatUnfrozen())
+    assert [type(event) for event in undone.events] == [UserRestored], "it was closed once"
+    assert undone.case.state in ENDED
+
+
 def test_a_freeze_that_hung_until_the_holder_was_moved_calls_a_person() -> None:
     moved = accept(at(State.DOWNGRADING), SeatDowngraded()).case
     assert isinstance(decide(moved, TakenLate(Effect.DOWNGRADE), NOW), Rejected)
@@ -485,6 +500,15 @@ def test_an_appeal_that_was_made_in_time_counts_however_late_it_is_heard_of(appe
     (said,) = given_back.events
     assert isinstance(said, SeatReactivated)
     assert said.actor == "max@example.com"
+
+
+def test_an_appeal_counts_that_was_made_while_the_reclaim_was_held_up_and_heard_of_after_it() -> None:
+    held = at(State.RECLAIMING)
+    reclaimed = accept(held, SeatDeactivated(), NOW + 40 * DAY).case
+    made = Decide("keep", "max@example.com", "email", "back from leave", NOW + 39 * DAY)
+    assert accept(reclaimed, made, NOW + 41 * DAY).case.state is State.REACTIVATING
+    after_it = Decide("keep", "max@example.com", "email", "back from leave", NOW + 40 * DAY)
+    assert isinstance(decide(reclaimed, after_it, NOW + 41 * DAY), Rejected)
 
 
 @pytest.mark.parametrize(
@@ -966,7 +990,7 @@ def test_a_withdrawal_that_the_reclaim_overtook_gives_nothing_back_but_an_appeal
     noted = accept(at(State.RECLAIMING), withdraw()).case
     freed = accept(noted, SeatDeactivated(), NOW + 9 * DAY)
     assert freed.case.state is State.RECLAIMED
-    assert "too late" in freed.note
+    assert "withdrawn by maria.ops (parental leave), which came too late to stop the step" in freed.note
     assert accept(freed.case, keep(), NOW + 9 * DAY).case.state is State.REACTIVATING
 
 
@@ -977,13 +1001,17 @@ def test_only_a_case_that_nobody_decided_upon_is_merged(state: State) -> None:
     assert isinstance(decide(stuck, withdraw("merged"), NOW), Rejected)
 
 
-def test_a_seat_that_vanished_is_not_unfrozen() -> None:
-    frozen = at(State.FROZEN)
-    verdict = accept(frozen, withdraw("vanished"))
+def test_a_seat_that_vanished_is_closed_and_one_that_is_frozen_is_looked_for() -> None:
+    verdict = accept(at(State.AWAITING_DECISION), withdraw("vanished"))
     assert (verdict.case.state, verdict.effect) == (State.SKIPPED, None)
     assert isinstance(verdict.events[0], CaseClosed)
-    assert verdict.events[0].frozen == frozen.seat
-    for state in (State.CHECKING_BEFORE_FREEZE, State.FREEZING, State.HANDING_OVER, State.RECLAIMING):
+    for state in (
+        State.CHECKING_BEFORE_FREEZE,
+        State.FREEZING,
+        State.FROZEN,
+        State.HANDING_OVER,
+        State.RECLAIMING,
+    ):
         assert isinstance(decide(at(state), withdraw("vanished"), NOW), Rejected)
 
 
@@ -1043,7 +1071,10 @@ def test_the_laws_hold_under_any_sequence(
     assert kinds.count(SeatReclaimed) - kinds.count(SeatReactivated) in {0, 1}
     assert kinds.count(CaseClosed) <= 1
     assert kinds.count(CaseClosed) == (
-        case.state in ENDED or case.state is State.REACTIVATING or _failed_after_end(case)
+        case.state in ENDED
+        or case.state is State.REACTIVATING
+        or case.closed_as is State.SKIPPED  # and its freeze is being undone
+        or _failed_after_end(case)
     )
 
 

@@ -430,6 +430,21 @@ class AttentionRaised(CaseEvent, frozen=True):
     raised_at: datetime
 
 
+class PagesServed(Event, frozen=True):
+    """The pages on which people answer were up from `since` until `until`, without a break that counts as an outage.
+
+    Said again and again while they are: a later `until` of the same `since` goes on where the earlier one ended, and
+    after a break there is a new `since`. `beat` is `until` by the machine's clock, in milliseconds, which does not move
+    with a demo's.
+    """
+
+    wire = "reclaim.PagesServed.v1"
+
+    since: datetime
+    until: datetime
+    beat: int
+
+
 class ConnectionChanged(Event, frozen=True):
     """An integration profile was added, edited or removed.
 
@@ -459,6 +474,7 @@ CONSUMERS: Final[dict[type[Event], tuple[str, ...]]] = {
     NoticeDelivered: ("lifecycle",),
     NoticeFailed: ("lifecycle",),
     TicketUndecided: ("lifecycle",),
+    PagesServed: ("lifecycle",),
     DecisionReceived: ("lifecycle",),
     UserFrozen: ("approvals", "itsm-gateway", "savings"),
     UserRestored: ("approvals", "itsm-gateway", "savings"),

@@ -20,6 +20,7 @@ from reclaim.common.errors import NotFound, Permanent, ReclaimError, Transient
 from reclaim.connectors.identities import is_anonymous
 from reclaim.connectors.ports import (
     FROZEN_BY_ANOTHER,
+    NO_SUCH_ACCOUNT,
     ActionResult,
     Application,
     ConnectionProfile,
@@ -459,7 +460,7 @@ class FakeActor:
         if org.down is not None:
             return _failure(org.down)
         if user is None:
-            return Refused("NOT_FOUND", "the org has no such user", "The account is gone: scan again.")
+            return Refused(NO_SUCH_ACCOUNT, "the org has no such user", "The account is gone: scan again.")
         more = [each for each in image.permission_sets if each not in user.permission_sets]
         added = [each for each in image.permission_set_licences if each not in user.permission_set_licences]
         return await self._in_turn(
@@ -543,7 +544,7 @@ class FakeActor:
             return _failure(org.down)
         user = org.users.get(holder)
         if user is None:
-            return Refused("NOT_FOUND", "the org has no such user", "The account is gone: scan again.")
+            return Refused(NO_SUCH_ACCOUNT, "the org has no such user", "The account is gone: scan again.")
         if holder == org.run_as and operation in ("freeze", "deactivate"):
             return Refused("OWN_USER", "Reclaim signs in as this user", "Leave it alone.")
         if name == "frozen" and user.frozen and user.frozen_by_another:

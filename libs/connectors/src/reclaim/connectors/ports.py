@@ -263,6 +263,9 @@ class TryLater:
 
 ActionResult = Done | Refused | TryLater
 
+NO_SUCH_ACCOUNT: Final = "NOT_FOUND"
+"""The code of a refusal: the connection shows no such account. It may have been deleted, or be out of its sight."""
+
 FROZEN_BY_ANOTHER: Final = "FROZEN_BY_ANOTHER"
 """The code of a refusal: the account is frozen, and it was not us who changed its freeze last."""
 

@@ -14,6 +14,7 @@ from reclaim.common.contracts import (
     FulfilmentReported,
     NoticeDelivered,
     NoticeFailed,
+    PagesServed,
     TicketUndecided,
     UsageJudged,
     UserFlagged,
@@ -22,7 +23,7 @@ from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import NotYet
 from reclaim.common.inbox import Subscriptions
-from reclaim.lifecycle import brake_store, store
+from reclaim.lifecycle import brake_store, store, uptime_store
 from reclaim.lifecycle.audit import Entry, Personal, fresh_salts
 from reclaim.lifecycle.domain import (
     ASKED,
@@ -224,6 +225,12 @@ async def learn_connections(_deps: None, unit: Unit, events: Sequence[Received[C
     await store.save_connections(unit.db, [received.data for received in events])
 
 
+async def learn_uptime(_deps: None, unit: Unit, events: Sequence[Received[PagesServed]]) -> None:
+    """Remember when the pages on which people answer were up."""
+    await uptime_store.learn(unit.db, [received.data for received in events])
+    unit.wake("timers")
+
+
 SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     ConnectionChanged: learn_connections,
     UserFlagged: open_cases,
@@ -234,4 +241,5 @@ SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     TicketUndecided: note_undecided,
     DecisionReceived: take_decisions,
     FulfilmentReported: take_fulfilments,
+    PagesServed: learn_uptime,
 }
