@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -21,13 +21,15 @@ from reclaim.common.contracts import DecisionReceived, SeatReactivated
 from reclaim.common.db import Unit
 from reclaim.connectors import checks, fake
 from reclaim.connectors.ports import Done, Known, TryLater
-from reclaim.lifecycle import actions, brake_store, brakes, domain, handlers, jobs, store, submit
+from reclaim.lifecycle import actions, brake_store, brakes, calendar, domain, handlers, jobs, store, submit
 from reclaim.lifecycle.domain import Effect, SeatChecked, State
 from reclaim.savings import domain as savings_domain
 from reclaim.savings import handlers as savings_handlers
 from reclaim.savings import store as savings_store
 from tests.simulation.database import Life
 from tests.simulation.invariants import Limits
+from tests.simulation.org import CHEAPER
+from tests.simulation.rules import PLATFORM
 from tests.simulation.stage import Stage
 from tests.simulation.world import Chances
 
@@ -199,6 +201,34 @@ def timer_early() -> AbstractContextManager[Any]:
     return patch.object(jobs, "fire_timers", fire)
 
 
+@contextmanager
+def timers_are_not_taken_out() -> Iterator[None]:
+    """Let a timer stand once it has fired, and fire at cases in any state."""
+    original = store.take_timers
+    any_state = dict.fromkeys(domain.TIMED, frozenset(State))
+
+    async def take(db: Any, cases: Any, until: Any) -> Any:
+        async with db.begin_nested() as point:
+            taken = await original(db, cases, until)
+            await point.rollback()
+        return taken
+
+    with patch.object(store, "take_timers", take), patch.object(jobs, "TIMED", any_state):
+        yield
+
+
+def dry_run_freezes_unasked() -> AbstractContextManager[Any]:
+    """Let a dry run mean to freeze what a check would have spared."""
+    original = actions.Actions._checked
+
+    def checked(self: actions.Actions, effect: Any, record: Any, survey: Any) -> Any:
+        if effect.case.policy.dry_run:
+            return actions.Answer(SeatChecked("clear", "planted"), "planted")
+        return original(self, effect, record, survey)
+
+    return patch.object(actions.Actions, "_checked", checked)
+
+
 def grace_is_ignored() -> AbstractContextManager[Any]:
     original = domain.TRANSITIONS[State.FREEZING, domain.SeatFrozen]
 
@@ -350,6 +380,55 @@ def whose_freeze_it_is_is_not_read() -> AbstractContextManager[Any]:
     return patch.object(fake.FakeActor, "_set_one", set_one)
 
 
+# Ways to free a seat, and days to do it on.
+
+
+def downgrade_takes_the_whole_account() -> AbstractContextManager[Any]:
+    return patch.object(domain, "_method", lambda policy, _: "task" if policy.reclaim_by == "task" else "deactivate")
+
+
+def revoke_is_taken_for_a_downgrade() -> AbstractContextManager[Any]:
+    return patch.object(domain, "_method", lambda policy, _: "downgrade" if policy.downgrade_to else policy.reclaim_by)
+
+
+def task_is_done_by_us() -> AbstractContextManager[Any]:
+    return patch.object(domain, "_method", lambda *_: "deactivate")
+
+
+def licence_is_changed_first() -> AbstractContextManager[Any]:
+    original = fake.FakeActor._in_turn
+
+    async def in_turn(self: fake.FakeActor, holder: str, *wanted: tuple[str, Any]) -> Any:
+        return await original(self, holder, *sorted(wanted, key=lambda part: part[0] != "profile"))
+
+    return patch.object(fake.FakeActor, "_in_turn", in_turn)
+
+
+def upgrade_forgets_permission_sets() -> AbstractContextManager[Any]:
+    original = fake.FakeActor._upgrade
+
+    async def upgrade(self: fake.FakeActor, holder: str, image: Any) -> Any:
+        return await original(self, holder, replace(image, permission_sets=()))
+
+    return patch.object(fake.FakeActor, "_upgrade", upgrade)
+
+
+def image_is_read_after_the_downgrade() -> AbstractContextManager[Any]:
+    return patch.object(domain, "_image", lambda case, read: read or case.before)
+
+
+def day_off_is_not_looked_at() -> AbstractContextManager[Any]:
+    return patch.object(calendar, "may_reclaim", lambda *_: True)
+
+
+def days_off_count_as_grace() -> AbstractContextManager[Any]:
+    return patch.object(calendar, "_after_working_days", lambda _policy, start: start)
+
+
+def hours_are_ignored() -> AbstractContextManager[Any]:
+    return patch.object(calendar, "may_act", lambda *_: True)
+
+
 # Brakes.
 
 
@@ -463,6 +542,8 @@ BUGS: Final[dict[str, Plant]] = {
         sign_in_is_ignored,
         get_mutates,
         timer_early,
+        timers_are_not_taken_out,
+        dry_run_freezes_unasked,
         grace_is_ignored,
         keep_in_grace_is_ignored,
         appeal_while_acting_is_ignored,
@@ -477,6 +558,15 @@ BUGS: Final[dict[str, Plant]] = {
         acts_within_a_transaction,
         writes_without_reading,
         whose_freeze_it_is_is_not_read,
+        downgrade_takes_the_whole_account,
+        revoke_is_taken_for_a_downgrade,
+        task_is_done_by_us,
+        licence_is_changed_first,
+        upgrade_forgets_permission_sets,
+        image_is_read_after_the_downgrade,
+        day_off_is_not_looked_at,
+        days_off_count_as_grace,
+        hours_are_ignored,
         cap_is_counted_per_process,
         permits_are_not_kept,
         permit_counts_from_the_first_attempt,
@@ -515,6 +605,26 @@ BRAKED: Final[dict[str, Limits]] = {
     "canary_is_ignored": Limits(run=100, day=100, month=100, canary=1),
 }
 """The limits without which a bug in the brakes does not show."""
+
+DOWNGRADE: Final[Mapping[str, Any]] = {
+    "reclaim_by": "downgrade",
+    "downgrade_product": CHEAPER,
+    "downgrade_profile": PLATFORM,
+    "dry_run": False,
+}
+RULED: Final[dict[str, Mapping[str, Any]]] = {
+    "downgrade_takes_the_whole_account": DOWNGRADE,
+    "revoke_is_taken_for_a_downgrade": DOWNGRADE | {"reclaim_by": "deactivate"},
+    "task_is_done_by_us": {"reclaim_by": "task", "dry_run": False},
+    "licence_is_changed_first": DOWNGRADE,
+    "upgrade_forgets_permission_sets": DOWNGRADE,
+    "image_is_read_after_the_downgrade": DOWNGRADE,
+    "day_off_is_not_looked_at": {"no_reclaim_before_days_off": True},
+    "dry_run_freezes_unasked": {"dry_run": True},
+    "days_off_count_as_grace": {"grace_calendar": "business"},
+    "hours_are_ignored": {"act_from": "08:00", "act_until": "18:00"},
+}
+"""The rule without which a bug does no harm."""
 
 FOUND_BY: Final[dict[str, int]] = {
     "ack_before_commit": 5,
@@ -561,7 +671,8 @@ FOUND_BY: Final[dict[str, int]] = {
 def violations(stage: Stage, seed: int, name: str, *, planted: bool = True) -> list[str]:
     """Play a history with a bug in it, or with the same trouble and without the bug; return what was violated."""
     with BUGS[name]() if planted else nullcontext():
-        return stage.play(seed, chances=HAUNTED.get(name), limits=BRAKED.get(name)).violations
+        outcome = stage.play(seed, chances=HAUNTED.get(name), limits=BRAKED.get(name), terms=RULED.get(name))
+        return outcome.violations
 
 
 def find(stage: Stage, name: str, seeds: Iterable[int]) -> int | None:

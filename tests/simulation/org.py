@@ -12,6 +12,8 @@ from reclaim.common.errors import Transient
 from reclaim.connectors.fake import FakeActor, FakeOrg, FakeReader, FakeUser, Trouble
 from reclaim.connectors.ports import (
     ActionResult,
+    Downgrade,
+    Grants,
     HandedOver,
     Incomplete,
     Licence,
@@ -25,6 +27,7 @@ from reclaim.connectors.ports import (
 from tests.simulation.invariants import Instant, Judge, Look, Write
 
 PRODUCT = "SFDC"
+CHEAPER = "AUL"
 INACTIVE_DAYS = 90
 OUTAGES = (
     "503 Service Unavailable",
@@ -179,6 +182,12 @@ class SimReader(FakeReader):
         await self._gate("after survey")
         return found
 
+    async def grants(self, holders: Sequence[str]) -> Mapping[str, Grants]:
+        await self._before("grants")
+        found = await super().grants(holders)
+        await self._gate("after grants")
+        return found
+
     async def open_records(self, holders: Sequence[str]) -> Mapping[str, Mapping[str, Sequence[str]]]:
         await self._before("open_records")
         return await super().open_records(holders)
@@ -202,6 +211,12 @@ class SimActor(FakeActor):
 
     async def reactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         return await self._acting("reactivate", holders, super().reactivate)
+
+    async def downgrade(self, downgrades: Sequence[Downgrade]) -> Mapping[str, ActionResult]:
+        return await self._acting("downgrade", downgrades, super().downgrade)
+
+    async def upgrade(self, images: Mapping[str, Grants]) -> Mapping[str, ActionResult]:
+        return await self._acting("upgrade", images, super().upgrade)
 
     async def hand_over(self, transfers: Sequence[Transfer]) -> Mapping[str, HandedOver | Refused | TryLater]:
         return await self._acting("hand_over", transfers, super().hand_over)

@@ -269,6 +269,8 @@ class World:
         self.holds: list[Hold] = []
         self.stopped = False
         self.steps = 0
+        self.touched: Counter[str] = Counter()
+        """How many steps of each process found something to do."""
         self.verifier = Verifier()
         self.audit: list[Link] = []
         self.shown: dict[str, str] = {}
@@ -324,6 +326,7 @@ class World:
     async def run(self, process: Process, what: str, work: Coroutine[Any, Any, Any]) -> Step:
         """Begin a step and run it until it is done or stopped."""
         self.steps += 1
+        self.touched[process.name] += 1
         step = self.current = Step(self.steps, process, what, self.moment(process.name))
         self.log(f"{process.name}: {what}")
         if not self.calm and self.chance.random() < self.chances.database:
@@ -371,7 +374,9 @@ class World:
         if links:
             self.verifier.read(links)
             self.audit.extend(links)
-            self.shown |= {link.entry.case_id: link.entry.after for link in links}
+            for link in links:
+                self.shown[link.entry.case_id] = link.entry.after
+                self.judge.recorded(link.entry, Instant(link.entry.at, self.true), self.step())
             if self.verifier.fault is not None:
                 self.judge.blame(f"the audit trail: {self.verifier.fault}")
                 self.verifier.fault = None
@@ -380,7 +385,10 @@ class World:
 
     async def do_job(self, process: Process, name: str) -> bool:
         process.running.wakers[name].clear()
+        before = self.touched[process.name]
         step = await self.run(process, name, _as_coroutine(process.job(name)))
+        if step.result is False and not process.woken():
+            self.touched[process.name] = before
         return bool(step.result)
 
     async def deliver(self, name: QueueName) -> None:
