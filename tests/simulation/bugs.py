@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any, Final
 from unittest.mock import patch
@@ -16,11 +18,12 @@ import sqlalchemy as sa
 
 from reclaim.approvals import jobs as approvals_jobs
 from reclaim.approvals import pages as approvals_pages
-from reclaim.common import inbox, outbox
+from reclaim.common import db, inbox, outbox
 from reclaim.common.contracts import DecisionReceived, SeatReactivated
 from reclaim.common.db import Unit
+from reclaim.common.errors import Transient
 from reclaim.connectors import checks, fake
-from reclaim.connectors.ports import Done, Known, TryLater
+from reclaim.connectors.ports import Done, Known, TryLater, Unknown
 from reclaim.lifecycle import actions, brake_store, brakes, calendar, domain, handlers, jobs, store, submit
 from reclaim.lifecycle.domain import Effect, SeatChecked, State
 from reclaim.savings import domain as savings_domain
@@ -88,6 +91,30 @@ def what_came_too_early_waits_for_its_turn() -> AbstractContextManager[Any]:
     return patch.object(inbox, "_waiting_for", none)
 
 
+def what_cannot_be_read_is_thrown_away() -> AbstractContextManager[Any]:
+    original = inbox.Inbox._set_aside
+
+    async def set_aside(self: inbox.Inbox, part: Any, error: Exception) -> None:
+        if isinstance(error, Transient):
+            await original(self, part, error)
+
+    return patch.object(inbox.Inbox, "_set_aside", set_aside)
+
+
+def parked_message_raises_no_alert() -> AbstractContextManager[Any]:
+    original = inbox.Inbox._set_aside
+
+    async def set_aside(self: inbox.Inbox, part: Any, error: Exception) -> None:
+        with patch.object(inbox, "log", logging.getLogger("planted")):
+            await original(self, part, error)
+
+    return patch.object(inbox.Inbox, "_set_aside", set_aside)
+
+
+def deadlock_is_taken_for_a_defect() -> AbstractContextManager[Any]:
+    return patch.object(db, "_SQLITE_AWAY", db._SQLITE_AWAY - {sqlite3.SQLITE_LOCKED})
+
+
 def outbox_row_is_lost() -> AbstractContextManager[Any]:
     async def insert(*_: Any, **__: Any) -> None:
         return
@@ -151,6 +178,17 @@ def _blind_to(part: str) -> AbstractContextManager[Any]:
 
     def evaluate(seat: Any, survey: Any, **more: Any) -> Any:
         return original(seat, replace(survey, **{part: Known({})}), **more)
+
+    return patch.object(checks, "evaluate", evaluate)
+
+
+def unknown_passes() -> AbstractContextManager[Any]:
+    original = checks.evaluate
+
+    def evaluate(seat: Any, survey: Any, **more: Any) -> Any:
+        read = {part.name: getattr(survey, part.name) for part in fields(survey)}
+        guessed = {name: Known({}) for name, part in read.items() if isinstance(part, Unknown)}
+        return original(seat, replace(survey, **guessed), **more)
 
     return patch.object(checks, "evaluate", evaluate)
 
@@ -253,6 +291,23 @@ def keep_before_the_freeze_is_ignored() -> AbstractContextManager[Any]:
 
 def second_decision_wins() -> AbstractContextManager[Any]:
     return _transition(State.KEPT, domain.Decide, domain._decided)
+
+
+@contextmanager
+def withdrawal_is_ignored() -> Iterator[None]:
+    unheard = {pair: _refused for pair in domain.TRANSITIONS if pair[1] is domain.Withdraw}
+    with patch.dict(domain.TRANSITIONS, unheard):  # type: ignore[arg-type]
+        yield
+
+
+def removed_connection_is_still_used() -> AbstractContextManager[Any]:
+    original = store.save_connections
+
+    async def save(db: Any, events: Sequence[Any]) -> None:
+        if there := [event for event in events if not event.removed]:
+            await original(db, there)
+
+    return patch.object(store, "save_connections", save)
 
 
 def delivered_before_it_is_sent() -> AbstractContextManager[Any]:
@@ -531,12 +586,16 @@ BUGS: Final[dict[str, Plant]] = {
         no_inbox,
         too_early_is_dropped,
         what_came_too_early_waits_for_its_turn,
+        what_cannot_be_read_is_thrown_away,
+        parked_message_raises_no_alert,
+        deadlock_is_taken_for_a_defect,
         outbox_row_is_lost,
         outbox_row_deleted_at_publish,
         keep_is_never_said,
         no_recheck_before_freeze,
         no_recheck_before_reclaim,
         old_check_is_good_enough,
+        unknown_passes,
         exempt_is_ignored,
         administrator_is_ignored,
         sign_in_is_ignored,
@@ -549,6 +608,8 @@ BUGS: Final[dict[str, Plant]] = {
         appeal_while_acting_is_ignored,
         keep_before_the_freeze_is_ignored,
         second_decision_wins,
+        withdrawal_is_ignored,
+        removed_connection_is_still_used,
         delivered_before_it_is_sent,
         deadline_without_a_question,
         no_answer_is_taken_for_success,
@@ -594,6 +655,8 @@ HAUNTED: Final[dict[str, Chances]] = {
     "outbox_row_deleted_at_publish": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
     "kill_switch_is_not_read_before_the_write": Chances(hold=0.25, kill=0, database=0, broker=0, org=0, mail=0),
     "permit_counts_from_the_first_attempt": Chances(hold=0, kill=0, database=0, broker=0, org=0.6, mail=0),
+    "unknown_passes": Chances(hold=0, kill=0, database=0, broker=0, org=0.6, mail=0),
+    "removed_connection_is_still_used": Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0),
     "exempt_is_ignored": Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0),
 }
 """The trouble without which a bug does no harm; the others are looked for in histories as they come."""

@@ -11,10 +11,11 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
+import msgspec
 import sqlalchemy as sa
 
 from reclaim.approvals.resend import resend
-from reclaim.common.contracts import SERVICES, Decision, Policy
+from reclaim.common.contracts import SERVICES, Decision, Policy, UserFlagged
 from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict
 from reclaim.common.inbox import SET_ASIDE
@@ -30,6 +31,7 @@ from reclaim.savings import store as savings_store
 from reclaim.scanner import actions
 from reclaim.web.operators import Operator
 from tests.simulation import rules
+from tests.simulation.database import KINDS
 from tests.simulation.invariants import Cheaper, Known, Limits, Switch, may_take
 from tests.simulation.mail import Letter
 from tests.simulation.org import PRODUCT
@@ -74,6 +76,7 @@ _WAITING: Final = sa.select(
     sa.select(sa.func.count()).select_from(OUTBOX).scalar_subquery()
     + sa.select(sa.func.count()).select_from(SET_ASIDE).where(SET_ASIDE.c.due.is_not(None)).scalar_subquery()
 )
+FAILURES: Final = ("kill", *KINDS)
 SETTINGS: Final = {"instance_url": "https://sim.my.salesforce.com", "client_id": "3MVG9"}
 
 
@@ -250,6 +253,8 @@ class History:
         if world.judge.cases:
             choices.append((0.8, self._console))
         choices.append((0.5, self._in_the_org))
+        choices.append((0.2, self._at_the_connection))
+        choices.append((0.04, self._poison))
         choices.append((0.15, self._scan))
         choices.append((self._alarm(), self._at_the_kill_switch))
         choices.append((0.4, self._at_the_brakes))
@@ -284,6 +289,8 @@ class History:
         later = self.chance.choice((timedelta(minutes=10), timedelta(hours=3), 3 * DAY, 8 * DAY))
         await self._leap(later, self._all_work)
         await self._all_work()
+        if self.chance.random() < 0.5:
+            await self._somebody_reads()
 
     async def _all_work(self) -> None:
         await self._busy()
@@ -394,6 +401,58 @@ class History:
                 org.person(holder, active=not user.active)
             case "manager":
                 org.person(holder, manager_id=None if user.manager_id else "u-boss")
+
+    async def _at_the_connection(self) -> None:
+        """Let somebody change what we may see there, or take it out of our hands."""
+        world, org, chance = self.world, self.world.org, self.chance
+        deps = world.processes["scanner"].running.service.jobs[0].run.args[0]  # type: ignore[attr-defined]
+        ours = any(user.frozen and not user.frozen_by_another for user in org.users.values())
+        what = chance.choices(
+            (
+                "access changed",
+                "fields changed",
+                "account hidden or shown",
+                "person excluded",
+                "cases of the rule taken back",
+                "connection removed",
+            ),
+            (4 if org.revoked else 1, 3 if org.lost else 1, 1.5, 2, 0.4, 2 if ours else 0.2),
+        )[0]
+        world.happened(f"connection: {what}")
+        holder = chance.choice(sorted(user for user in org.users if user not in world.judge.protected))
+        work: Awaitable[Any] | None = None
+        match what:
+            case "access changed":
+                org.revoked = not org.revoked
+            case "fields changed":
+                org.lost = None if org.lost else chance.choice(("exempt", "frozen", "last_seen_elsewhere"))
+            case "account hidden or shown" if holder in org.hidden or not org.users[holder].frozen:
+                org.hidden ^= {holder}
+            case "person excluded":
+                raw = {"kind": "person", "value": holder, "reason": "on a project"}
+                work = actions.add_exclusion(deps, raw, author="otto")
+            case "cases of the rule taken back":
+                work = self._withdraw_the_rule(deps)
+            case "connection removed":
+                work = actions.remove_connection(deps, self.connection_id, by="otto")
+        if work is not None:
+            await world.run(world.processes["scanner"], f"console: {what}", _awaited(work))
+
+    async def _withdraw_the_rule(self, deps: Any) -> None:
+        if (await actions.pause_rule(deps, self.rule.id, by="otto")).status == "paused":
+            await actions.withdraw_cases(deps, self.rule.id, "it was wrong", by="otto")
+
+    async def _poison(self) -> None:
+        """Let somebody put a message into a queue that nobody can read."""
+        world = self.world
+        service = self.chance.choice(SERVICES)
+        wire = self.chance.choice(("reclaim.Unheard.v1", UserFlagged.wire))
+        event = {"specversion": "1.0", "id": world.next_id(), "source": "/reclaim/savings", "type": wire, "data": {}}
+        event["time"] = world.true.isoformat()
+        body = self.chance.choice((b"%d: no JSON" % world.steps, b"[" + msgspec.json.encode(event) + b"]"))
+        world.happened("broker: poison")
+        world.poisoned[service] += 1
+        world.broker.slip_in(service, body)
 
     # People.
 
@@ -588,6 +647,9 @@ class History:
         for later in (timedelta(hours=3), 8 * DAY, 8 * DAY, 8 * DAY, 30 * DAY, 30 * DAY):
             await self._leap(later, self._drain)
             await self._drain()
+            if self.chance.random() < 0.2:
+                await self._somebody_reads()
+                await self._drain()
             await self._work_off_all()
             if not await self._unsettled():
                 break
@@ -676,8 +738,12 @@ class History:
         for process in world.processes.values():
             if depth := await self._waiting(process):
                 judge.blame(f"{process.name}: {depth} events never left the outbox, or wait for another try")
-            for parked in await process.running.inbox.parked():
-                judge.blame(f"{process.name}: {parked.wire} was parked: {parked.reason}")
+            box = process.running.inbox
+            parked, counted = await box.parked(), await box.count_parked()
+            ids = [each.event_id for each in parked]
+            failures = sum(times for what, times in world.faults.items() if what.startswith(FAILURES))
+            poisoned, alerts = world.poisoned[process.name], world.alerts[process.name]
+            judge.parked(process.name, poisoned, ids, counted, alerts, failures)
         savings = world.processes["savings"].running.database
         async with savings.reading() as db:
             log = await savings_store.entries_after(db, 0, 10_000)
@@ -720,3 +786,7 @@ class History:
 
 async def _call(endpoint: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     return await endpoint(*args)
+
+
+async def _awaited(work: Awaitable[Any]) -> Any:
+    return await work

@@ -159,6 +159,9 @@ class Known:
     keeps_heard: list[tuple[int, Instant]] = field(default_factory=list)
     early: list[Instant] = field(default_factory=list)
     """Keeps that the lifecycle has had since before it heard of the case."""
+    withdrawn: bool = False
+    withdrawal_heard: int | None = None
+    """The step in which the lifecycle had heard of both the case and its withdrawal."""
     done: int = 0
     """How often somebody said that they freed the seat by hand."""
     grace_from: Instant | None = None
@@ -186,6 +189,8 @@ class Judge:
         self._done: dict[str, list[tuple[str, Write]]] = defaultdict(list)
         self.protected: dict[str, str] = {}
         self.cheaper: Cheaper | None = None
+        self.removed: int | None = None
+        """The step in which the lifecycle heard that the connection was removed."""
         self.set_back = timedelta()
         """By how much clocks were set, all in all: a deadline that two hosts measure can be as much too early."""
         self.limits: Limits | None = None
@@ -290,6 +295,8 @@ class Judge:
 
     def wrote(self, write: Write, user: FakeUser | None) -> None:
         """Judge a write of ours; `user` is the account as it is before it."""
+        if self.removed is not None and self.removed < write.began:
+            self.blame(f"{write.id}: {write.field} was written after the connection had been removed")
         match write.field, write.after:
             case "frozen", True:
                 self._freeze(write)
@@ -493,7 +500,9 @@ class Judge:
         return case.policy.on_timeout == "freeze" and any(write.at.since(asked) >= allowed for asked in case.asked)
 
     def _kept(self, case: Known, write: Write) -> bool:
-        """Whether a keep that was made in time had been heard before the step began that writes."""
+        """Whether a keep that was made in time, or a withdrawal, had been heard before the step began that writes."""
+        if case.withdrawal_heard is not None and case.withdrawal_heard < write.began:
+            return True
         freezes = self._ours(case.holder, "frozen", after=True)
         grace = timedelta(days=case.policy.grace_days)
         return any(
@@ -574,6 +583,17 @@ class Judge:
         if self._has_less(user) and user.active:
             self.blame(f"{case.holder}: its case ended as {state}, and the account has less than before")
 
+    def parked(self, service: str, poisoned: int, ids: Sequence[str], counted: int, alerts: int, failures: int) -> None:
+        """Judge what waits for an operator: each message that cannot be read, once, and nothing else.
+
+        `alerts` is how often the log called somebody: once for each of them. It does so anew, up to `failures` times,
+        where the process or its database failed before the message was parked.
+        """
+        if not len(ids) == len(set(ids)) == counted == poisoned:
+            self.blame(f"{service}: {counted} messages are parked ({len(ids)} listed), and {poisoned} cannot be read")
+        if not poisoned <= alerts <= poisoned + failures:
+            self.blame(f"{service}: {alerts} alerts were raised for {poisoned} messages that cannot be read")
+
     def savings(self, booked: dict[str, Decimal], states: dict[str, str], users: dict[str, FakeUser]) -> None:
         """Judge the figures of each holder: a month's price for each seat that we took and did not give back."""
         for holder, cases in sorted(self._by_holder.items()):
@@ -581,21 +601,29 @@ class Judge:
                 continue
             expected = self._worth(holder, cases, states)
             found = booked.get(holder, Decimal(0))
-            if found != expected:
-                self.blame(f"{holder}: {found} a month was booked as saved, and the org's log says {expected}")
+            if found not in expected:
+                figures = " or ".join(map(str, sorted(expected)))
+                self.blame(f"{holder}: {found} a month was booked as saved, and the org's log says {figures}")
 
-    def _worth(self, holder: str, cases: Sequence[Known], states: dict[str, str]) -> Decimal:
+    def _worth(self, holder: str, cases: Sequence[Known], states: dict[str, str]) -> set[Decimal]:
+        """Return what may be booked; more than one figure where a person freed the seat, and several had decided."""
         case = cases[-1]
         price, cheaper = case.seat.price, case.policy.downgrade_to
         full = price.amount if price is not None else Decimal(0)
+        # Of a licence whose price is not known nothing is saved.
+        known = cheaper is not None and cheaper.price is not None
+        less = full - cheaper.price.amount if known else Decimal(0)  # type: ignore[union-attr]
         if case.policy.reclaim_by == "task":
-            by_hand = sum(states.get(each.id) == "reclaimed" for each in cases if not each.policy.dry_run)
-            return by_hand * full
+            worth = {Decimal(0)}
+            for each in cases:
+                if states.get(each.id) == "reclaimed" and not each.policy.dry_run:
+                    ways = {full, less} if "downgrade" in dict(each.sent) else {full}
+                    worth = {so_far + way for so_far in worth for way in ways}
+            return worth
         taken = len(self._ours(holder, "active", after=False)) - len(self._ours(holder, "active", after=True))
         moved = len(self._moved_down(holder))
         moved -= sum(each.by_us and each.before == self._cheaper_profile for each in self._of[holder, "profile"])
-        less = cheaper.price.amount if cheaper is not None and cheaper.price is not None else Decimal(0)
-        return taken * full + moved * (full - less)
+        return {taken * full + moved * less}
 
 
 def _names(value: object) -> tuple[str, ...]:

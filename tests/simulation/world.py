@@ -9,6 +9,7 @@ and builds it again over the same database.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,9 +28,9 @@ from starlette.responses import Response
 
 from reclaim.approvals.service import build as build_approvals
 from reclaim.approvals.settings import ApprovalsSettings
-from reclaim.common import ids, timing
+from reclaim.common import ids, inbox, timing
 from reclaim.common.bus import DEAD, EVENTS, RECEIPTS
-from reclaim.common.contracts import SERVICES, DecisionReceived, UserFlagged
+from reclaim.common.contracts import SERVICES, CaseWithdrawn, ConnectionChanged, DecisionReceived, UserFlagged
 from reclaim.common.db import is_outage
 from reclaim.common.envelope import Received, split
 from reclaim.common.errors import Conflict, NotFound, Transient
@@ -40,6 +41,7 @@ from reclaim.common.service import Build, Running
 from reclaim.common.settings import Settings
 from reclaim.itsm_gateway.service import build as build_gateway
 from reclaim.itsm_gateway.settings import ItsmGatewaySettings
+from reclaim.lifecycle import actions as lifecycle_actions
 from reclaim.lifecycle import store as lifecycle_store
 from reclaim.lifecycle.audit import Link, Verifier
 from reclaim.lifecycle.service import build as build_lifecycle
@@ -60,6 +62,8 @@ from tests.simulation.org import Connected, SimOrg
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 SIGNING = "simulated-signing-key-0123456789-abcdef"
 SEALING = Fernet.generate_key().decode()
+FEW_ATTEMPTS = 2
+"""Few enough for an attempt at each leap of a history's end to come to them."""
 PUBLIC = "http://127.0.0.1:8080"
 _AUDIT_SINCE = (
     sa.select(lifecycle_store.AUDIT)
@@ -273,6 +277,12 @@ class World:
         """How many steps of each process found something to do."""
         self.verifier = Verifier()
         self.audit: list[Link] = []
+        self.patience = self.chance.choice((40, 40, 40, FEW_ATTEMPTS))
+        """Attempts before a person is called: in some histories few enough that it comes to that."""
+        self.alerts: Counter[str] = Counter()
+        """How often each service's log called for somebody to look at a message."""
+        self.poisoned: Counter[str] = Counter()
+        """Messages in each service's queue that cannot be read."""
         self.shown: dict[str, str] = {}
         """The state of each case as the console shows it."""
         self._numbers = 0
@@ -419,13 +429,19 @@ class World:
 
     def _heard(self, bodies: Sequence[bytes]) -> None:
         """Note which keeps the lifecycle has: one that came before its case counts from when that opened."""
-        parts = [part.data for body in bodies for part in split(body) if isinstance(part, Received)]
+        parts = [part.data for body in bodies for part in inbox._split(body) if isinstance(part, Received)]
         for event in parts:
+            if isinstance(event, ConnectionChanged) and event.removed:
+                self.judge.removed = self.steps
             case = self.judge.cases.get(getattr(event, "case_id", ""))
+            if case is not None and isinstance(event, CaseWithdrawn):
+                case.withdrawn = True
             if case is not None and isinstance(event, UserFlagged):
                 case.flag_heard = True
                 case.keeps_heard += [(self.steps, made) for made in case.early]
                 case.early.clear()
+            if case is not None and case.flag_heard and case.withdrawn and case.withdrawal_heard is None:
+                case.withdrawal_heard = self.steps
         for event in parts:
             case = self.judge.cases.get(getattr(event, "case_id", ""))
             if case is None or not isinstance(event, DecisionReceived) or event.decision != "keep":
@@ -461,6 +477,10 @@ class World:
     async def calm_down(self) -> None:
         """Stop all faults: clocks are right, everything that hung goes on, and outside systems answer."""
         self.calm = self.broker.calm = self.org.calm = True
+        # Not everything is ever mended; a case that rests on it then stands in attention.
+        self.org.revoked = self.org.revoked and self.chance.random() < 0.3
+        if self.patience > FEW_ATTEMPTS or self.chance.random() < 0.5:
+            self.org.lost = None
         self.broker.away = False
         self.processes["approvals"].post.calm = True
         self.wall_off = timedelta()
@@ -473,6 +493,19 @@ class World:
         for process in self.processes.values():
             process.driver.dead = False
             await process.running.close()
+
+
+class Listening(logging.LoggerAdapter[logging.Logger]):
+    """Takes the place of the inbox's log, to hear for which messages it calls somebody; it writes nothing."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.getLogger("simulated"))
+        self._world = world
+
+    def log(self, level: int, msg: object, *args: object, **_: Any) -> None:
+        if level >= logging.ERROR:
+            self._world.alerts[str(args[0])] += 1
+            self._world.log(f"  alert: {str(msg) % args}")
 
 
 class _TrueClock:
@@ -510,6 +543,8 @@ def controlled(world: World) -> Iterator[None]:
         patch.object(web_pages, "page_environment", lambda *_: BARE),
         patch.object(web_pages.Pages, "render", render),
         patch("reclaim.approvals.service.Composer", PlainComposer),
+        patch.object(lifecycle_actions, "ATTEMPTS", world.patience),
+        patch.object(inbox, "log", Listening(world)),
     ):
         yield
 
