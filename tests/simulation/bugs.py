@@ -24,7 +24,19 @@ from reclaim.common.db import Unit
 from reclaim.common.errors import Transient
 from reclaim.connectors import checks, fake
 from reclaim.connectors.ports import Done, Known, TryLater, Unknown
-from reclaim.lifecycle import actions, brake_store, brakes, calendar, domain, handlers, jobs, store, submit
+from reclaim.lifecycle import (
+    actions,
+    brake_store,
+    brakes,
+    calendar,
+    domain,
+    drift,
+    drift_store,
+    handlers,
+    jobs,
+    store,
+    submit,
+)
 from reclaim.lifecycle.domain import Effect, SeatChecked, State
 from reclaim.savings import domain as savings_domain
 from reclaim.savings import handlers as savings_handlers
@@ -552,6 +564,20 @@ def kill_switch_is_not_read_before_the_write() -> AbstractContextManager[Any]:
 # Records.
 
 
+def comparison_misses_who_is_back() -> AbstractContextManager[Any]:
+    return patch.object(drift, "_after_reclaim", lambda *_: None)
+
+
+def comparison_never_clears() -> AbstractContextManager[Any]:
+    original = drift_store.save
+
+    async def save(db: Any, connection_id: str, found: Sequence[Any], now: Any) -> int:
+        standing = [listed.drift for listed in await drift_store.drifts(db)]
+        return await original(db, connection_id, [*standing, *found], now)
+
+    return patch.object(drift_store, "save", save)
+
+
 def audit_entry_is_skipped() -> AbstractContextManager[Any]:
     original = submit.record
 
@@ -634,6 +660,8 @@ BUGS: Final[dict[str, Plant]] = {
         canary_is_ignored,
         kill_switch_is_read_at_the_start,
         kill_switch_is_not_read_before_the_write,
+        comparison_misses_who_is_back,
+        comparison_never_clears,
         audit_entry_is_skipped,
         savings_are_counted_twice,
         reactivations_are_not_booked,

@@ -22,7 +22,7 @@ from reclaim.common.inbox import SET_ASIDE
 from reclaim.common.outbox import OUTBOX
 from reclaim.connectors.fake import FakeRecord, FakeUser
 from reclaim.connectors.ports import Refused
-from reclaim.lifecycle import brake_gate, brake_store, brakes, checkpoints
+from reclaim.lifecycle import brake_gate, brake_store, brakes, checkpoints, drift_store
 from reclaim.lifecycle import store as lifecycle_store
 from reclaim.lifecycle.api import command
 from reclaim.lifecycle.brakes import Scope
@@ -289,6 +289,8 @@ class History:
         later = self.chance.choice((timedelta(minutes=10), timedelta(hours=3), 3 * DAY, 8 * DAY))
         await self._leap(later, self._all_work)
         await self._all_work()
+        if self.chance.random() < 0.15:
+            await self.world.do_job(self.world.processes["lifecycle"], "drift")
         if self.chance.random() < 0.5:
             await self._somebody_reads()
 
@@ -557,6 +559,7 @@ class History:
     async def _decide(self, lifecycle: Process, case: Known, decision: Decision) -> None:
         at = self.world.moment("lifecycle")
         in_time = self.world.shown[case.id] in KEEPABLE and not any(what == "keep" for what, _ in case.sent)
+        in_time = in_time and not case.withdrawn
         case.sent.append((decision, at))
         step = await self._order(lifecycle, case.id, Decide(decision, "otto", "console", "said so", at.clock))
         if isinstance(step.result, Case):
@@ -660,6 +663,32 @@ class History:
             await self._drain()
             self._advance(timedelta(hours=3))
             await self._drain()
+        if self.chance.random() < 0.3:
+            await self._compare()
+
+    async def _compare(self) -> None:
+        """Let the daily comparison see how everything stands: a seat that somebody gave back, and gave up again."""
+        freed = [case for case in self.world.judge.cases.values() if self.world.shown.get(case.id) == "reclaimed"]
+        user = self.world.org.users[self.chance.choice(freed).holder] if freed else None
+        if user is not None and not user.active:
+            self.world.org.person(user.id, active=True)
+            await self._compare_once()
+            self.world.org.person(user.id, active=False)
+        await self._compare_once()
+
+    async def _compare_once(self) -> None:
+        world, lifecycle = self.world, self.world.processes["lifecycle"]
+        self._advance(2 * DAY)
+        while await world.do_job(lifecycle, "drift"):
+            pass
+        await self._drain()
+        async with lifecycle.running.database.reading() as db:
+            runs = await drift_store.runs(db)
+            listed = {each.drift.case_id for each in await drift_store.drifts(db)}
+            cases = await lifecycle_store.search(db, limit=1000)
+        if runs and not any(run["trouble"] for run in runs):
+            states = {case.id: case.state.value for case in cases}
+            world.judge.compared(listed, states, world.org.users, world.org.hidden)
 
     async def _work_off_all(self) -> None:
         """Let a person say of each task what became of it."""

@@ -583,6 +583,23 @@ class Judge:
         if self._has_less(user) and user.active:
             self.blame(f"{case.holder}: its case ended as {state}, and the account has less than before")
 
+    def compared(self, listed: set[str], states: dict[str, str], users: dict[str, FakeUser], hidden: set[str]) -> None:
+        """Judge what the daily comparison lists, by case, against the accounts as they are.
+
+        Who has a freed seat again is listed, and nobody whose case has ended otherwise and was not given back. A case
+        in attention, and one whose seat was given back, is left out: what it is compared with depends on its past.
+        """
+        for holder, cases in self._by_holder.items():
+            case, user = cases[-1], users[holder]
+            state = states.get(case.id)
+            if state is None or state in {"attention", "reactivated"}:
+                continue
+            back = user.active and holder not in hidden and user.profile != self._cheaper_profile
+            expected = state == "reclaimed" and not case.policy.dry_run and back
+            if expected is not (case.id in listed):
+                said = "was" if case.id in listed else "was not"
+                self.blame(f"{holder}: its case is {state}, and {said} listed by the comparison")
+
     def parked(self, service: str, poisoned: int, ids: Sequence[str], counted: int, alerts: int, failures: int) -> None:
         """Judge what waits for an operator: each message that cannot be read, once, and nothing else.
 
