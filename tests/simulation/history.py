@@ -331,14 +331,14 @@ class History:
             case "back":
                 process = chance.choice(list(world.processes.values()))
                 world.happened("time: -2 hours")
-                process.clock.off -= timedelta(hours=2)
+                process.clock.off[chance.randrange(world.hosts)] -= timedelta(hours=2)
                 world.judge.set_back += timedelta(hours=2)
                 if chance.random() < 0.5:
                     world.wall_off -= timedelta(hours=2)
             case "skew":
                 process = chance.choice(list(world.processes.values()))
                 world.happened("time: ±10 minutes between hosts")
-                process.clock.off += timedelta(minutes=chance.choice((-10, 10)))
+                process.clock.off[chance.randrange(world.hosts)] += timedelta(minutes=chance.choice((-10, 10)))
                 world.judge.set_back += timedelta(minutes=10)
 
     async def _leap(self, by: timedelta, work: Callable[[], Awaitable[None]]) -> None:

@@ -113,16 +113,16 @@ def may_take(policy: Policy, at: datetime) -> bool:
     return works(policy, today) and policy.act_from <= local.time() < policy.act_until
 
 
-def grace_over(policy: Policy, since: Instant, at: Instant) -> bool:
-    """Tell whether a rule's grace is over, by the clock that measured it or in truth."""
-    if at.since(since) < timedelta(days=policy.grace_days):
+def grace_over(policy: Policy, since: Instant, at: Instant, slack: timedelta) -> bool:
+    """Tell whether a rule's grace is over, by the clock that measured it or in truth, or nearly so."""
+    if at.since(since) + slack < timedelta(days=policy.grace_days):
         return False
     if policy.grace_calendar == "calendar":
         return True
     zone = ZoneInfo(policy.time_zone)
 
     def worked(start: datetime, end: datetime) -> int:
-        first, last = start.astimezone(zone).date(), end.astimezone(zone).date()
+        first, last = start.astimezone(zone).date(), (end + slack).astimezone(zone).date()
         return sum(works(policy, first + timedelta(days=n)) for n in range(1, (last - first).days + 1))
 
     return max(worked(since.clock, at.clock), worked(since.true, at.true)) >= policy.grace_days
@@ -192,13 +192,20 @@ class Judge:
         self.removed: int | None = None
         """The step in which the lifecycle heard that the connection was removed."""
         self.set_back = timedelta()
-        """By how much clocks were set, all in all: a deadline that two hosts measure can be as much too early."""
+        """By how much clocks were set, all in all: what two hosts measure can be over by as much too early."""
+        self.replicas = False
+        """Whether each service runs on two hosts; else only what two services measure is meant by that."""
         self.limits: Limits | None = None
         self.switches: dict[str, Switch] = {}
         self.let_through: set[str] = set()
         """Holders whose cases two people let go beyond a limit."""
         self.canary_confirmed: int | None = None
         """The step in which somebody let the rule go on after its first batch."""
+
+    @property
+    def skew(self) -> timedelta:
+        """By how much the lifecycle's hosts may differ."""
+        return self.set_back if self.replicas else timedelta()
 
     def blame(self, what: str) -> None:
         """Note a violation."""
@@ -269,7 +276,7 @@ class Judge:
             allowed = timedelta(days=case.policy.decision_days) - self.set_back
             early = not any(at.since(asked) >= allowed for asked in case.asked)
         else:
-            early = case.grace_from is None or not grace_over(case.policy, case.grace_from, at)
+            early = case.grace_from is None or not grace_over(case.policy, case.grace_from, at, self.skew)
         if early:
             self.blame(f"{case.holder}: the timer of {entry.command} fired early")
 
@@ -286,7 +293,7 @@ class Judge:
             self.blame(f"{case.holder}: {what} after a keep had been heard")
         if command == "seat_frozen":
             return
-        if since is None or not grace_over(case.policy, since, intent.at):
+        if since is None or not grace_over(case.policy, since, intent.at, self.skew):
             self.blame(f"{case.holder}: {what} before grace was over")
         if not any(may_take(case.policy, at) for at in (intent.step_at.clock, intent.step_at.true, intent.at.true)):
             self.blame(f"{case.holder}: {what} on a day or at an hour that the rule forbids")
@@ -435,7 +442,7 @@ class Judge:
             self.blame(f"{holder}: {what} without a freeze of ours")
             return
         since = write.at.since(freezes[-1].at)
-        if cases and not any(grace_over(case.policy, freezes[-1].at, write.at) for case in cases):
+        if cases and not any(grace_over(case.policy, freezes[-1].at, write.at, self.skew) for case in cases):
             self.blame(f"{holder}: {what} {since} after the freeze, before grace was over")
         if cases and all(self._kept(case, write) for case in cases):
             self.blame(f"{holder}: {what} after a keep had been heard")

@@ -101,14 +101,26 @@ class Chances:
 
 
 class HostClock:
-    """The clock of one process's machine: the true time, and how far off it is."""
+    """The clocks of the machines that one service runs on: the true time, and how far off each is.
 
-    def __init__(self, world: World) -> None:
+    `host` is the machine that the step under way, or the next one, runs on. With one machine only the product's clock
+    may be off, and what leases and back-off go by be right; with two, each has one clock for everything.
+    """
+
+    def __init__(self, world: World, hosts: int) -> None:
         self._world = world
-        self.off = timedelta()
+        self.off = [timedelta()] * hosts
+        self.host = 0
 
     def now(self) -> datetime:
-        return self._world.true + self.off
+        return self._world.true + self.off[self.host]
+
+    def wall(self) -> datetime:
+        """Return the time that leases and back-off go by."""
+        return self._world.true + (self._world.wall_off if len(self.off) == 1 else self.off[self.host])
+
+    def reset(self) -> None:
+        self.off = [timedelta()] * len(self.off)
 
 
 @dataclass(eq=False)
@@ -119,6 +131,7 @@ class Step:
     process: Process
     what: str
     began: Instant
+    host: int
     task: asyncio.Task[Any] | None = None
     result: Any = None
     error: BaseException | None = None
@@ -146,7 +159,7 @@ class Process:
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
-        self.clock = HostClock(world)
+        self.clock = HostClock(world, world.hosts)
         self.endpoints: dict[tuple[str, str], Callable[..., Awaitable[Any]]] = {}
         self.start()
 
@@ -268,16 +281,20 @@ class World:
         self.wall_off = timedelta()
         self.trace: list[str] = []
         self.faults: Counter[str] = Counter()
+        self.hosts = self.chance.choice((1, 1, 2))
+        """On how many machines each service runs: with two, each step is one of either replica."""
         self.judge = Judge()
+        self.judge.replicas = self.hosts > 1
         self.letters: list[Letter] = []
         self.holds: list[Hold] = []
         self.stopped = False
+        self.current: Step | None = None
         self.steps = 0
         self.touched: Counter[str] = Counter()
         """How many steps of each process found something to do."""
         self.verifier = Verifier()
         self.audit: list[Link] = []
-        self.patience = self.chance.choice((40, 40, 40, FEW_ATTEMPTS))
+        self.patience = self.chance.choice((40, 40, 40, 40, FEW_ATTEMPTS))
         """Attempts before a person is called: in some histories few enough that it comes to that."""
         self.alerts: Counter[str] = Counter()
         """How often each service's log called for somebody to look at a message."""
@@ -307,6 +324,11 @@ class World:
     def log(self, line: str) -> None:
         self.trace.append(f"{self.steps:4} {str(self.true)[5:19]} {line}")
 
+    def wall(self) -> float:
+        """Return the seconds since 1970 that leases and back-off go by, where the step under way runs."""
+        at = self.current.process.clock.wall() if self.current is not None else self.true
+        return at.timestamp()
+
     def next_id(self) -> str:
         """Return an identifier that sorts by when it was made, the same in every run of a seed."""
         self._numbers += 1
@@ -316,6 +338,7 @@ class World:
         return Instant(self.processes[process].clock.now(), self.true)
 
     def step(self) -> tuple[int, Instant]:
+        assert self.current is not None
         return self.current.serial, self.current.began
 
     def serial(self) -> int:
@@ -337,12 +360,14 @@ class World:
         """Begin a step and run it until it is done or stopped."""
         self.steps += 1
         self.touched[process.name] += 1
-        step = self.current = Step(self.steps, process, what, self.moment(process.name))
+        step = self.current = Step(self.steps, process, what, self.moment(process.name), process.clock.host)
         self.log(f"{process.name}: {what}")
         if not self.calm and self.chance.random() < self.chances.database:
             process.driver.armed = Fault(self.chance.choice(simulated.KINDS), self.chance.randint(1, 4))
         step.task = asyncio.get_running_loop().create_task(work)
         await self._until_quiet(step)
+        if self.hosts > 1:
+            process.clock.host = self.chance.randrange(self.hosts)
         return step
 
     async def go_on(self, hold: Hold) -> None:
@@ -352,7 +377,10 @@ class World:
         self.holds.remove(hold)
         self.current = hold.step
         hold.go_on.set_result(None)
+        clock = hold.step.process.clock
+        clock.host, next_host = hold.step.host, clock.host
         await self._until_quiet(hold.step)
+        clock.host = next_host
 
     async def _until_quiet(self, step: Step) -> None:
         assert step.task is not None
@@ -485,7 +513,7 @@ class World:
         self.processes["approvals"].post.calm = True
         self.wall_off = timedelta()
         for process in self.processes.values():
-            process.clock.off = timedelta()
+            process.clock.reset()
         while self.holds:
             await self.go_on(self.holds[0])
 
@@ -537,7 +565,7 @@ def controlled(world: World) -> Iterator[None]:
 
     with (
         patch.object(ids, "uuid7", world.next_id),
-        patch.object(timing, "_source", lambda: (world.true + world.wall_off).timestamp()),
+        patch.object(timing, "_source", world.wall),
         patch.object(timing, "random", world.chance),
         patch.object(Router, "add_api_route", record),
         patch.object(web_pages, "page_environment", lambda *_: BARE),
