@@ -32,7 +32,7 @@ from reclaim.scanner import actions
 from reclaim.web.operators import Operator
 from tests.simulation import rules
 from tests.simulation.database import KINDS
-from tests.simulation.invariants import Cheaper, Known, Limits, Switch, may_take
+from tests.simulation.invariants import Cheaper, Known, Limits, Switch, Write, may_take
 from tests.simulation.mail import Letter
 from tests.simulation.org import PRODUCT
 from tests.simulation.world import Chances, Page, Process, Step, World, controlled
@@ -92,6 +92,8 @@ class Outcome:
     states: Counter[str]
     trace: list[str] = field(default_factory=list)
     signature: list[str] = field(default_factory=list)
+    recorded: list[str] = field(default_factory=list)
+    written: list[Write] = field(default_factory=list)
 
 
 class History:
@@ -105,8 +107,13 @@ class History:
         chances: Chances | None = None,
         limits: Limits | None = None,
         terms: Mapping[str, Any] | None = None,
+        paired: bool = False,
     ) -> None:
-        """Draw the trouble, the brakes and the rule, unless they are given; of the rule a part may be."""
+        """Draw the trouble, the brakes and the rule, unless they are given; of the rule a part may be.
+
+        `paired`: it is to go the same way live and dry, so that nobody touches what only a live run changes.
+        """
+        self.paired = paired
         self.limits = limits
         self.terms = terms or {}
         self.world = World(seed, database_url, chances=chances)
@@ -164,7 +171,7 @@ class History:
                     user.manager_id = None
                 case 4:
                     user.last_used_at = None
-                case 5:
+                case 5 if not self.paired:
                     user.blocked = Refused(
                         "DEFAULT_OWNER", "user is the default owner", "Choose another default owner."
                     )
@@ -253,9 +260,9 @@ class History:
         if world.judge.cases:
             choices.append((0.8, self._console))
         choices.append((0.5, self._in_the_org))
-        choices.append((0.2, self._at_the_connection))
+        choices.append((0.0 if self.paired else 0.15, self._at_the_connection))
         choices.append((0.04, self._poison))
-        choices.append((0.15, self._scan))
+        choices.append((0.0 if self.paired else 0.15, self._scan))
         choices.append((self._alarm(), self._at_the_kill_switch))
         choices.append((0.4, self._at_the_brakes))
         choices.append((3.0, self._time))
@@ -377,8 +384,10 @@ class History:
                 "active changed",
                 "manager",
             ),
-            (3, 1, 1, 1, 1.5, 2, 0.5, 0.5),
+            (3, 1, 1, 1, 0, 0, 0, 0.5) if self.paired else (3, 1, 1, 1, 1.5, 2, 0.5, 0.5),
         )[0]
+        if self.paired and any(case.holder == holder and case.grace_from for case in self.world.judge.cases.values()):
+            return
         frozen = [each for each in sorted(org.users) if org.users[each].frozen]
         if what == "freeze renewed" and frozen:
             holder = chance.choice(frozen)
@@ -545,7 +554,8 @@ class History:
         if not done:
             await self._order(lifecycle, case.id, NotFulfilled("otto", "the vendor refuses"))
             return
-        if user.active and self.world.shown[case.id] == "awaiting_fulfilment" and self.chance.random() < 0.8:
+        asked = self.world.shown[case.id] == AWAITED and not self.paired
+        if user.active and asked and self.chance.random() < 0.8:
             self.world.org.person(case.holder, active=False)
         case.done += 1
         await self._order(lifecycle, case.id, Fulfilled("otto", "done"))
@@ -656,6 +666,8 @@ class History:
             await self._work_off_all()
             if not await self._unsettled():
                 break
+        if self.paired:
+            return
         reclaimed = [case_id for case_id, state in world.shown.items() if state == "reclaimed"]
         if reclaimed and self.chance.random() < 0.4:
             wanted = Reactivate("otto", "the holder is back")
@@ -793,11 +805,11 @@ class History:
 
     def _outcome(self) -> Outcome:
         world = self.world
-        signature = [
+        recorded = [
             f"{link.entry.case_id} {link.entry.command} {link.entry.before}>{link.entry.after} {link.entry.accepted}"
             for link in world.audit
         ]
-        signature += [
+        written = [
             f"{str(write.at.true)[5:19]} {write.id}.{write.field} {write.before}>{write.after} {write.by_us}"
             for write in world.judge.writes
         ]
@@ -809,7 +821,9 @@ class History:
             world.faults,
             Counter(self.states.values()),
             world.trace,
-            signature,
+            recorded + written,
+            recorded,
+            world.judge.writes,
         )
 
 

@@ -96,7 +96,7 @@ class SimOrg(FakeOrg):
 
     def strikes(self, *kinds: str, times: float = 1.0) -> str | None:
         """Return the trouble that there is now, if any; `times` as likely as others."""
-        if self.calm or self.chance.random() >= self._likely * times:
+        if self.calm or not self._likely or self.chance.random() >= self._likely * times:
             return None
         kind = self.chance.choice(kinds)
         self.happened(f"org: {kind}")
@@ -106,7 +106,7 @@ class SimOrg(FakeOrg):
         """Fail a call before it does anything, half as often as anything else goes wrong."""
         if self.revoked:
             raise Permanent("simulated: INVALID_LOGIN: the credentials were revoked")
-        if self.chance.random() < 0.5 and (kind := self.strikes(*OUTAGES)) is not None:
+        if self._likely and self.chance.random() < 0.5 and (kind := self.strikes(*OUTAGES)) is not None:
             raise Transient(f"simulated: {kind}")
 
     def looked(self, process: str, part: Any, holders: Sequence[str] | None) -> None:
@@ -273,7 +273,7 @@ class SimActor(FakeActor):
             "UNABLE_TO_LOCK_ROW": ("none", "before"),
         }
         choices = rows.get(trouble, ("none",))
-        self._sim.trouble = lambda _operation, _id: self._sim.chance.choice(choices)
+        self._sim.trouble = lambda _operation, _id: self._sim.chance.choice(choices) if trouble else "none"
         self._sim.called = called
         try:
             results = await act(given)

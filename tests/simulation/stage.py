@@ -61,11 +61,12 @@ class Stage:
         chances: Chances | None = None,
         limits: Limits | None = None,
         terms: Mapping[str, Any] | None = None,
+        paired: bool = False,
     ) -> Outcome:
         """Play one history from its beginning to its end."""
         self._databases.fill(self.template)
         with patch.object(db, "open_engine", self._databases.open_engine):
-            history = History(seed, self._databases.url, chances=chances, limits=limits, terms=terms)
+            history = History(seed, self._databases.url, chances=chances, limits=limits, terms=terms, paired=paired)
             return self._runner.run(history.play())
 
 

@@ -197,7 +197,7 @@ class Process:
         pool: Any = self.running.database.engine.pool
         if pool.checkedout():
             world.judge.blame(f"{self.name}: a transaction is open during an outside call ({where})")
-        if world.calm:
+        if world.calm or not world.chances.hold + world.chances.kill:
             return
         drawn = world.chance.random()
         if drawn < world.chances.kill:
@@ -362,7 +362,7 @@ class World:
         self.touched[process.name] += 1
         step = self.current = Step(self.steps, process, what, self.moment(process.name), process.clock.host)
         self.log(f"{process.name}: {what}")
-        if not self.calm and self.chance.random() < self.chances.database:
+        if not self.calm and self.chances.database and self.chance.random() < self.chances.database:
             process.driver.armed = Fault(self.chance.choice(simulated.KINDS), self.chance.randint(1, 4))
         step.task = asyncio.get_running_loop().create_task(work)
         await self._until_quiet(step)
