@@ -480,10 +480,6 @@ def upgrade_forgets_permission_sets() -> AbstractContextManager[Any]:
     return patch.object(fake.FakeActor, "_upgrade", upgrade)
 
 
-def image_is_read_after_the_downgrade() -> AbstractContextManager[Any]:
-    return patch.object(domain, "_image", lambda case, read: read or case.before)
-
-
 def day_off_is_not_looked_at() -> AbstractContextManager[Any]:
     return patch.object(calendar, "may_reclaim", lambda *_: True)
 
@@ -650,7 +646,6 @@ BUGS: Final[dict[str, Plant]] = {
         task_is_done_by_us,
         licence_is_changed_first,
         upgrade_forgets_permission_sets,
-        image_is_read_after_the_downgrade,
         day_off_is_not_looked_at,
         days_off_count_as_grace,
         hours_are_ignored,
@@ -703,13 +698,17 @@ DOWNGRADE: Final[Mapping[str, Any]] = {
     "downgrade_profile": PLATFORM,
     "dry_run": False,
 }
+EAGER: Final[Mapping[str, Any]] = {"reclaim_by": "deactivate", "on_timeout": "freeze", "dry_run": False}
 RULED: Final[dict[str, Mapping[str, Any]]] = {
+    "unknown_passes": EAGER,
+    "kill_switch_is_not_read_before_the_write": EAGER,
+    "what_came_too_early_waits_for_its_turn": EAGER,
+    "permit_counts_from_the_first_attempt": EAGER,
     "downgrade_takes_the_whole_account": DOWNGRADE,
     "revoke_is_taken_for_a_downgrade": DOWNGRADE | {"reclaim_by": "deactivate"},
     "task_is_done_by_us": {"reclaim_by": "task", "dry_run": False},
     "licence_is_changed_first": DOWNGRADE,
     "upgrade_forgets_permission_sets": DOWNGRADE,
-    "image_is_read_after_the_downgrade": DOWNGRADE,
     "day_off_is_not_looked_at": {"no_reclaim_before_days_off": True},
     "dry_run_freezes_unasked": {"dry_run": True},
     "days_off_count_as_grace": {"grace_calendar": "business"},

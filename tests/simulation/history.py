@@ -460,7 +460,7 @@ class History:
         wire = self.chance.choice(("reclaim.Unheard.v1", UserFlagged.wire))
         event = {"specversion": "1.0", "id": world.next_id(), "source": "/reclaim/savings", "type": wire, "data": {}}
         event["time"] = world.true.isoformat()
-        body = self.chance.choice((b"%d: no JSON" % world.steps, b"[" + msgspec.json.encode(event) + b"]"))
+        body = self.chance.choice((f"{event['id']}: no JSON".encode(), b"[" + msgspec.json.encode(event) + b"]"))
         world.happened("broker: poison")
         world.poisoned[service] += 1
         world.broker.slip_in(service, body)
