@@ -126,6 +126,8 @@ class History:
         """How soon each process hears what waits in its queues, and does what it has to: some lag far behind."""
         self._idle: dict[tuple[str, str], tuple[int, datetime | None]] = {}
         """For each job the moment at which it found nothing to do."""
+        self._empty: dict[str, tuple[int, bool]] = {}
+        """Whether nothing waited in a process's outbox, or for another try, when so many of its steps had been."""
         self.drills = self.chance.random() < 0.2
         """Whether operators have their hand on the kill switch all the while."""
 
@@ -751,9 +753,16 @@ class History:
 
     async def _note_idle(self, process: Process, job: str) -> None:
         """Remember that a job had nothing to do: until something happens, or only until time has passed."""
-        if self.world.calm:
-            lasts = job in {"relay", "retry"} and not await self._waiting(process)
-            self._idle[process.name, job] = (self.world.touched[process.name], None if lasts else self.world.true)
+        if not self.world.calm:
+            return
+        touched, lasts = self.world.touched[process.name], False
+        if job in {"relay", "retry"}:
+            # The other one of the two may have looked already.
+            known = self._empty.get(process.name)
+            if known is None or known[0] != touched:
+                known = self._empty[process.name] = (touched, not await self._waiting(process))
+            lasts = known[1]
+        self._idle[process.name, job] = (touched, None if lasts else self.world.true)
 
     async def _unsettled(self) -> bool:
         async with self.world.processes["lifecycle"].running.database.reading() as db:
