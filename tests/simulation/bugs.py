@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any, Final
 from unittest.mock import patch
@@ -16,18 +18,33 @@ import sqlalchemy as sa
 
 from reclaim.approvals import jobs as approvals_jobs
 from reclaim.approvals import pages as approvals_pages
-from reclaim.common import inbox, outbox
+from reclaim.common import db, inbox, outbox
 from reclaim.common.contracts import DecisionReceived, SeatReactivated
 from reclaim.common.db import Unit
+from reclaim.common.errors import Transient
 from reclaim.connectors import checks, fake
-from reclaim.connectors.ports import Done, Known, TryLater
-from reclaim.lifecycle import actions, brake_store, brakes, domain, handlers, jobs, store, submit
+from reclaim.connectors.ports import Done, Known, TryLater, Unknown
+from reclaim.lifecycle import (
+    actions,
+    brake_store,
+    brakes,
+    calendar,
+    domain,
+    drift,
+    drift_store,
+    handlers,
+    jobs,
+    store,
+    submit,
+)
 from reclaim.lifecycle.domain import Effect, SeatChecked, State
 from reclaim.savings import domain as savings_domain
 from reclaim.savings import handlers as savings_handlers
 from reclaim.savings import store as savings_store
 from tests.simulation.database import Life
 from tests.simulation.invariants import Limits
+from tests.simulation.org import CHEAPER
+from tests.simulation.rules import PLATFORM
 from tests.simulation.stage import Stage
 from tests.simulation.world import Chances
 
@@ -84,6 +101,30 @@ def what_came_too_early_waits_for_its_turn() -> AbstractContextManager[Any]:
         return []
 
     return patch.object(inbox, "_waiting_for", none)
+
+
+def what_cannot_be_read_is_thrown_away() -> AbstractContextManager[Any]:
+    original = inbox.Inbox._set_aside
+
+    async def set_aside(self: inbox.Inbox, part: Any, error: Exception) -> None:
+        if isinstance(error, Transient):
+            await original(self, part, error)
+
+    return patch.object(inbox.Inbox, "_set_aside", set_aside)
+
+
+def parked_message_raises_no_alert() -> AbstractContextManager[Any]:
+    original = inbox.Inbox._set_aside
+
+    async def set_aside(self: inbox.Inbox, part: Any, error: Exception) -> None:
+        with patch.object(inbox, "log", logging.getLogger("planted")):
+            await original(self, part, error)
+
+    return patch.object(inbox.Inbox, "_set_aside", set_aside)
+
+
+def deadlock_is_taken_for_a_defect() -> AbstractContextManager[Any]:
+    return patch.object(db, "_SQLITE_AWAY", db._SQLITE_AWAY - {sqlite3.SQLITE_LOCKED})
 
 
 def outbox_row_is_lost() -> AbstractContextManager[Any]:
@@ -153,6 +194,17 @@ def _blind_to(part: str) -> AbstractContextManager[Any]:
     return patch.object(checks, "evaluate", evaluate)
 
 
+def unknown_passes() -> AbstractContextManager[Any]:
+    original = checks.evaluate
+
+    def evaluate(seat: Any, survey: Any, **more: Any) -> Any:
+        read = {part.name: getattr(survey, part.name) for part in fields(survey)}
+        guessed = {name: Known({}) for name, part in read.items() if isinstance(part, Unknown)}
+        return original(seat, replace(survey, **guessed), **more)
+
+    return patch.object(checks, "evaluate", evaluate)
+
+
 def exempt_is_ignored() -> AbstractContextManager[Any]:
     return _blind_to("exempt")
 
@@ -199,6 +251,34 @@ def timer_early() -> AbstractContextManager[Any]:
     return patch.object(jobs, "fire_timers", fire)
 
 
+@contextmanager
+def timers_are_not_taken_out() -> Iterator[None]:
+    """Let a timer stand once it has fired, and fire at cases in any state."""
+    original = store.take_timers
+    any_state = dict.fromkeys(domain.TIMED, frozenset(State))
+
+    async def take(db: Any, cases: Any, until: Any) -> Any:
+        async with db.begin_nested() as point:
+            taken = await original(db, cases, until)
+            await point.rollback()
+        return taken
+
+    with patch.object(store, "take_timers", take), patch.object(jobs, "TIMED", any_state):
+        yield
+
+
+def dry_run_freezes_unasked() -> AbstractContextManager[Any]:
+    """Let a dry run mean to freeze what a check would have spared."""
+    original = actions.Actions._checked
+
+    def checked(self: actions.Actions, effect: Any, record: Any, survey: Any) -> Any:
+        if effect.case.policy.dry_run:
+            return actions.Answer(SeatChecked("clear", "planted"), "planted")
+        return original(self, effect, record, survey)
+
+    return patch.object(actions.Actions, "_checked", checked)
+
+
 def grace_is_ignored() -> AbstractContextManager[Any]:
     original = domain.TRANSITIONS[State.FREEZING, domain.SeatFrozen]
 
@@ -223,6 +303,23 @@ def keep_before_the_freeze_is_ignored() -> AbstractContextManager[Any]:
 
 def second_decision_wins() -> AbstractContextManager[Any]:
     return _transition(State.KEPT, domain.Decide, domain._decided)
+
+
+@contextmanager
+def withdrawal_is_ignored() -> Iterator[None]:
+    unheard = {pair: _refused for pair in domain.TRANSITIONS if pair[1] is domain.Withdraw}
+    with patch.dict(domain.TRANSITIONS, unheard):  # type: ignore[arg-type]
+        yield
+
+
+def removed_connection_is_still_used() -> AbstractContextManager[Any]:
+    original = store.save_connections
+
+    async def save(db: Any, events: Sequence[Any]) -> None:
+        if there := [event for event in events if not event.removed]:
+            await original(db, there)
+
+    return patch.object(store, "save_connections", save)
 
 
 def delivered_before_it_is_sent() -> AbstractContextManager[Any]:
@@ -350,6 +447,51 @@ def whose_freeze_it_is_is_not_read() -> AbstractContextManager[Any]:
     return patch.object(fake.FakeActor, "_set_one", set_one)
 
 
+# Ways to free a seat, and days to do it on.
+
+
+def downgrade_takes_the_whole_account() -> AbstractContextManager[Any]:
+    return patch.object(domain, "_method", lambda policy, _: "task" if policy.reclaim_by == "task" else "deactivate")
+
+
+def revoke_is_taken_for_a_downgrade() -> AbstractContextManager[Any]:
+    return patch.object(domain, "_method", lambda policy, _: "downgrade" if policy.downgrade_to else policy.reclaim_by)
+
+
+def task_is_done_by_us() -> AbstractContextManager[Any]:
+    return patch.object(domain, "_method", lambda *_: "deactivate")
+
+
+def licence_is_changed_first() -> AbstractContextManager[Any]:
+    original = fake.FakeActor._in_turn
+
+    async def in_turn(self: fake.FakeActor, holder: str, *wanted: tuple[str, Any]) -> Any:
+        return await original(self, holder, *sorted(wanted, key=lambda part: part[0] != "profile"))
+
+    return patch.object(fake.FakeActor, "_in_turn", in_turn)
+
+
+def upgrade_forgets_permission_sets() -> AbstractContextManager[Any]:
+    original = fake.FakeActor._upgrade
+
+    async def upgrade(self: fake.FakeActor, holder: str, image: Any) -> Any:
+        return await original(self, holder, replace(image, permission_sets=()))
+
+    return patch.object(fake.FakeActor, "_upgrade", upgrade)
+
+
+def day_off_is_not_looked_at() -> AbstractContextManager[Any]:
+    return patch.object(calendar, "may_reclaim", lambda *_: True)
+
+
+def days_off_count_as_grace() -> AbstractContextManager[Any]:
+    return patch.object(calendar, "_after_working_days", lambda _policy, start: start)
+
+
+def hours_are_ignored() -> AbstractContextManager[Any]:
+    return patch.object(calendar, "may_act", lambda *_: True)
+
+
 # Brakes.
 
 
@@ -418,6 +560,20 @@ def kill_switch_is_not_read_before_the_write() -> AbstractContextManager[Any]:
 # Records.
 
 
+def comparison_misses_who_is_back() -> AbstractContextManager[Any]:
+    return patch.object(drift, "_after_reclaim", lambda *_: None)
+
+
+def comparison_never_clears() -> AbstractContextManager[Any]:
+    original = drift_store.save
+
+    async def save(db: Any, connection_id: str, found: Sequence[Any], now: Any) -> int:
+        standing = [listed.drift for listed in await drift_store.drifts(db)]
+        return await original(db, connection_id, [*standing, *found], now)
+
+    return patch.object(drift_store, "save", save)
+
+
 def audit_entry_is_skipped() -> AbstractContextManager[Any]:
     original = submit.record
 
@@ -452,22 +608,30 @@ BUGS: Final[dict[str, Plant]] = {
         no_inbox,
         too_early_is_dropped,
         what_came_too_early_waits_for_its_turn,
+        what_cannot_be_read_is_thrown_away,
+        parked_message_raises_no_alert,
+        deadlock_is_taken_for_a_defect,
         outbox_row_is_lost,
         outbox_row_deleted_at_publish,
         keep_is_never_said,
         no_recheck_before_freeze,
         no_recheck_before_reclaim,
         old_check_is_good_enough,
+        unknown_passes,
         exempt_is_ignored,
         administrator_is_ignored,
         sign_in_is_ignored,
         get_mutates,
         timer_early,
+        timers_are_not_taken_out,
+        dry_run_freezes_unasked,
         grace_is_ignored,
         keep_in_grace_is_ignored,
         appeal_while_acting_is_ignored,
         keep_before_the_freeze_is_ignored,
         second_decision_wins,
+        withdrawal_is_ignored,
+        removed_connection_is_still_used,
         delivered_before_it_is_sent,
         deadline_without_a_question,
         no_answer_is_taken_for_success,
@@ -477,12 +641,22 @@ BUGS: Final[dict[str, Plant]] = {
         acts_within_a_transaction,
         writes_without_reading,
         whose_freeze_it_is_is_not_read,
+        downgrade_takes_the_whole_account,
+        revoke_is_taken_for_a_downgrade,
+        task_is_done_by_us,
+        licence_is_changed_first,
+        upgrade_forgets_permission_sets,
+        day_off_is_not_looked_at,
+        days_off_count_as_grace,
+        hours_are_ignored,
         cap_is_counted_per_process,
         permits_are_not_kept,
         permit_counts_from_the_first_attempt,
         canary_is_ignored,
         kill_switch_is_read_at_the_start,
         kill_switch_is_not_read_before_the_write,
+        comparison_misses_who_is_back,
+        comparison_never_clears,
         audit_entry_is_skipped,
         savings_are_counted_twice,
         reactivations_are_not_booked,
@@ -503,7 +677,9 @@ HAUNTED: Final[dict[str, Chances]] = {
     "outbox_row_is_lost": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
     "outbox_row_deleted_at_publish": Chances(hold=0, kill=0, database=0, broker=0.6, org=0, mail=0),
     "kill_switch_is_not_read_before_the_write": Chances(hold=0.25, kill=0, database=0, broker=0, org=0, mail=0),
-    "permit_counts_from_the_first_attempt": Chances(hold=0, kill=0, database=0, broker=0, org=0.6, mail=0),
+    "permit_counts_from_the_first_attempt": Chances(hold=0, kill=0.06, database=0, broker=0, org=0.3, mail=0),
+    "unknown_passes": Chances(hold=0, kill=0, database=0, broker=0, org=0.6, mail=0),
+    "removed_connection_is_still_used": Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0),
     "exempt_is_ignored": Chances(hold=0, kill=0, database=0, broker=0, org=0, mail=0),
 }
 """The trouble without which a bug does no harm; the others are looked for in histories as they come."""
@@ -512,47 +688,99 @@ BRAKED: Final[dict[str, Limits]] = {
     "cap_is_counted_per_process": Limits(run=100, day=100, month=1, canary=0),
     "permits_are_not_kept": Limits(run=1, day=1, month=1, canary=0),
     "permit_counts_from_the_first_attempt": Limits(run=100, day=1, month=100, canary=0),
+    "kill_switch_is_not_read_before_the_write": Limits(run=100, day=100, month=100, canary=0),
     "canary_is_ignored": Limits(run=100, day=100, month=100, canary=1),
 }
 """The limits without which a bug in the brakes does not show."""
 
+DOWNGRADE: Final[Mapping[str, Any]] = {
+    "reclaim_by": "downgrade",
+    "downgrade_product": CHEAPER,
+    "downgrade_profile": PLATFORM,
+    "dry_run": False,
+}
+EAGER: Final[Mapping[str, Any]] = {
+    "reclaim_by": "deactivate",
+    "decision_days": 2,
+    "remind_days": [],
+    "on_timeout": "freeze",
+    "grace_days": 3,
+    "hand_over": True,
+    "dry_run": False,
+}
+RULED: Final[dict[str, Mapping[str, Any]]] = {
+    "unknown_passes": EAGER,
+    "kill_switch_is_not_read_before_the_write": EAGER,
+    "what_came_too_early_waits_for_its_turn": EAGER,
+    "permit_counts_from_the_first_attempt": EAGER,
+    "downgrade_takes_the_whole_account": DOWNGRADE,
+    "revoke_is_taken_for_a_downgrade": DOWNGRADE | {"reclaim_by": "deactivate"},
+    "task_is_done_by_us": {"reclaim_by": "task", "dry_run": False},
+    "licence_is_changed_first": DOWNGRADE,
+    "upgrade_forgets_permission_sets": DOWNGRADE,
+    "day_off_is_not_looked_at": {"no_reclaim_before_days_off": True},
+    "dry_run_freezes_unasked": {"dry_run": True},
+    "days_off_count_as_grace": {"grace_calendar": "business"},
+    "hours_are_ignored": {"act_from": "08:00", "act_until": "18:00"},
+}
+"""The rule without which a bug does no harm."""
+
 FOUND_BY: Final[dict[str, int]] = {
-    "ack_before_commit": 5,
-    "no_inbox": 0,
-    "too_early_is_dropped": 30,
-    "outbox_row_is_lost": 2,
-    "outbox_row_deleted_at_publish": 1,
+    "ack_before_commit": 0,
+    "no_inbox": 3,
+    "too_early_is_dropped": 4,
+    "what_came_too_early_waits_for_its_turn": 40,
+    "what_cannot_be_read_is_thrown_away": 27,
+    "parked_message_raises_no_alert": 27,
+    "deadlock_is_taken_for_a_defect": 6,
+    "outbox_row_is_lost": 7,
+    "outbox_row_deleted_at_publish": 8,
     "keep_is_never_said": 9,
     "no_recheck_before_freeze": 0,
     "no_recheck_before_reclaim": 0,
-    "old_check_is_good_enough": 14,
-    "exempt_is_ignored": 15,
-    "administrator_is_ignored": 103,
-    "sign_in_is_ignored": 14,
+    "old_check_is_good_enough": 0,
+    "unknown_passes": 120,
+    "exempt_is_ignored": 75,
+    "administrator_is_ignored": 16,
+    "sign_in_is_ignored": 23,
     "get_mutates": 0,
-    "timer_early": 5,
+    "timer_early": 0,
+    "timers_are_not_taken_out": 0,
+    "dry_run_freezes_unasked": 9,
     "grace_is_ignored": 0,
-    "keep_in_grace_is_ignored": 36,
-    "appeal_while_acting_is_ignored": 27,
-    "keep_before_the_freeze_is_ignored": 0,
+    "keep_in_grace_is_ignored": 9,
+    "appeal_while_acting_is_ignored": 9,
+    "keep_before_the_freeze_is_ignored": 19,
     "second_decision_wins": 11,
+    "withdrawal_is_ignored": 16,
+    "removed_connection_is_still_used": 62,
     "delivered_before_it_is_sent": 0,
-    "deadline_without_a_question": 5,
-    "no_answer_is_taken_for_success": 0,
-    "dry_run_writes": 25,
-    "unfreezes_what_others_froze": 47,
-    "unfreeze_is_only_said": 36,
+    "deadline_without_a_question": 4,
+    "no_answer_is_taken_for_success": 62,
+    "dry_run_writes": 7,
+    "unfreezes_what_others_froze": 23,
+    "unfreeze_is_only_said": 9,
     "acts_within_a_transaction": 0,
-    "writes_without_reading": 0,
-    "whose_freeze_it_is_is_not_read": 253,
-    "cap_is_counted_per_process": 5,
-    "permits_are_not_kept": 6,
-    "canary_is_ignored": 6,
-    "kill_switch_is_read_at_the_start": 0,
-    "kill_switch_is_not_read_before_the_write": 56,
+    "writes_without_reading": 6,
+    "whose_freeze_it_is_is_not_read": 188,
+    "downgrade_takes_the_whole_account": 0,
+    "revoke_is_taken_for_a_downgrade": 0,
+    "task_is_done_by_us": 0,
+    "licence_is_changed_first": 0,
+    "upgrade_forgets_permission_sets": 3,
+    "day_off_is_not_looked_at": 0,
+    "days_off_count_as_grace": 0,
+    "hours_are_ignored": 9,
+    "cap_is_counted_per_process": 79,
+    "permits_are_not_kept": 0,
+    "canary_is_ignored": 0,
+    "kill_switch_is_read_at_the_start": 25,
+    "kill_switch_is_not_read_before_the_write": 108,
+    "comparison_misses_who_is_back": 5,
+    "comparison_never_clears": 5,
     "audit_entry_is_skipped": 0,
     "savings_are_counted_twice": 0,
-    "reactivations_are_not_booked": 4,
+    "reactivations_are_not_booked": 5,
     "projection_misses_rows": 0,
 }
 """The first history that finds each bug; `python -m tests.simulation --bugs` tells them anew."""
@@ -561,7 +789,8 @@ FOUND_BY: Final[dict[str, int]] = {
 def violations(stage: Stage, seed: int, name: str, *, planted: bool = True) -> list[str]:
     """Play a history with a bug in it, or with the same trouble and without the bug; return what was violated."""
     with BUGS[name]() if planted else nullcontext():
-        return stage.play(seed, chances=HAUNTED.get(name), limits=BRAKED.get(name)).violations
+        outcome = stage.play(seed, chances=HAUNTED.get(name), limits=BRAKED.get(name), terms=RULED.get(name))
+        return outcome.violations
 
 
 def find(stage: Stage, name: str, seeds: Iterable[int]) -> int | None:

@@ -60,6 +60,10 @@ class Broker:
         if trouble in {"unconfirmed", "half stored"}:
             raise Transient("simulated: the broker did not confirm")
 
+    def slip_in(self, service: str, body: bytes) -> None:
+        """Let a message lie in a service's queue that nobody can read."""
+        self.queues[service, EVENTS].append(Message(body))
+
     def receipt(self, producer: str, receipt: bytes) -> None:
         """Store a receipt for its producer, unless it gets lost."""
         if self.away or self._trouble("receipt lost"):

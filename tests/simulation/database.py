@@ -28,7 +28,14 @@ from reclaim.common.contracts import SERVICES
 from reclaim.common.db import _begin_sqlite, open_engine
 
 Kind = Literal[
-    "cut", "cut before commit", "cut after commit", "disk full", "busy", "kill before commit", "kill after commit"
+    "cut",
+    "cut before commit",
+    "cut after commit",
+    "disk full",
+    "busy",
+    "deadlock",
+    "kill before commit",
+    "kill after commit",
 ]
 KINDS: tuple[Kind, ...] = (
     "cut",
@@ -36,12 +43,16 @@ KINDS: tuple[Kind, ...] = (
     "cut after commit",
     "disk full",
     "busy",
+    "deadlock",
     "kill before commit",
     "kill after commit",
 )
 
-_CODES = {"disk full": sqlite3.SQLITE_FULL, "busy": sqlite3.SQLITE_BUSY}
-_STATES = {"disk full": "53100", "busy": "40001"}
+_WITHIN: tuple[Kind, ...] = ("cut", "disk full", "busy", "deadlock")
+"""What strikes at a statement; the others do around a commit."""
+
+_CODES = {"disk full": sqlite3.SQLITE_FULL, "busy": sqlite3.SQLITE_BUSY, "deadlock": sqlite3.SQLITE_LOCKED}
+_STATES = {"disk full": "53100", "busy": "40001", "deadlock": "40P01"}
 
 
 class Killed(BaseException):
@@ -297,7 +308,7 @@ class Driver:
         That is at its first statement, since one database needs more of them than the other for the same.
         """
         self._alive()
-        if self.armed is not None and self.armed.countdown <= 1 and self._strikes("cut", "disk full", "busy"):
+        if self.armed is not None and self.armed.countdown <= 1 and self._strikes(*_WITHIN):
             raise self._error()
 
     def _commit(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -311,7 +322,7 @@ class Driver:
             after = self._strikes("cut after commit", "kill after commit")
             original(connection)
             self.commits += 1
-            if self.armed is not None and self.armed.kind in {"cut", "disk full", "busy"}:
+            if self.armed is not None and self.armed.kind in _WITHIN:
                 self.armed.countdown -= 1
             if after == "kill after commit":
                 self.dead = True

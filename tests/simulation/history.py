@@ -3,49 +3,65 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import urlencode
 
+import msgspec
 import sqlalchemy as sa
 
 from reclaim.approvals.resend import resend
-from reclaim.common.contracts import SERVICES
+from reclaim.common.contracts import SERVICES, Decision, Policy, UserFlagged
 from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict
+from reclaim.common.inbox import SET_ASIDE
 from reclaim.common.outbox import OUTBOX
 from reclaim.connectors.fake import FakeRecord, FakeUser
 from reclaim.connectors.ports import Refused
-from reclaim.lifecycle import brake_gate, brake_store, brakes, checkpoints
+from reclaim.lifecycle import brake_gate, brake_store, brakes, checkpoints, drift_store
 from reclaim.lifecycle import store as lifecycle_store
 from reclaim.lifecycle.api import command
 from reclaim.lifecycle.brakes import Scope
-from reclaim.lifecycle.domain import ENDED, Case, Command, Decide, Reactivate, Retry, State
+from reclaim.lifecycle.domain import ENDED, Case, Command, Decide, Fulfilled, NotFulfilled, Reactivate, Retry, State
 from reclaim.savings import store as savings_store
 from reclaim.scanner import actions
 from reclaim.web.operators import Operator
-from tests.simulation.invariants import Known, Limits, Switch
+from tests.simulation import rules
+from tests.simulation.database import KINDS
+from tests.simulation.invariants import Cheaper, Known, Limits, Switch, Write, may_take
 from tests.simulation.mail import Letter
-from tests.simulation.org import INACTIVE_DAYS, PRODUCT
+from tests.simulation.org import PRODUCT
 from tests.simulation.world import Chances, Page, Process, Step, World, controlled
 
 DAY: Final = timedelta(days=1)
 OTTO: Final = Operator("otto", "operator", "session")
-UNDER_WAY: Final = {"checking_before_freeze", "freezing", "checking_before_reclaim", "handing_over", "attention"}
+UNDER_WAY: Final = {
+    "checking_before_freeze",
+    "freezing",
+    "checking_before_reclaim",
+    "handing_over",
+    "awaiting_fulfilment",
+    "attention",
+}
+AWAITED: Final = "awaiting_fulfilment"
+QUESTIONS: Final = {"ask", "ask_holder", "remind"}
+"""The letters in which the holder or the manager is asked what is to become of the seat."""
 KEEPABLE: Final = {
     "flagged",
     "awaiting_decision",
     "checking_before_freeze",
     "freezing",
     "frozen",
+    "in_grace",
     "checking_before_reclaim",
     "handing_over",
     "reclaiming",
     "downgrading",
+    "awaiting_fulfilment",
 }
 """Where a case may stand when somebody asks for the first time to keep the seat, and must be heard."""
 LOOSE: Final = Limits(run=100, day=100, month=100, canary=100)
@@ -56,6 +72,11 @@ TIGHT: Final = (
     Limits(run=100, day=100, month=100, canary=1),
     Limits(run=3, day=2, month=4, canary=2),
 )
+_WAITING: Final = sa.select(
+    sa.select(sa.func.count()).select_from(OUTBOX).scalar_subquery()
+    + sa.select(sa.func.count()).select_from(SET_ASIDE).where(SET_ASIDE.c.due.is_not(None)).scalar_subquery()
+)
+FAILURES: Final = ("kill", *KINDS)
 SETTINGS: Final = {"instance_url": "https://sim.my.salesforce.com", "client_id": "3MVG9"}
 
 
@@ -71,16 +92,30 @@ class Outcome:
     states: Counter[str]
     trace: list[str] = field(default_factory=list)
     signature: list[str] = field(default_factory=list)
+    recorded: list[str] = field(default_factory=list)
+    written: list[Write] = field(default_factory=list)
 
 
 class History:
     """Plays one seed."""
 
     def __init__(
-        self, seed: int, database_url: str, *, chances: Chances | None = None, limits: Limits | None = None
+        self,
+        seed: int,
+        database_url: str,
+        *,
+        chances: Chances | None = None,
+        limits: Limits | None = None,
+        terms: Mapping[str, Any] | None = None,
+        paired: bool = False,
     ) -> None:
-        """Draw the trouble and the brakes, unless they are given."""
+        """Draw the trouble, the brakes and the rule, unless they are given; of the rule a part may be.
+
+        `paired`: it is to go the same way live and dry, so that nobody touches what only a live run changes.
+        """
+        self.paired = paired
         self.limits = limits
+        self.terms = terms or {}
         self.world = World(seed, database_url, chances=chances)
         self.chance = self.world.chance
         self.length = self.chance.randint(25, 60)
@@ -89,6 +124,10 @@ class History:
         self.hears = {name: self.chance.choice(speeds) for name in SERVICES}
         self.works = {name: self.chance.choice(speeds) for name in SERVICES}
         """How soon each process hears what waits in its queues, and does what it has to: some lag far behind."""
+        self._idle: dict[tuple[str, str], tuple[int, datetime | None]] = {}
+        """For each job the moment at which it found nothing to do."""
+        self._empty: dict[str, tuple[int, bool]] = {}
+        """Whether nothing waited in a process's outbox, or for another try, when so many of its steps had been."""
         self.drills = self.chance.random() < 0.2
         """Whether operators have their hand on the kill switch all the while."""
 
@@ -134,7 +173,7 @@ class History:
                     user.manager_id = None
                 case 4:
                     user.last_used_at = None
-                case 5:
+                case 5 if not self.paired:
                     user.blocked = Refused(
                         "DEFAULT_OWNER", "user is the default owner", "Choose another default owner."
                     )
@@ -151,23 +190,16 @@ class History:
         connection = await actions.add_connection(
             deps, name="Sim", kind="salesforce", settings=SETTINGS, credentials={"client_secret": "s"}, test=False
         )
-        self.dry_run = chance.random() < 0.15
+        terms = rules.drawn(chance, now, dry_run=chance.random() < 0.15) | self.terms
+        for what in rules.told(terms):
+            self.world.happened(f"rule: {what}")
+        if "downgrade_product" in terms:
+            rules.equip(org, chance)
+            self.world.judge.cheaper = Cheaper(rules.PLATFORM, frozenset(org.needs))
         rule = await actions.add_rule(
             deps,
             connection.id,
-            {
-                "name": "Idle",
-                "products": [PRODUCT],
-                "inactive_days": INACTIVE_DAYS,
-                "route": "email",
-                "decision_days": chance.choice((2, 7)),
-                "on_timeout": chance.choice(("freeze", "freeze", "keep", "escalate")),
-                "grace_days": chance.choice((3, 7)),
-                "hand_over": chance.random() < 0.7,
-                "dry_run": self.dry_run,
-                "cooldown_days": chance.choice((0, 30)),
-                "most_flagged_share": 100,
-            },
+            terms,
             author="otto",
         )
         self.rule = await actions.activate_rule(deps, rule.id)
@@ -230,7 +262,9 @@ class History:
         if world.judge.cases:
             choices.append((0.8, self._console))
         choices.append((0.5, self._in_the_org))
-        choices.append((0.15, self._scan))
+        choices.append((0.0 if self.paired else 0.15, self._at_the_connection))
+        choices.append((0.04, self._poison))
+        choices.append((0.0 if self.paired else 0.15, self._scan))
         choices.append((self._alarm(), self._at_the_kill_switch))
         choices.append((0.4, self._at_the_brakes))
         choices.append((3.0, self._time))
@@ -261,7 +295,15 @@ class History:
 
     async def _push_on(self) -> None:
         """Let time pass and everybody work with the faults going on, or few cases are acted on while there are any."""
-        self._advance(self.chance.choice((timedelta(minutes=10), timedelta(hours=3), 3 * DAY, 8 * DAY)))
+        later = self.chance.choice((timedelta(minutes=10), timedelta(hours=3), 3 * DAY, 8 * DAY))
+        await self._leap(later, self._all_work)
+        await self._all_work()
+        if self.chance.random() < 0.15:
+            await self.world.do_job(self.world.processes["lifecycle"], "drift")
+        if self.chance.random() < 0.5:
+            await self._somebody_reads()
+
+    async def _all_work(self) -> None:
         await self._busy()
         await self._look_round()
         await self._busy()
@@ -298,13 +340,31 @@ class History:
             case "back":
                 process = chance.choice(list(world.processes.values()))
                 world.happened("time: -2 hours")
-                process.clock.off -= timedelta(hours=2)
+                process.clock.off[chance.randrange(world.hosts)] -= timedelta(hours=2)
+                world.judge.set_back += timedelta(hours=2)
                 if chance.random() < 0.5:
                     world.wall_off -= timedelta(hours=2)
             case "skew":
                 process = chance.choice(list(world.processes.values()))
                 world.happened("time: ±10 minutes between hosts")
-                process.clock.off += timedelta(minutes=chance.choice((-10, 10)))
+                process.clock.off[chance.randrange(world.hosts)] += timedelta(minutes=chance.choice((-10, 10)))
+                world.judge.set_back += timedelta(minutes=10)
+
+    async def _leap(self, by: timedelta, work: Callable[[], Awaitable[None]]) -> None:
+        """Let time pass, and then until the rule lets something be taken: nobody would see a history wait for it.
+
+        Before that everybody works on the day or at the hour that it forbids, now and then.
+        """
+        self._advance(by)
+        policies: list[Policy] = [case.policy for case in self.world.judge.cases.values()]
+        if not policies or may_take(policies[0], self.world.true):
+            return
+        if self.chance.random() < 0.5:
+            await work()
+        begin = self.world.true
+        while not may_take(policies[0], self.world.true):
+            self.world.true += timedelta(hours=1)
+        self.world.log(f"{self.world.true - begin} later")
 
     def _advance(self, by: timedelta) -> None:
         self.world.true += by
@@ -326,8 +386,10 @@ class History:
                 "active changed",
                 "manager",
             ),
-            (3, 1, 1, 1, 1.5, 2, 0.5, 0.5),
+            (3, 1, 1, 1, 0, 0, 0, 0.5) if self.paired else (3, 1, 1, 1, 1.5, 2, 0.5, 0.5),
         )[0]
+        if self.paired and any(case.holder == holder and case.grace_from for case in self.world.judge.cases.values()):
+            return
         frozen = [each for each in sorted(org.users) if org.users[each].frozen]
         if what == "freeze renewed" and frozen:
             holder = chance.choice(frozen)
@@ -353,6 +415,58 @@ class History:
             case "manager":
                 org.person(holder, manager_id=None if user.manager_id else "u-boss")
 
+    async def _at_the_connection(self) -> None:
+        """Let somebody change what we may see there, or take it out of our hands."""
+        world, org, chance = self.world, self.world.org, self.chance
+        deps = world.processes["scanner"].running.service.jobs[0].run.args[0]  # type: ignore[attr-defined]
+        ours = any(user.frozen and not user.frozen_by_another for user in org.users.values())
+        what = chance.choices(
+            (
+                "access changed",
+                "fields changed",
+                "account hidden or shown",
+                "person excluded",
+                "cases of the rule taken back",
+                "connection removed",
+            ),
+            (4 if org.revoked else 1, 3 if org.lost else 1, 1.5, 2, 0.4, 2 if ours else 0.2),
+        )[0]
+        world.happened(f"connection: {what}")
+        holder = chance.choice(sorted(user for user in org.users if user not in world.judge.protected))
+        work: Awaitable[Any] | None = None
+        match what:
+            case "access changed":
+                org.revoked = not org.revoked
+            case "fields changed":
+                org.lost = None if org.lost else chance.choice(("exempt", "frozen", "last_seen_elsewhere"))
+            case "account hidden or shown":
+                org.hidden ^= {holder}
+            case "person excluded":
+                raw = {"kind": "person", "value": holder, "reason": "on a project"}
+                work = actions.add_exclusion(deps, raw, author="otto")
+            case "cases of the rule taken back":
+                work = self._withdraw_the_rule(deps)
+            case "connection removed":
+                work = actions.remove_connection(deps, self.connection_id, by="otto")
+        if work is not None:
+            await world.run(world.processes["scanner"], f"console: {what}", _awaited(work))
+
+    async def _withdraw_the_rule(self, deps: Any) -> None:
+        if (await actions.pause_rule(deps, self.rule.id, by="otto")).status == "paused":
+            await actions.withdraw_cases(deps, self.rule.id, "it was wrong", by="otto")
+
+    async def _poison(self) -> None:
+        """Let somebody put a message into a queue that nobody can read."""
+        world = self.world
+        service = self.chance.choice(SERVICES)
+        wire = self.chance.choice(("reclaim.Unheard.v1", UserFlagged.wire))
+        event = {"specversion": "1.0", "id": world.next_id(), "source": "/reclaim/savings", "type": wire, "data": {}}
+        event["time"] = world.true.isoformat()
+        body = self.chance.choice((f"{event['id']}: no JSON".encode(), b"[" + msgspec.json.encode(event) + b"]"))
+        world.happened("broker: poison")
+        world.poisoned[service] += 1
+        world.broker.slip_in(service, body)
+
     # People.
 
     async def _somebody_reads(self) -> None:
@@ -371,12 +485,12 @@ class History:
             case "keep":
                 await self._answer(letter, "keep")
             case "revoke":
-                await self._answer(letter, "revoke" if letter.kind == "ask" else "keep")
+                await self._answer(letter, "revoke" if letter.kind in QUESTIONS else "keep")
             case "both":
-                await self._answer(letter, "revoke" if letter.kind == "ask" else "keep")
+                await self._answer(letter, "revoke" if letter.kind in QUESTIONS else "keep")
                 await self._answer(letter, "keep")
             case "twice":
-                choice = self.chance.choice(("keep", "revoke")) if letter.kind == "ask" else "keep"
+                choice = self.chance.choice(("keep", "revoke")) if letter.kind in QUESTIONS else "keep"
                 await self._answer(letter, choice, times=2)
 
     async def _get(self, letter: Letter, method: str) -> Page | None:
@@ -411,9 +525,13 @@ class History:
             return
         case = self.chance.choices(cases, [self._draws_attention(case) for case in cases])[0]
         lifecycle = self.world.processes["lifecycle"]
-        offered = {"attention": ("retry", "retry", "keep", "revoke", "resend"), "reclaimed": ("reactivate",)}
+        offered = {
+            "attention": ("retry", "retry", "keep", "revoke", "resend", "done"),
+            "reclaimed": ("reactivate",),
+            "awaiting_fulfilment": ("done", "done", "not done", "keep"),
+        }
         wanted = self.chance.choice(
-            offered.get(shown[case.id], ("keep", "keep", "revoke", "revoke", "retry", "resend"))
+            offered.get(shown[case.id], ("keep", "keep", "revoke", "revoke", "retry", "resend", "downgrade", "done"))
         )
         match wanted:
             case "resend":
@@ -423,8 +541,26 @@ class History:
                 await self._order(lifecycle, case.id, Retry("otto"))
             case "reactivate":
                 await self._order(lifecycle, case.id, Reactivate("otto", "asked for"))
-            case "keep" | "revoke" as decision:
+            case "done" | "not done":
+                await self._work_off(lifecycle, case, done=wanted == "done")
+            case "downgrade" if case.policy.downgrade_to is None and self.chance.random() < 0.8:
+                pass
+            case "keep" | "revoke" | "downgrade" as decision:
                 await self._decide(lifecycle, case, decision)
+
+    async def _work_off(self, lifecycle: Process, case: Known, *, done: bool) -> None:
+        """Let a person free the seat, mostly, and say that they did; or say that they cannot."""
+        if case.policy.reclaim_by != "task":
+            return
+        user = self.world.org.users[case.holder]
+        if not done:
+            await self._order(lifecycle, case.id, NotFulfilled("otto", "the vendor refuses"))
+            return
+        asked = self.world.shown[case.id] == AWAITED and not self.paired
+        if user.active and asked and self.chance.random() < 0.8:
+            self.world.org.person(case.holder, active=False)
+        case.done += 1
+        await self._order(lifecycle, case.id, Fulfilled("otto", "done"))
 
     def _draws_attention(self, case: Known) -> float:
         """Return how likely an operator is to look at a case: more so if it is acted on, or an answer is on its way."""
@@ -432,9 +568,10 @@ class History:
         overtaken = shown in {"flagged", "awaiting_decision"} and bool(case.sent)
         return 4 if shown in UNDER_WAY or overtaken else 1
 
-    async def _decide(self, lifecycle: Process, case: Known, decision: Literal["keep", "revoke"]) -> None:
+    async def _decide(self, lifecycle: Process, case: Known, decision: Decision) -> None:
         at = self.world.moment("lifecycle")
         in_time = self.world.shown[case.id] in KEEPABLE and not any(what == "keep" for what, _ in case.sent)
+        in_time = in_time and not case.withdrawn
         case.sent.append((decision, at))
         step = await self._order(lifecycle, case.id, Decide(decision, "otto", "console", "said so", at.clock))
         if isinstance(step.result, Case):
@@ -523,16 +660,56 @@ class History:
         await world.calm_down()
         await self._release_all()
         for later in (timedelta(hours=3), 8 * DAY, 8 * DAY, 8 * DAY, 30 * DAY, 30 * DAY):
-            self._advance(later)
+            await self._leap(later, self._drain)
             await self._drain()
+            if self.chance.random() < 0.2:
+                await self._somebody_reads()
+                await self._drain()
+            await self._work_off_all()
             if not await self._unsettled():
                 break
+        if self.paired:
+            return
         reclaimed = [case_id for case_id, state in world.shown.items() if state == "reclaimed"]
         if reclaimed and self.chance.random() < 0.4:
             wanted = Reactivate("otto", "the holder is back")
             await self._order(world.processes["lifecycle"], self.chance.choice(reclaimed), wanted)
             await self._drain()
             self._advance(timedelta(hours=3))
+            await self._drain()
+        if self.chance.random() < 0.3:
+            await self._compare()
+
+    async def _compare(self) -> None:
+        """Let the daily comparison see how everything stands: a seat that somebody gave back, and gave up again."""
+        freed = [case for case in self.world.judge.cases.values() if self.world.shown.get(case.id) == "reclaimed"]
+        user = self.world.org.users[self.chance.choice(freed).holder] if freed else None
+        if user is not None and not user.active:
+            self.world.org.person(user.id, active=True)
+            await self._compare_once()
+            self.world.org.person(user.id, active=False)
+        await self._compare_once()
+
+    async def _compare_once(self) -> None:
+        world, lifecycle = self.world, self.world.processes["lifecycle"]
+        self._advance(2 * DAY)
+        while await world.do_job(lifecycle, "drift"):
+            pass
+        await self._drain()
+        async with lifecycle.running.database.reading() as db:
+            runs = await drift_store.runs(db)
+            listed = {each.drift.case_id for each in await drift_store.drifts(db)}
+            cases = await lifecycle_store.search(db, limit=1000)
+        if runs and not any(run["trouble"] for run in runs):
+            states = {case.id: case.state.value for case in cases}
+            world.judge.compared(listed, states, world.org.users, world.org.hidden)
+
+    async def _work_off_all(self) -> None:
+        """Let a person say of each task what became of it."""
+        asked = [each for each in self.world.judge.cases.values() if self.world.shown.get(each.id) == AWAITED]
+        for case in asked:
+            await self._work_off(self.world.processes["lifecycle"], case, done=self.chance.random() < 0.8)
+        if asked:
             await self._drain()
 
     async def _release_all(self) -> None:
@@ -559,25 +736,44 @@ class History:
         world.judge.blame("the work never ends: 400 rounds with the faults stopped")
 
     async def _look_round(self) -> bool:
+        """Run the jobs that do the work; without faults none that found nothing to do, as long as nothing happens."""
         worked = False
         for process in self.world.processes.values():
-            for job in ("relay", "retry", "act", "timers", "mail", "scan"):
-                if job in process.running.wakers:
-                    worked |= await self.world.do_job(process, job)
+            for job in ("relay", "retry", "act", "timers", "mail", "ask", "scan"):
+                if job in process.running.wakers and not self._idles(process, job):
+                    if await self.world.do_job(process, job):
+                        worked = True
+                    else:
+                        await self._note_idle(process, job)
         return worked
+
+    def _idles(self, process: Process, job: str) -> bool:
+        touched, at = self._idle.get((process.name, job), (-1, None))
+        return self.world.calm and touched == self.world.touched[process.name] and at in {None, self.world.true}
+
+    async def _note_idle(self, process: Process, job: str) -> None:
+        """Remember that a job had nothing to do: until something happens, or only until time has passed."""
+        if not self.world.calm:
+            return
+        touched, lasts = self.world.touched[process.name], False
+        if job in {"relay", "retry"}:
+            # The other one of the two may have looked already.
+            known = self._empty.get(process.name)
+            if known is None or known[0] != touched:
+                known = self._empty[process.name] = (touched, not await self._waiting(process))
+            lasts = known[1]
+        self._idle[process.name, job] = (touched, None if lasts else self.world.true)
 
     async def _unsettled(self) -> bool:
         async with self.world.processes["lifecycle"].running.database.reading() as db:
             counts = await lifecycle_store.count_by_state(db)
         moving = sum(count for state, count in counts.items() if state not in ENDED and state != State.ATTENTION)
-        return bool(moving) or any(await self._waiting())
+        return bool(moving) or any([await self._waiting(process) for process in self.world.processes.values()])
 
-    async def _waiting(self) -> list[int]:
-        depths = []
-        for process in self.world.processes.values():
-            async with process.running.database.reading() as db:
-                depths.append(int((await db.execute(sa.select(sa.func.count()).select_from(OUTBOX))).scalar_one()))
-        return depths
+    async def _waiting(self, process: Process) -> int:
+        """Return how many events wait in a process's outbox, or for another try."""
+        async with process.running.database.reading() as db:
+            return int((await db.execute(_WAITING)).scalar_one())
 
     async def _judge_the_end(self) -> None:
         world, judge = self.world, self.world.judge
@@ -589,11 +785,15 @@ class History:
             judge.blame(f"the audit trail: {verified.fault}")
         self.states = {case.id: case.state.value for case in cases}
         judge.ended(self.states, world.org.users, frozenset(state.value for state in ENDED))
-        for process, depth in zip(world.processes.values(), await self._waiting(), strict=True):
-            if depth:
-                judge.blame(f"{process.name}: {depth} events never left the outbox")
-            for parked in await process.running.inbox.parked():
-                judge.blame(f"{process.name}: {parked.wire} was parked: {parked.reason}")
+        for process in world.processes.values():
+            if depth := await self._waiting(process):
+                judge.blame(f"{process.name}: {depth} events never left the outbox, or wait for another try")
+            box = process.running.inbox
+            parked, counted = await box.parked(), await box.count_parked()
+            ids = [each.event_id for each in parked]
+            failures = sum(times for what, times in world.faults.items() if what.startswith(FAILURES))
+            poisoned, alerts = world.poisoned[process.name], world.alerts[process.name]
+            judge.parked(process.name, poisoned, ids, counted, alerts, failures)
         savings = world.processes["savings"].running.database
         async with savings.reading() as db:
             log = await savings_store.entries_after(db, 0, 10_000)
@@ -611,22 +811,14 @@ class History:
         for case_id, times in heard.items():
             if times > len(judge.cases[case_id].sent):
                 judge.blame(f"{judge.cases[case_id].holder}: {times} decisions were heard, and fewer were sent")
-        fired = Counter(
-            (link.entry.case_id, link.entry.command)
-            for link in world.audit
-            if link.entry.accepted and link.entry.command == "grace_over"
-        )
-        for (case_id, name), times in fired.items():
-            if times > 1:
-                judge.blame(f"{judge.cases[case_id].holder}: the timer {name} fired {times} times")
 
     def _outcome(self) -> Outcome:
         world = self.world
-        signature = [
+        recorded = [
             f"{link.entry.case_id} {link.entry.command} {link.entry.before}>{link.entry.after} {link.entry.accepted}"
             for link in world.audit
         ]
-        signature += [
+        written = [
             f"{str(write.at.true)[5:19]} {write.id}.{write.field} {write.before}>{write.after} {write.by_us}"
             for write in world.judge.writes
         ]
@@ -638,9 +830,15 @@ class History:
             world.faults,
             Counter(self.states.values()),
             world.trace,
-            signature,
+            recorded + written,
+            recorded,
+            world.judge.writes,
         )
 
 
 async def _call(endpoint: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     return await endpoint(*args)
+
+
+async def _awaited(work: Awaitable[Any]) -> Any:
+    return await work

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Protocol
 
 from reclaim.common.clock import Clock
-from reclaim.common.errors import Transient
+from reclaim.common.errors import Permanent, Transient
 from reclaim.connectors.fake import FakeActor, FakeOrg, FakeReader, FakeUser, Trouble
 from reclaim.connectors.ports import (
     ActionResult,
+    Downgrade,
+    Grants,
     HandedOver,
     Incomplete,
+    Known,
     Licence,
     Refused,
     SeatRecord,
@@ -25,6 +29,7 @@ from reclaim.connectors.ports import (
 from tests.simulation.invariants import Instant, Judge, Look, Write
 
 PRODUCT = "SFDC"
+CHEAPER = "AUL"
 INACTIVE_DAYS = 90
 OUTAGES = (
     "503 Service Unavailable",
@@ -61,6 +66,12 @@ class SimOrg(FakeOrg):
         self._likely = likely
         self.judge, self.moments, self.chance, self.happened = judge, moments, chance, happened
         self.calm = False
+        self.revoked = False
+        """Whether the credentials that we have are good for nothing."""
+        self.hidden: set[str] = set()
+        """Accounts that the user we run as may not see."""
+        self.lost: str | None = None
+        """The part of every survey whose fields that user may not read."""
         self.called = 0
         """The step in which the call was made that is being answered."""
 
@@ -85,7 +96,7 @@ class SimOrg(FakeOrg):
 
     def strikes(self, *kinds: str, times: float = 1.0) -> str | None:
         """Return the trouble that there is now, if any; `times` as likely as others."""
-        if self.calm or self.chance.random() >= self._likely * times:
+        if self.calm or not self._likely or self.chance.random() >= self._likely * times:
             return None
         kind = self.chance.choice(kinds)
         self.happened(f"org: {kind}")
@@ -93,7 +104,9 @@ class SimOrg(FakeOrg):
 
     def outage(self) -> None:
         """Fail a call before it does anything, half as often as anything else goes wrong."""
-        if self.chance.random() < 0.5 and (kind := self.strikes(*OUTAGES)) is not None:
+        if self.revoked:
+            raise Permanent("simulated: INVALID_LOGIN: the credentials were revoked")
+        if self._likely and self.chance.random() < 0.5 and (kind := self.strikes(*OUTAGES)) is not None:
             raise Transient(f"simulated: {kind}")
 
     def looked(self, process: str, part: Any, holders: Sequence[str] | None) -> None:
@@ -103,7 +116,7 @@ class SimOrg(FakeOrg):
         at, serial = self.moments.moment(process), self.moments.serial()
         for holder in self.users if holders is None else holders:
             user = self.users.get(holder)
-            if user is not None:
+            if user is not None and holder not in self.hidden:
                 clear = self._seat_allows(user, at.clock) if part == "seat" else self._survey_allows(user, at.clock)
                 self.judge.looked(holder, Look(at, serial, part, clear, user.frozen))
 
@@ -116,6 +129,15 @@ class SimOrg(FakeOrg):
         named = (user.integration, user.administrator, user.exempt, user.scheduled, user.approvals, user.queue)
         quiet = seen is None or seen < now - timedelta(days=INACTIVE_DAYS)
         return quiet and not any(named) and user.id != self.run_as
+
+
+def _without(hidden: set[str], part: Any) -> Any:
+    """Return one part of a survey as it is for whom these accounts are hidden."""
+    if not isinstance(part, Known):
+        return part
+    if isinstance(part.value, frozenset):
+        return Known(part.value - hidden)
+    return Known({holder: value for holder, value in part.value.items() if holder not in hidden})
 
 
 Gate = Callable[[str], Awaitable[None]]
@@ -157,12 +179,13 @@ class SimReader(FakeReader):
                 raise Incomplete("simulated: the list ended before its announced size")
             if trouble == "empty list":
                 continue
+            page = [seat for seat in page if seat.holder.id not in self._sim.hidden]
             yield page[: len(page) // 2] if trouble == "short list" else page
 
     async def seats_of(self, holders: Sequence[str]) -> Mapping[str, SeatRecord]:
         await self._before("seats_of")
         self._sim.looked(self._process, "seat", holders)
-        found = await super().seats_of(holders)
+        found = await super().seats_of([each for each in holders if each not in self._sim.hidden])
         await self._gate("after seats_of")
         return found
 
@@ -171,12 +194,27 @@ class SimReader(FakeReader):
         if self._sim.strikes("unreadable part"):
             part = self._sim.chance.choice(("exempt", "frozen", "administrators", "last_seen_elsewhere"))
             self._sim.unreadable = {part: "simulated: the query failed"}
+        if self._sim.lost is not None:
+            self._sim.unreadable = {self._sim.lost: "simulated: No such column, or its field is not accessible"}
         try:
             self._sim.looked(self._process, "survey", holders)
             found = await super().survey(holders, since=since)
         finally:
             self._sim.unreadable = {}
         await self._gate("after survey")
+        return self._visible(found)
+
+    def _visible(self, survey: Survey) -> Survey:
+        hidden = self._sim.hidden
+        if not hidden:
+            return survey
+        parts = {part.name: getattr(survey, part.name) for part in fields(survey)}
+        return replace(survey, **{name: _without(hidden, part) for name, part in parts.items()})
+
+    async def grants(self, holders: Sequence[str]) -> Mapping[str, Grants]:
+        await self._before("grants")
+        found = await super().grants(holders)
+        await self._gate("after grants")
         return found
 
     async def open_records(self, holders: Sequence[str]) -> Mapping[str, Mapping[str, Sequence[str]]]:
@@ -203,8 +241,19 @@ class SimActor(FakeActor):
     async def reactivate(self, holders: Sequence[str]) -> Mapping[str, ActionResult]:
         return await self._acting("reactivate", holders, super().reactivate)
 
+    async def downgrade(self, downgrades: Sequence[Downgrade]) -> Mapping[str, ActionResult]:
+        return await self._acting("downgrade", downgrades, super().downgrade)
+
+    async def upgrade(self, images: Mapping[str, Grants]) -> Mapping[str, ActionResult]:
+        return await self._acting("upgrade", images, super().upgrade)
+
     async def hand_over(self, transfers: Sequence[Transfer]) -> Mapping[str, HandedOver | Refused | TryLater]:
         return await self._acting("hand_over", transfers, super().hand_over)
+
+    def _settled(self, operation: str, holder: str, name: str, *, value: Any) -> ActionResult | None:
+        if holder in self._sim.hidden:
+            return Refused("NOT_FOUND", "the org has no such user", "The account is gone: scan again.")
+        return super()._settled(operation, holder, name, value=value)
 
     def _log(self, record_id: str, name: str, before: object, after: object) -> None:
         super()._log(record_id, name, before, after)
@@ -224,7 +273,7 @@ class SimActor(FakeActor):
             "UNABLE_TO_LOCK_ROW": ("none", "before"),
         }
         choices = rows.get(trouble, ("none",))
-        self._sim.trouble = lambda _operation, _id: self._sim.chance.choice(choices)
+        self._sim.trouble = lambda _operation, _id: self._sim.chance.choice(choices) if trouble else "none"
         self._sim.called = called
         try:
             results = await act(given)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from unittest.mock import patch
 
 from reclaim.common import db
@@ -54,11 +54,20 @@ class Stage:
         self._runner.close()
         self._databases.close()
 
-    def play(self, seed: int, *, chances: Chances | None = None, limits: Limits | None = None) -> Outcome:
+    def play(
+        self,
+        seed: int,
+        *,
+        chances: Chances | None = None,
+        limits: Limits | None = None,
+        terms: Mapping[str, Any] | None = None,
+        paired: bool = False,
+    ) -> Outcome:
         """Play one history from its beginning to its end."""
         self._databases.fill(self.template)
         with patch.object(db, "open_engine", self._databases.open_engine):
-            return self._runner.run(History(seed, self._databases.url, chances=chances, limits=limits).play())
+            history = History(seed, self._databases.url, chances=chances, limits=limits, terms=terms, paired=paired)
+            return self._runner.run(history.play())
 
 
 @dataclass

@@ -28,7 +28,8 @@ def test_no_history_violates_an_invariant(stage: Stage, seeds: range) -> None:
     assert total.cases > PART
     # A simulation in which nothing goes wrong, or nothing goes right, proves nothing.
     assert len(total.faults) > 40, total.text()
-    assert {"reclaimed", "restored", "kept", "cancelled", "skipped", "attention", "reactivated"} <= set(total.states)
+    # Appeals against a freeze are rare enough for a hundred histories without one; among ten thousand there are many.
+    assert {"reclaimed", "kept", "cancelled", "skipped", "attention", "reactivated"} <= set(total.states)
 
 
 @pytest.mark.long
@@ -90,6 +91,7 @@ def _had_everything(total: Summary) -> None:
         "cut after commit",
         "busy",
         "disk full",
+        "deadlock",
         "broker: lost",
         "broker: unconfirmed",
         "broker: doubled",
@@ -98,6 +100,7 @@ def _had_everything(total: Summary) -> None:
         "broker: redelivered",
         "broker: receipt lost",
         "broker: goes away",
+        "broker: poison",
         "org: 503 Service Unavailable",
         "org: 429 Too Many Requests",
         "org: 403 REQUEST_LIMIT_EXCEEDED",
@@ -114,6 +117,21 @@ def _had_everything(total: Summary) -> None:
         "mail: server away",
         "mail: timed out after it was accepted",
         "held in an outside call",
+        "connection: access changed",
+        "connection: fields changed",
+        "connection: account hidden or shown",
+        "connection: person excluded",
+        "connection: cases of the rule taken back",
+        "connection: connection removed",
+        "rule: downgrade",
+        "rule: task",
+        "rule: dry run",
+        "rule: working days",
+        "rule: no reclaim before days off",
+        "rule: hours",
+        "rule: holder first",
+        "rule: reminders",
+        "rule: named successor",
         "time: +14 days",
         "time: -2 hours",
         "time: ±10 minutes between hosts",

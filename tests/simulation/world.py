@@ -9,6 +9,7 @@ and builds it again over the same database.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,9 +28,9 @@ from starlette.responses import Response
 
 from reclaim.approvals.service import build as build_approvals
 from reclaim.approvals.settings import ApprovalsSettings
-from reclaim.common import ids, timing
+from reclaim.common import ids, inbox, timing
 from reclaim.common.bus import DEAD, EVENTS, RECEIPTS
-from reclaim.common.contracts import SERVICES, DecisionReceived, UserFlagged
+from reclaim.common.contracts import SERVICES, CaseWithdrawn, ConnectionChanged, DecisionReceived, UserFlagged
 from reclaim.common.db import is_outage
 from reclaim.common.envelope import Received, split
 from reclaim.common.errors import Conflict, NotFound, Transient
@@ -40,6 +41,7 @@ from reclaim.common.service import Build, Running
 from reclaim.common.settings import Settings
 from reclaim.itsm_gateway.service import build as build_gateway
 from reclaim.itsm_gateway.settings import ItsmGatewaySettings
+from reclaim.lifecycle import actions as lifecycle_actions
 from reclaim.lifecycle import store as lifecycle_store
 from reclaim.lifecycle.audit import Link, Verifier
 from reclaim.lifecycle.service import build as build_lifecycle
@@ -60,6 +62,8 @@ from tests.simulation.org import Connected, SimOrg
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 SIGNING = "simulated-signing-key-0123456789-abcdef"
 SEALING = Fernet.generate_key().decode()
+FEW_ATTEMPTS = 2
+"""Few enough for an attempt at each leap of a history's end to come to them."""
 PUBLIC = "http://127.0.0.1:8080"
 _AUDIT_SINCE = (
     sa.select(lifecycle_store.AUDIT)
@@ -97,14 +101,26 @@ class Chances:
 
 
 class HostClock:
-    """The clock of one process's machine: the true time, and how far off it is."""
+    """The clocks of the machines that one service runs on: the true time, and how far off each is.
 
-    def __init__(self, world: World) -> None:
+    `host` is the machine that the step under way, or the next one, runs on. With one machine only the product's clock
+    may be off, and what leases and back-off go by be right; with two, each has one clock for everything.
+    """
+
+    def __init__(self, world: World, hosts: int) -> None:
         self._world = world
-        self.off = timedelta()
+        self.off = [timedelta()] * hosts
+        self.host = 0
 
     def now(self) -> datetime:
-        return self._world.true + self.off
+        return self._world.true + self.off[self.host]
+
+    def wall(self) -> datetime:
+        """Return the time that leases and back-off go by."""
+        return self._world.true + (self._world.wall_off if len(self.off) == 1 else self.off[self.host])
+
+    def reset(self) -> None:
+        self.off = [timedelta()] * len(self.off)
 
 
 @dataclass(eq=False)
@@ -115,6 +131,7 @@ class Step:
     process: Process
     what: str
     began: Instant
+    host: int
     task: asyncio.Task[Any] | None = None
     result: Any = None
     error: BaseException | None = None
@@ -142,7 +159,7 @@ class Process:
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
-        self.clock = HostClock(world)
+        self.clock = HostClock(world, world.hosts)
         self.endpoints: dict[tuple[str, str], Callable[..., Awaitable[Any]]] = {}
         self.start()
 
@@ -180,7 +197,7 @@ class Process:
         pool: Any = self.running.database.engine.pool
         if pool.checkedout():
             world.judge.blame(f"{self.name}: a transaction is open during an outside call ({where})")
-        if world.calm:
+        if world.calm or not world.chances.hold + world.chances.kill:
             return
         drawn = world.chance.random()
         if drawn < world.chances.kill:
@@ -264,13 +281,25 @@ class World:
         self.wall_off = timedelta()
         self.trace: list[str] = []
         self.faults: Counter[str] = Counter()
+        self.hosts = self.chance.choice((1, 1, 2))
+        """On how many machines each service runs: with two, each step is one of either replica."""
         self.judge = Judge()
+        self.judge.replicas = self.hosts > 1
         self.letters: list[Letter] = []
         self.holds: list[Hold] = []
         self.stopped = False
+        self.current: Step | None = None
         self.steps = 0
+        self.touched: Counter[str] = Counter()
+        """How many steps of each process found something to do."""
         self.verifier = Verifier()
         self.audit: list[Link] = []
+        self.patience = self.chance.choice((40, 40, 40, 40, FEW_ATTEMPTS))
+        """Attempts before a person is called: in some histories few enough that it comes to that."""
+        self.alerts: Counter[str] = Counter()
+        """How often each service's log called for somebody to look at a message."""
+        self.poisoned: Counter[str] = Counter()
+        """Messages in each service's queue that cannot be read."""
         self.shown: dict[str, str] = {}
         """The state of each case as the console shows it."""
         self._numbers = 0
@@ -295,6 +324,11 @@ class World:
     def log(self, line: str) -> None:
         self.trace.append(f"{self.steps:4} {str(self.true)[5:19]} {line}")
 
+    def wall(self) -> float:
+        """Return the seconds since 1970 that leases and back-off go by, where the step under way runs."""
+        at = self.current.process.clock.wall() if self.current is not None else self.true
+        return at.timestamp()
+
     def next_id(self) -> str:
         """Return an identifier that sorts by when it was made, the same in every run of a seed."""
         self._numbers += 1
@@ -304,6 +338,7 @@ class World:
         return Instant(self.processes[process].clock.now(), self.true)
 
     def step(self) -> tuple[int, Instant]:
+        assert self.current is not None
         return self.current.serial, self.current.began
 
     def serial(self) -> int:
@@ -324,12 +359,15 @@ class World:
     async def run(self, process: Process, what: str, work: Coroutine[Any, Any, Any]) -> Step:
         """Begin a step and run it until it is done or stopped."""
         self.steps += 1
-        step = self.current = Step(self.steps, process, what, self.moment(process.name))
+        self.touched[process.name] += 1
+        step = self.current = Step(self.steps, process, what, self.moment(process.name), process.clock.host)
         self.log(f"{process.name}: {what}")
-        if not self.calm and self.chance.random() < self.chances.database:
+        if not self.calm and self.chances.database and self.chance.random() < self.chances.database:
             process.driver.armed = Fault(self.chance.choice(simulated.KINDS), self.chance.randint(1, 4))
         step.task = asyncio.get_running_loop().create_task(work)
         await self._until_quiet(step)
+        if self.hosts > 1:
+            process.clock.host = self.chance.randrange(self.hosts)
         return step
 
     async def go_on(self, hold: Hold) -> None:
@@ -339,7 +377,10 @@ class World:
         self.holds.remove(hold)
         self.current = hold.step
         hold.go_on.set_result(None)
+        clock = hold.step.process.clock
+        clock.host, next_host = hold.step.host, clock.host
         await self._until_quiet(hold.step)
+        clock.host = next_host
 
     async def _until_quiet(self, step: Step) -> None:
         assert step.task is not None
@@ -371,7 +412,9 @@ class World:
         if links:
             self.verifier.read(links)
             self.audit.extend(links)
-            self.shown |= {link.entry.case_id: link.entry.after for link in links}
+            for link in links:
+                self.shown[link.entry.case_id] = link.entry.after
+                self.judge.recorded(link.entry, Instant(link.entry.at, self.true), self.step())
             if self.verifier.fault is not None:
                 self.judge.blame(f"the audit trail: {self.verifier.fault}")
                 self.verifier.fault = None
@@ -380,7 +423,10 @@ class World:
 
     async def do_job(self, process: Process, name: str) -> bool:
         process.running.wakers[name].clear()
+        before = self.touched[process.name]
         step = await self.run(process, name, _as_coroutine(process.job(name)))
+        if step.result is False and not process.woken():
+            self.touched[process.name] = before
         return bool(step.result)
 
     async def deliver(self, name: QueueName) -> None:
@@ -411,13 +457,19 @@ class World:
 
     def _heard(self, bodies: Sequence[bytes]) -> None:
         """Note which keeps the lifecycle has: one that came before its case counts from when that opened."""
-        parts = [part.data for body in bodies for part in split(body) if isinstance(part, Received)]
+        parts = [part.data for body in bodies for part in inbox._split(body) if isinstance(part, Received)]
         for event in parts:
+            if isinstance(event, ConnectionChanged) and event.removed:
+                self.judge.removed = self.steps
             case = self.judge.cases.get(getattr(event, "case_id", ""))
+            if case is not None and isinstance(event, CaseWithdrawn):
+                case.withdrawn = True
             if case is not None and isinstance(event, UserFlagged):
                 case.flag_heard = True
                 case.keeps_heard += [(self.steps, made) for made in case.early]
                 case.early.clear()
+            if case is not None and case.flag_heard and case.withdrawn and case.withdrawal_heard is None:
+                case.withdrawal_heard = self.steps
         for event in parts:
             case = self.judge.cases.get(getattr(event, "case_id", ""))
             if case is None or not isinstance(event, DecisionReceived) or event.decision != "keep":
@@ -453,11 +505,15 @@ class World:
     async def calm_down(self) -> None:
         """Stop all faults: clocks are right, everything that hung goes on, and outside systems answer."""
         self.calm = self.broker.calm = self.org.calm = True
+        # Not everything is ever mended; a case that rests on it then stands in attention.
+        self.org.revoked = self.org.revoked and self.chance.random() < 0.3
+        if self.patience > FEW_ATTEMPTS or self.chance.random() < 0.5:
+            self.org.lost = None
         self.broker.away = False
         self.processes["approvals"].post.calm = True
         self.wall_off = timedelta()
         for process in self.processes.values():
-            process.clock.off = timedelta()
+            process.clock.reset()
         while self.holds:
             await self.go_on(self.holds[0])
 
@@ -465,6 +521,19 @@ class World:
         for process in self.processes.values():
             process.driver.dead = False
             await process.running.close()
+
+
+class Listening(logging.LoggerAdapter[logging.Logger]):
+    """Takes the place of the inbox's log, to hear for which messages it calls somebody; it writes nothing."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.getLogger("simulated"))
+        self._world = world
+
+    def log(self, level: int, msg: object, *args: object, **_: Any) -> None:
+        if level >= logging.ERROR:
+            self._world.alerts[str(args[0])] += 1
+            self._world.log(f"  alert: {str(msg) % args}")
 
 
 class _TrueClock:
@@ -499,12 +568,14 @@ def controlled(world: World) -> Iterator[None]:
         patch("reclaim.approvals.pulse.BREAK", float("inf")),
         patch("reclaim.lifecycle.uptime.FRESH", float("inf")),
         patch.object(ids, "uuid7", world.next_id),
-        patch.object(timing, "_source", lambda: (world.true + world.wall_off).timestamp()),
+        patch.object(timing, "_source", world.wall),
         patch.object(timing, "random", world.chance),
         patch.object(Router, "add_api_route", record),
         patch.object(web_pages, "page_environment", lambda *_: BARE),
         patch.object(web_pages.Pages, "render", render),
         patch("reclaim.approvals.service.Composer", PlainComposer),
+        patch.object(lifecycle_actions, "ATTEMPTS", world.patience),
+        patch.object(inbox, "log", Listening(world)),
     ):
         yield
 
