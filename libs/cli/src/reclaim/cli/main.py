@@ -665,7 +665,7 @@ def main() -> None:
             _end(str(part["msg"]).removeprefix("Value error, "), REFUSED)
     except SettingsError as error:
         field = re.search(r'field "(\w+)"', str(error))
-        _end(f'the setting {field[1] if field else ""} is not JSON; write such as ["one", "two"].', REFUSED)
+        _end(f'the setting {field[1] if field else ""} is not JSON: a list is written ["one", "two"].', REFUSED)
 
 
 def _end(message: str, code: int) -> None:
