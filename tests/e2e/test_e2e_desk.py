@@ -140,6 +140,13 @@ def test_mail_and_ticket_answer_at_once_and_one_of_them_decides(world: Embedded)
                     and all(desk.ticket(ticket["key"])["comments"] for ticket in tickets)
                 ),
             )
+
+            def told_by_mail(case: dict[str, Any]) -> bool:
+                mails = story.client.get(f"/approvals/api/requests/{case['id']}")["mails"]
+                return any(mail["kind"] in {"closed", "restored"} and mail["status"] == "sent" for mail in mails)
+
+            # Nobody kept a seat by mail: whoever answered there, or could not any more, hears that it was kept.
+            story.wait_for("the managers to be told", lambda: all(told_by_mail(case) for case in cases))
             assert not story.outcome().differences
         finally:
             desk.close()

@@ -173,8 +173,9 @@ async def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     versions = tmp_path / "50% done: 2026"
     versions.mkdir()
     (versions / "0001_first.py").write_text(
-        '"""First."""\nfrom reclaim.common.migrate import create_messaging_tables\n'
-        'revision = "t_0001"\ndown_revision = None\n\ndef upgrade() -> None:\n    create_messaging_tables()\n'
+        '"""First."""\nfrom reclaim.common.migrate import add_case_of_set_aside, create_messaging_tables\n'
+        'revision = "t_0001"\ndown_revision = None\n\ndef upgrade() -> None:\n'
+        "    create_messaging_tables()\n    add_case_of_set_aside()\n"
     )
     engine = open_engine(f"sqlite+aiosqlite:///{tmp_path}/service.db")
     await upgrade(engine, versions)

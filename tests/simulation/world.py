@@ -495,6 +495,9 @@ def controlled(world: World) -> Iterator[None]:
         return Page(template, int(status_code), context)
 
     with (
+        # Days go by in one step, and the pages are up meanwhile, though no job is run that says so.
+        patch("reclaim.approvals.pulse.BREAK", float("inf")),
+        patch("reclaim.lifecycle.uptime.FRESH", float("inf")),
         patch.object(ids, "uuid7", world.next_id),
         patch.object(timing, "_source", lambda: (world.true + world.wall_off).timestamp()),
         patch.object(timing, "random", world.chance),

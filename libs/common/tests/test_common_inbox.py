@@ -6,13 +6,14 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
 from libs.common.tests.common_world import NOW, Listening, Wall, body, closed, flagged, message, notice
-from reclaim.common import envelope, inbox
+from reclaim.common import envelope, inbox, migrate
 from reclaim.common.contracts import CaseEvent, UserFlagged
 from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict, NotFound, NotYet, Permanent, Transient
@@ -333,6 +334,38 @@ async def test_it_is_handled_before_what_came_together_with_the_beginning(cases:
     together = [body(notice("a"), "later"), body(flagged("a"), "begins")]
     await cases.inbox.receive([envelope.join(together[::-1])])
     assert cases.handled == ["begins", "early", "later"]
+
+
+async def test_only_what_waits_for_the_case_is_read_when_it_begins(
+    cases: Cases, wall: Wall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        await cases.inbox.receive([envelope.join([body(notice(name), name)])])
+    async with cases.database.unit() as unit:
+        # As a release stored it that did not know the column, beside this one while an upgrade is under way.
+        await unit.db.exec_driver_sql("UPDATE set_aside SET case_id = NULL WHERE event_id = 'c'")
+    read: list[str] = []
+    original = envelope.read
+
+    def reading(stored: bytes) -> Received[Any] | envelope.Unreadable:
+        found = original(stored)
+        read.append(found.id)
+        return found
+
+    monkeypatch.setattr(envelope, "read", reading)
+    await cases.inbox.receive([envelope.join([body(flagged("a"), "begins-a")])])
+    assert (read, cases.handled) == (["begins-a", "a", "c"], ["begins-a", "a"])
+    await cases.inbox.receive([envelope.join([body(flagged("c"), "begins-c")])])
+    assert cases.handled == ["begins-a", "a", "begins-c", "c"]
+
+
+async def test_what_was_set_aside_before_the_column_names_its_case_after_the_upgrade(cases: Cases, wall: Wall) -> None:
+    await cases.inbox.receive([envelope.join([body(notice("a"), "early")]), b"no message"])
+    async with cases.database.unit() as unit:
+        await unit.db.exec_driver_sql("UPDATE set_aside SET case_id = NULL")
+        await unit.db.run_sync(migrate.name_cases_of_set_aside)
+        rows = await unit.db.exec_driver_sql("SELECT case_id FROM set_aside ORDER BY case_id")
+        assert list(rows.scalars()) == ["", "a"]
 
 
 async def test_a_beginning_that_was_itself_set_aside_brings_what_waited_for_it(cases: Cases, wall: Wall) -> None:

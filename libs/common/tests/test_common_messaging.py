@@ -28,11 +28,12 @@ NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 
 FIRST_REVISION = '''
 """First."""
-from reclaim.common.migrate import create_messaging_tables
+from reclaim.common.migrate import add_case_of_set_aside, create_messaging_tables
 revision = "{name}_0001"
 down_revision = None
 def upgrade() -> None:
     create_messaging_tables()
+    add_case_of_set_aside()
 '''
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, Protocol
@@ -69,6 +70,9 @@ class SeatWorld(Protocol):
     def active(self, holder: str) -> bool: ...
 
     def writes(self) -> int: ...
+
+    def group(self, name: str, holders: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
+        """Add a group with these people and groups (by id) in it; return its id."""
 
     def block(self, holder: str) -> None:
         """Let something stand in the way of deactivating the holder."""
@@ -144,6 +148,10 @@ class Fake:
                 values[flag] = "evidence"
         self.org.users[user_id] = FakeUser(user_id, **values)
         return user_id
+
+    def group(self, name: str, holders: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
+        self.org.groups[name] = {*holders, *groups}
+        return name
 
     def give(self, holder: str, kind: str) -> str:
         record_id = f"r{len(self.org.records):04d}"
@@ -277,6 +285,12 @@ class Simulated:
             self.org.insert("GroupMember", GroupId=queue, UserOrGroupId=user_id)
         return user_id
 
+    def group(self, name: str, holders: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
+        group_id = self.org.insert("Group", Name=name, Type="Regular")
+        for each in (*holders, *groups):
+            self.org.insert("GroupMember", GroupId=group_id, UserOrGroupId=each)
+        return group_id
+
     def give(self, holder: str, kind: str) -> str:
         more: dict[str, Any] = {
             "Opportunity": {"Name": "Deal", "StageName": "Prospecting", "CloseDate": NOW.date()},
@@ -396,6 +410,11 @@ class Scim:
         }
         created = traits.get("created_at", NOW - 400 * DAY)
         return self.server.add(user, created=created, changed=traits.get("changed_at", created))
+
+    def group(self, name: str, holders: Sequence[str] = (), groups: Sequence[str] = ()) -> str:
+        members = [("User", each) for each in holders] + [("Group", each) for each in groups]
+        listed = [{"type": kind, "value": each, "$ref": f"{self.server.url}/{kind}s/{each}"} for kind, each in members]
+        return self.server.add_group({"displayName": name, "members": listed})
 
     def active(self, holder: str) -> bool:
         return bool(self.server.user(holder)["active"])

@@ -92,6 +92,13 @@ class ScimServer:
         self.amend(user_id, created=created, changed=changed)
         return user_id
 
+    def add_group(self, group: dict[str, Any]) -> str:
+        """Create a group by the protocol."""
+        body = json.dumps({"schemas": ["urn:ietf:params:scim:schemas:core:2.0:Group"], **group}).encode()
+        status, _headers, answer = self._serve("POST", "/v2/Groups", "", body, {"Authorization": f"Bearer {TOKEN}"})
+        assert status == 201, answer
+        return str(json.loads(answer)["id"])
+
     def amend(self, user_id: str, *, created: datetime, changed: datetime) -> None:
         """Let an account have been created and changed at these times."""
         (stored,) = (each for each in self.storage.resources if each.id == user_id)

@@ -302,6 +302,22 @@ async def test_a_case_has_one_ticket_however_often_it_is_asked_for(world: World)
     assert await reading(world, first) == "open"
 
 
+async def test_texts_that_are_too_long_are_cut_and_keep_their_last_words_and_marks(world: World) -> None:
+    # Markup of every platform, which gets longer as it is written, and signs that count twice.
+    text = "{&[code]\U0001f600 " * 6_000
+    wanted = draft(title="\U0001f600" * 300, description=f"{text}\nThen close the ticket.", test=True)
+    ref = await world.desk.create(wanted)
+    assert await world.desk.find_by_case(wanted.case_id, since=NOW) == ref
+    for _ in range(2):
+        await world.desk.comment(ref, f"{text}\nThe seat was frozen.", mark="lr-note-a", tried=True)
+    await world.desk.close(ref, text, mark="lr-note-b")
+    await world.desk.reopen(ref, text, mark="lr-note-c")
+    (ticket,) = world.tickets()
+    assert len(ticket["comments"]) == 3
+    assert "The seat was frozen." in ticket["comments"][0]
+    assert ticket["subject"].startswith("[DRY-RUN] \U0001f600")
+
+
 async def test_each_case_has_its_own_ticket(world: World) -> None:
     one, other = draft(case_id="case-1"), draft(case_id="case-11")
     first = await world.desk.create(other)

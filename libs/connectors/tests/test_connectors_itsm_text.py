@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from html import escape
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reclaim.common.errors import Invalid
-from reclaim.connectors.itsm import templates
+from reclaim.connectors.itsm import templates, texts
 from reclaim.connectors.itsm.base import retry_after
 from reclaim.connectors.itsm.decisions import DecisionRules, read
 from reclaim.connectors.itsm.ports import Choice, FieldKind, FieldSpec, Json, TicketDraft, case_marker
@@ -82,6 +83,34 @@ def test_a_title_is_one_line_and_fits(name: str, product: str) -> None:
     assert len(title) <= templates.LONGEST_TITLE
     assert "\n" not in title
     assert "\x00" not in title
+
+
+# Room ----------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=60), st.integers(1, 40))
+def test_a_title_that_is_cut_says_so(title: str, room: int) -> None:
+    fitted = texts.fit_title(title, room)
+    assert texts.length(fitted) <= room
+    assert fitted == title if texts.length(title) <= room else fitted.endswith(texts.CUT)
+
+
+@given(st.text("ab&{ \U0001f600\n", max_size=3_000), st.integers(300, 900))
+def test_a_text_that_is_cut_says_so_and_keeps_its_last_words_and_its_end(text: str, room: int) -> None:
+    fitted = texts.fit(text, "\n\n(lr-note-1)", room, escape)
+    assert texts.length(escape(fitted)) <= room
+    assert fitted.endswith("\n\n(lr-note-1)")
+    if texts.length(escape(text)) <= room - 13:
+        assert fitted == f"{text}\n\n(lr-note-1)"
+    else:
+        assert texts.LEFT_OUT in fitted
+        assert fitted.removesuffix("\n\n(lr-note-1)").endswith(text[-10:].lstrip())
+
+
+def test_a_text_uses_the_room_there_is() -> None:
+    fitted = texts.fit("x" * 10_000, "", 4_000)
+    assert len(fitted) == 4_000
+    assert texts.LEFT_OUT in fitted
 
 
 # Drafts and fields ---------------------------------------------------------------------------------------------------

@@ -192,8 +192,8 @@ async def test_the_registry_opens_what_a_kind_has_and_says_what_it_has_not() -> 
 
 
 def test_a_capability_that_takes_a_statement_is_there_when_it_was_made() -> None:
-    assert capabilities("scim", {}) == {"seats", "reclaim"}
-    assert capabilities("scim", {"freeze_by_deactivation": "true"}) == {"seats", "freeze", "reclaim"}
+    assert capabilities("scim", {}) == {"seats", "groups", "reclaim"}
+    assert capabilities("scim", {"freeze_by_deactivation": "true"}) == {"seats", "groups", "freeze", "reclaim"}
     assert capabilities("okta", {}) == {"usage"}
     assert capabilities("salesforce", {}) == KINDS["salesforce"].capabilities
 

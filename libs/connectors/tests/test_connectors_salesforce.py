@@ -1335,3 +1335,59 @@ async def test_a_scan_of_the_demo_org_finds_exactly_what_is_in_it(site: Site) ->
         again = left_alone_by(evaluate(records[holder], restricted, now=NOW, inactive_days=90))
         assert (again or "reclaimable") == found[holder]
     assert org.write_log == []
+
+
+# Groups.
+
+
+def public_group(site: Site, name: str, *members: str, kind: str = "Regular") -> str:
+    group_id = site.org.insert("Group", Name=name, Type=kind)
+    for each in members:
+        site.org.insert("GroupMember", GroupId=group_id, UserOrGroupId=each)
+    return group_id
+
+
+async def test_a_role_in_a_group_leaves_everybody_else_in_doubt(site: Site) -> None:
+    ann, bob = site.users(2)
+    role = public_group(site, "Directors", kind="Role")
+    public_group(site, "VIP", ann, public_group(site, "Board", role))
+    members = (await site.reader().members(["VIP"]))["VIP"]
+    assert [members.has(each) for each in (ann, bob)] == [True, None]
+    assert "VIP has a Role in it" in members.doubt
+
+
+async def test_a_queue_of_that_name_is_no_public_group(site: Site) -> None:
+    [ann] = site.users(1)
+    public_group(site, "Support", ann, kind="Queue")
+    members = (await site.reader().members(["Support"]))["Support"]
+    assert members.has(ann) is None
+    assert "no public group 'Support'" in members.doubt
+
+
+async def test_groups_in_a_circle_end_and_namesakes_are_one(site: Site) -> None:
+    ann, bob, cid = site.users(3)
+    outer = public_group(site, "VIP", ann)
+    inner = public_group(site, "Inner", bob, outer)
+    site.org.insert("GroupMember", GroupId=outer, UserOrGroupId=inner)
+    public_group(site, "VIP", cid)
+    members = (await site.reader().members(["VIP"]))["VIP"]
+    assert (members.ids, members.doubt) == (frozenset({ann, bob, cid}), "")
+
+
+async def test_calls_for_a_group_grow_with_pages_and_levels_only(site: Site) -> None:
+    public_group(site, "VIP", *site.users(30), public_group(site, "Inner", *site.users(30)))
+    reader = site.reader()
+    await reader.members(["VIP"])
+    before = site.calls("GET")
+    await reader.members(["VIP", "Inner", "Third"])
+    assert site.calls("GET") - before <= 5, "our rights, the groups, and two queries a level"
+
+
+@pytest.mark.parametrize("kind", ["Group", "GroupMember"])
+async def test_a_group_that_cannot_be_read_is_in_doubt(site: Site, kind: str) -> None:
+    [ann] = site.users(1)
+    public_group(site, "VIP", ann)
+    site.fault("query_timeout", object_name=kind, times=None)
+    members = (await site.reader().members(["VIP"]))["VIP"]
+    assert members.has(ann) is None
+    assert "QUERY_TIMEOUT" in members.doubt

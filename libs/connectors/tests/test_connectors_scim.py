@@ -542,3 +542,45 @@ async def test_each_refusal_says_what_to_do(status: int, scim_type: str, detail:
 async def test_no_line_of_the_refusals_is_hidden_by_one_before_it() -> None:
     for known in KNOWN:
         assert remedy(known.status or 400, known.scim_type, known.words) == known.remedy
+
+
+async def test_a_group_whose_members_are_not_listed_is_in_doubt(world: Scim) -> None:
+    ann, bob = world.add(), world.add()
+    world.group("VIP", [ann])
+
+    def hide(path: str, body: Any) -> Any:
+        for group in body.get("Resources", []) if path.endswith("/Groups") else []:
+            del group["members"]
+        return body
+
+    world.server.tamper = hide
+    members = (await world.reader.members(["VIP"]))["VIP"]
+    assert [members.has(each) for each in (ann, bob)] == [None, None]
+    assert "does not list who is in the group VIP" in members.doubt
+
+
+async def test_a_member_of_which_nobody_says_what_it_is_may_be_a_group(world: Scim) -> None:
+    ann, bob = world.add(), world.add()
+    inner = world.group("Inner", [bob])
+    world.group("VIP", [ann], [inner])
+
+    def untyped(path: str, body: Any) -> Any:
+        for group in body.get("Resources", []) if path.endswith("/Groups") else []:
+            group["members"] = [
+                {"value": each["value"]} if each["value"] == inner else {"value": ann, "$ref": f"../Users/{ann}"}
+                for each in group["members"]
+            ]
+        return body
+
+    world.server.tamper = untyped
+    members = (await world.reader.members(["VIP"]))["VIP"]
+    assert [members.has(each) for each in (ann, bob)] == [True, None]
+    assert "which members of the group VIP are people" in members.doubt
+
+
+async def test_a_service_without_groups_leaves_all_in_doubt(world: Scim) -> None:
+    ann = world.add()
+    world.server.tamper = lambda path, body: {"odd": 1} if path.endswith("/Groups") else body
+    members = (await world.reader.members(["VIP"]))["VIP"]
+    assert members.has(ann) is None
+    assert "groups could not be read" in members.doubt

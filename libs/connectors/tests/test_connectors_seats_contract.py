@@ -17,7 +17,7 @@ from libs.connectors.tests.connectors_worlds import DAY, ENGAGED, NOW, SINCE, Fa
 from libs.connectors.tests.scim_server import ScimmyServer, ScimServer
 from reclaim.common.clock import FixedClock
 from reclaim.common.errors import NotFound
-from reclaim.connectors.ports import Done, Known, Refused, SeatRecord, TryLater
+from reclaim.connectors.ports import Done, Known, Members, Refused, SeatRecord, TryLater
 from reclaim.sandbox.app import Sandbox
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -288,3 +288,43 @@ async def test_what_a_guard_stops_before_it_is_sent_again_is_not_written(world: 
     assert isinstance(result, TryLater)
     assert (world.active(holder), world.writes()) == (True, 0)
     assert (await world.actor.deactivate([holder]))[holder] == Done(changed=True, before={world.flag: True})
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+grouped = pytest.mark.parametrize("world", ["fake", "salesforce", "scim", "scim-put"], indirect=True)
+"""The other SCIM server has no groups."""
+
+
+@grouped
+async def test_members_of_a_group_are_listed_with_those_of_the_groups_in_it(world: SeatWorld) -> None:
+    ann, bob, cid, dan = (world.add() for _ in range(4))
+    inner = world.group("Inner", [cid])
+    world.group("Leaders", [bob])
+    world.group("VIP", [ann, bob], [inner])
+    found = await world.reader.members(["VIP", "Leaders", "Inner"])
+    assert set(found) == {"VIP", "Leaders", "Inner"}
+    assert found["VIP"] == Members(frozenset({ann, bob, cid}))
+    assert found["Leaders"] == Members(frozenset({bob}))
+    assert [found["Inner"].has(each) for each in (cid, dan)] == [True, False]
+
+
+@grouped
+async def test_of_a_group_that_is_not_there_nobody_is_certain_to_be_outside(world: SeatWorld) -> None:
+    ann = world.add()
+    world.group("VIP", [ann])
+    found = await world.reader.members(["VIP", "VIPs", "vip", "x' OR Name != '", 'x" or displayName pr or "'])
+    assert found.pop("VIP").has(ann) is True
+    assert len(found) == 4
+    for name, members in found.items():
+        assert members.has(ann) is None, name
+        assert members.ids == frozenset()
+        assert members.doubt
+    assert await world.reader.members([]) == {}
+
+
+@grouped
+async def test_more_members_than_fit_on_a_page_are_all_listed(world: SeatWorld) -> None:
+    holders = [world.add() for _ in range(9)]
+    world.group("VIP", holders)
+    assert (await world.reader.members(["VIP"]))["VIP"].ids == frozenset(holders)

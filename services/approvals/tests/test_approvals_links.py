@@ -10,6 +10,7 @@ import httpx
 import pytest
 from itsdangerous import URLSafeSerializer
 
+from reclaim.approvals.domain import APPEAL_HOLDS
 from reclaim.approvals.links import Links
 from reclaim.common.contracts import DecisionReceived
 from reclaim.common.security import Signer
@@ -429,11 +430,27 @@ async def test_manager_and_holder_may_appeal_once(start: Start, database_url: st
         assert "asked for the account back" in after.text
 
 
-async def test_an_appeal_ends_with_the_grace_period(world: World) -> None:
+async def test_while_the_seat_is_not_freed_the_link_that_was_sent_opens_the_appeal(world: World) -> None:
+    """A kill switch, a brake, a day off: whatever holds the step that frees it, nobody is kept from asking."""
     await ask(world)
     await world.receive(frozen())
     mail = (await world.send_mails())[-1]
-    world.clock.advance(timedelta(days=7))
+    world.clock.advance(timedelta(days=40))
+    page = await world.client.get(mail.links[0])
+    assert page.status_code == 200
+    assert "ended on 27 Nov 2026, 12:00 UTC, but the seat has not been freed yet" in page.text
+    answer = await world.answer(mail.links[0], choice="keep", justification="back from leave")
+    assert answer.status_code == 200
+    assert "If you get none, ask your administrator" in answer.text
+    [event] = await decisions(world)
+    assert (event.decision, event.decided_at) == ("keep", world.clock.now())
+
+
+async def test_an_appeal_link_does_not_last_for_ever(world: World) -> None:
+    await ask(world)
+    await world.receive(frozen())
+    mail = (await world.send_mails())[-1]
+    world.clock.advance(timedelta(days=7) + APPEAL_HOLDS)
     page = await world.client.get(mail.links[0])
     assert page.status_code == 410
     assert "is over" in page.text

@@ -21,7 +21,18 @@ from reclaim.approvals.ports import MailServerAway
 from reclaim.approvals.settings import ApprovalsSettings, SmtpServer
 from reclaim.common.contracts import CheaperLicence, NoticeDelivered, NoticeFailed
 from reclaim.common.timing import wall_milliseconds
-from services.approvals.tests.approvals_world import HOLDER, MANAGER, NOON, SEAT, Start, World, changed, flagged, frozen
+from services.approvals.tests.approvals_world import (
+    HOLDER,
+    MANAGER,
+    NOON,
+    SEAT,
+    Start,
+    World,
+    changed,
+    flagged,
+    frozen,
+    reclaimed,
+)
 
 
 class Tags(HTMLParser):
@@ -434,7 +445,7 @@ async def test_a_question_that_was_settled_while_its_mail_was_under_way_is_follo
     assert [mail["X-Reclaim-Mail"] for mail in mailer.delivered] == ["ask", "closed"]
 
 
-async def test_a_mail_about_a_freeze_that_comes_too_late_has_no_link(world: World) -> None:
+async def test_a_mail_about_a_freeze_that_comes_late_offers_what_can_still_be_done(world: World) -> None:
     await world.receive(flagged())
     await world.send_mails()
     await world.receive(frozen())
@@ -442,8 +453,20 @@ async def test_a_mail_about_a_freeze_that_comes_too_late_has_no_link(world: Worl
     mails = await world.send_mails()
     assert len(mails) == 2
     for mail in mails:
+        assert "The time to undo the freeze ended on 27 Nov 2026" in mail.text
+        assert "until it is, the freeze can still be undone" in mail.text
+        assert (await world.client.get(mail.links[0])).status_code == 200
+
+
+async def test_a_mail_about_a_freeze_that_comes_after_the_seat_was_freed_has_no_link(world: World) -> None:
+    await world.receive(flagged())
+    await world.send_mails()
+    await world.receive(frozen(), reclaimed())
+    mails = [mail for mail in await world.send_mails() if "was frozen" in mail.subject]
+    assert len(mails) == 2
+    for mail in mails:
         assert "/approvals/d/" not in mail.text
-        assert "The time to undo it ended on 27 Nov 2026" in mail.text
+        assert "cannot be undone here any more" in mail.text
 
 
 # ---------------------------------------------------------------------------------------------------- settings

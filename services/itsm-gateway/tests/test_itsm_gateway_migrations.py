@@ -12,6 +12,7 @@ from reclaim.common import migrate
 from reclaim.common.clock import FixedClock
 from reclaim.common.db import Database
 from reclaim.itsm_gateway import delivery_store, store, ticket_store
+from reclaim.itsm_gateway.desks import place_of
 from tests.support.itsm_gateway import NOW
 
 VERSIONS = Path(ticket_store.__file__).parent / "migrations"
@@ -19,6 +20,10 @@ BEFORE = ("0001_first.py", "0002_webhooks.py", "0003_tickets.py")
 TICKET = (
     'INSERT INTO ticket (case_id, desk_id, state, "values", dry_run, flagged_at, key, number, says, attempts, due) '
     "VALUES (:case, 'it', :state, '{}', false, :at, :case, :case, 'revoke', 0, 0)"
+)
+DESK = (
+    "INSERT INTO desk (id, platform, settings, credentials, decisions, title, description, fields, asks, version, "
+    "changed_at, changed_by) VALUES ('it', 'servicenow', :settings, '', '{}', '', '', '{}', true, 1, :at, 'Ann')"
 )
 ROUTE = "INSERT INTO case_route (case_id, through_the_desk) VALUES (:case, true)"
 WORD = (
@@ -48,6 +53,7 @@ async def test_tickets_and_words_from_before_are_carried_over(url: str, tmp_path
         async with database.engine.begin() as db:
             # SQLite keeps instants without their zone.
             at = NOW.replace(tzinfo=None) if db.dialect.name == "sqlite" else NOW
+            await db.execute(sa.text(DESK), {"settings": '{"base_url": "https://now.example/", "table": ""}', "at": at})
             for state in ("open", "closed"):
                 await db.execute(sa.text(TICKET), {"case": state, "state": state, "at": at})
                 await db.execute(sa.text(ROUTE), {"case": state})
@@ -56,15 +62,22 @@ async def test_tickets_and_words_from_before_are_carried_over(url: str, tmp_path
         await migrate.upgrade(database.engine, VERSIONS)
         async with database.unit() as unit:
             tickets = await ticket_store.of_cases(unit.db, {"open", "closed"})
-            (first,) = await ticket_store.claim_words(unit.db, now=1, until=2, most=5)
+            (first,) = await ticket_store.claim_words(unit.db, "it", now=1, until=2, most=5)
             await ticket_store.settle_word(unit.db, first[0], state="told")
-            (second,) = await ticket_store.claim_words(unit.db, now=1, until=2, most=5)
+            (second,) = await ticket_store.claim_words(unit.db, "it", now=1, until=2, most=5)
             assert await delivery_store.deliveries(unit.db, limit=5) == []
             # The end of one was among the words that its ticket is told.
             assert await store.end(unit.db, set(), {"open", "closed"}) == {"open"}
             assert await store.named_desks(unit.db, {"open"}) == {"open": None}
+            desk = await ticket_store.desk(unit.db, "it")
     finally:
         await database.close()
+    assert desk
+    assert (
+        {one.place for one in tickets.values()}
+        == {place_of(desk)}
+        == {"servicenow at https://now.example, table incident"}
+    )
     assert {case: (one.reference, one.kind, one.says, one.closed_since) for case, one in tickets.items()} == {
         "open": ("open", "question", "revoke", None),
         "closed": ("closed", "question", "revoke", 0),

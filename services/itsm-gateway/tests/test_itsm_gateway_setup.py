@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import httpx
 import msgspec
 import pytest
 
+from reclaim.connectors.itsm.freshservice import Freshservice
+from reclaim.connectors.itsm.ports import ReadDecision, TicketRef
 from reclaim.itsm_gateway import setup_store, ticket_store
 from reclaim.itsm_gateway.setup import rules_from
 from tests.support.itsm_desks import PLATFORMS, World, gateway
@@ -72,12 +75,15 @@ async def test_a_desk_is_connected_step_by_step_to_the_first_answer(world: World
     await goes_on(world, f"{here}/answers", f"{here}/test", **ANSWERS, needs_close="yes")
     await goes_on(world, f"{here}/test", f"{here}/test")
     assert "Everything that was tried works." in await get(world, f"{here}/test")
+    tried = len(world.tickets())
     await goes_on(world, f"{here}/trial", f"{here}/trial")
-    (ticket,) = world.tickets()
+    ticket = world.tickets()[-1]
     assert ticket.subject == "[DRY-RUN] Look: Sales Cloud"
     assert ticket.key in await get(world, f"{here}/trial")
     await goes_on(world, f"{here}/trial", f"{here}/trial")
-    assert len(world.tickets()) == len(ticket.comments) == 1, "trying again opens and says nothing twice"
+    assert len(world.tickets()) == tried + len(ticket.comments) == tried + 1, (
+        "trying again opens and says nothing twice"
+    )
 
     page = await get(world, f"{here}/webhook")
     assert "There is no secret yet" in page
@@ -103,11 +109,11 @@ async def test_a_desk_is_connected_step_by_step_to_the_first_answer(world: World
 
     await world.site.tell(flagged("c"))
     await world.run("open_tickets")
-    assert world.tickets()[1].subject == "Look: Sales Cloud"
-    world.act("tag", "lr_keep", ticket=1)
+    assert world.tickets()[-1].subject == "Look: Sales Cloud"
+    world.act("tag", "lr_keep", ticket=-1)
     await world.run("poll_tickets")
     assert await world.decisions() == [], "only a closed ticket answers here"
-    world.act("close", ticket=1)
+    world.act("close", ticket=-1)
     await world.run("poll_tickets")
     assert await world.decisions() == [("c", "keep", "itsm")]
 
@@ -122,7 +128,7 @@ async def a_webhook(world: World, secret: str) -> None:
 
     desk = world.desk
     desk.hooks.url, desk.hooks.secret = "http://gateway.example/itsm-gateway/webhooks/it", secret
-    (ticket, *_) = world.tickets()
+    ticket = world.tickets()[-1]
     desk.change(ticket, by="Ann Agent", tags=[*ticket.tags, "lr_keep"])
     for hook in desk._waiting:
         answer = await world.site.post("it", hook.body, hook.headers)
@@ -213,8 +219,91 @@ async def test_each_thing_that_fails_is_explained_and_mended(world: World) -> No
     assert "/webhook" not in page, "there is no way on before it works"
     world.sandbox.world.faults.clear()
     await goes_on(world, f"{here}/trial", f"{here}/trial")
-    assert len(world.tickets()) == 1
+    assert len(world.tickets()) == 2, "the one of the test, and this one"
     assert "/webhook" in await get(world, f"{here}/trial")
+
+
+FORBIDDEN = {
+    "open a ticket": ("POST", "freshservice/api/v2/tickets", "may create tickets"),
+    "comment on it": ("POST", "freshservice/api/v2/tickets/[0-9]+/notes", "may add notes"),
+    "close it": ("PUT", "freshservice/api/v2/tickets/[0-9]+", "no field that is required to close"),
+}
+
+
+async def outcome_of_a_test(world: World) -> dict[str, dict[str, Any]]:
+    answer = await world.site.call("POST", "/itsm-gateway/api/desks/it/test", role="admin")
+    return {one["what"]: one for one in answer.json()}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_everything_that_is_done_to_tickets_is_tried_and_nothing_is_left_open(
+    world: World, platform: str
+) -> None:
+    world.platform = platform
+    await world.connect()
+    found = await outcome_of_a_test(world)
+    for what in ("open a ticket", "set its tag and read it", "comment on it", "close it", "reopen it"):
+        assert found[what]["ok"], found[what]
+    (ticket,) = world.tickets()
+    assert ticket.subject.startswith("[DRY-RUN] ")
+    assert world.desk.is_closed(ticket)
+    moved = [change.after for change in ticket.history if change.field == "status"]
+    assert len(moved) == 3, "closed, reopened, and closed for good"
+    assert all(one["ok"] for one in (await outcome_of_a_test(world)).values())
+    assert len(world.tickets()) == 2, "each test opens its own"
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+async def test_each_permission_that_is_missing_has_a_line_of_its_own(world: World, what: str) -> None:
+    await world.connect()
+    method, path, need = FORBIDDEN[what]
+    world.fault("request_limit", method, path, times=None)
+    found = await outcome_of_a_test(world)
+    assert not found[what]["ok"]
+    assert "You have no permission for this" in found[what]["detail"]
+    assert need in found[what]["remedy"]
+    assert found["read tickets"]["ok"]
+    if what == "open a ticket":
+        assert found["comment on it"]["detail"] == "Not tried: there is no ticket to try it on."
+        assert world.tickets() == []
+        return
+    # A note that is forbidden keeps the ticket from being closed with words, and it is closed all the same.
+    (ticket,) = world.tickets()
+    assert world.desk.is_closed(ticket) == (what == "comment on it")
+    world.sandbox.world.faults.clear()
+    found = await outcome_of_a_test(world)
+    assert all(one["ok"] for one in found.values())
+    assert all(world.desk.is_closed(each) for each in world.tickets()), "what was left is closed"
+    assert ("close what an earlier test left open" in found) == (what == "close it")
+
+
+async def test_a_tag_that_cannot_be_read_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.connect()
+    real = Freshservice.read_decision
+
+    async def without_tags(desk: Freshservice, ref: TicketRef) -> ReadDecision:
+        return replace(await real(desk, ref), test=False)
+
+    monkeypatch.setattr(Freshservice, "read_decision", without_tags)
+    line = (await outcome_of_a_test(world))["set its tag and read it"]
+    assert (line["ok"], "does not show the tag lr_test" in line["detail"]) == (False, True)
+    assert "may edit the properties of tickets" in line["remedy"]
+    assert world.desk.is_closed(world.tickets()[0])
+
+
+async def test_a_test_ticket_whose_opening_was_not_answered_is_found_and_closed_by_the_next_test(world: World) -> None:
+    await world.connect()
+    world.desk.search_lag = 50
+    world.fault("timeout_after_commit", "POST", "freshservice/api/v2/tickets")
+    world.fault("server_unavailable", "GET", "freshservice/api/v2/tickets", times=None)
+    found = await outcome_of_a_test(world)
+    assert not found["open a ticket"]["ok"]
+    (ticket,) = world.tickets()
+    assert not world.desk.is_closed(ticket)
+    world.sandbox.world.faults.clear()
+    ticket.unseen = world.desk.search_lag = 0
+    assert all(one["ok"] for one in (await outcome_of_a_test(world)).values())
+    assert all(world.desk.is_closed(each) for each in world.tickets())
 
 
 async def test_credentials_are_kept_replaced_and_never_sent_elsewhere(world: World) -> None:
@@ -269,7 +358,8 @@ async def test_each_set_up_has_a_test_ticket_of_its_own(world: World) -> None:
             await goes_on(world, f"{here}/trial", f"{here}/trial")
         await goes_on(world, f"{here}/finish", SETUP, asks="no")
         await goes_on(world, f"{here}/disconnect", SETUP)
-    assert [(len(ticket.comments), world.desk.is_closed(ticket)) for ticket in world.tickets()] == [(2, True)] * 2
+    trials = world.tickets()[1::2]
+    assert [(len(ticket.comments), world.desk.is_closed(ticket)) for ticket in trials] == [(2, True)] * 2
 
 
 async def test_a_desk_of_the_api_with_the_longest_name_is_tried(world: World) -> None:

@@ -19,10 +19,10 @@ from reclaim.common.errors import Conflict, Forbidden, NotFound
 from reclaim.common.security import Sealer
 from reclaim.connectors.fake import FakeActor, FakeOrg, FakeRecord, FakeUser
 from reclaim.connectors.ports import ConnectionProfile, Guard
-from reclaim.lifecycle import actions, brake_gate, brake_store, store
+from reclaim.lifecycle import actions, attention, brake_gate, brake_store, store
 from reclaim.lifecycle.actions import Actions
 from reclaim.lifecycle.brakes import Limits
-from reclaim.lifecycle.domain import Retry, State
+from reclaim.lifecycle.domain import Decide, Retry, State
 from services.lifecycle.tests.test_lifecycle_service import (
     DAY,
     KEY,
@@ -222,6 +222,22 @@ async def test_a_retried_step_counts_from_when_it_is_taken(database_url: str | N
         assert await in_state(it, State.ATTENTION) == ["case-001"]
 
 
+async def test_what_may_have_been_sent_keeps_its_place_before_what_was_not(
+    database_url: str | None, tmp_path: Path
+) -> None:
+    """Its permit is too old to serve again, and the only one left must not go to a case that nothing was done in."""
+    async with world(database_url, tmp_path, crowd) as it:
+        await limit(it, day_most=1)
+        await revoke(it, 2)
+        async with it.running.database.unit() as unit:
+            claimed = await store.claim_effects(unit.db, most=10)
+            assert [effect.case.id for effect in claimed] == ["case-000", "case-001"]
+            sent = [replace(effect, tried=effect.case.id == "case-001") for effect in claimed]
+            (admitted,) = await brake_gate.admit(unit, sent, WIDE)
+        assert admitted.case.id == "case-001"
+        assert await in_state(it, State.ATTENTION) == ["case-000"]
+
+
 async def test_a_dry_run_counts_on_its_own(database_url: str | None, tmp_path: Path) -> None:
     async with world(database_url, tmp_path, crowd) as it:
         await limit(it, day_most=2)
@@ -322,6 +338,36 @@ async def test_an_override_needs_a_second_operator_and_lets_its_batch_through_on
         await it.act()
         assert frozen(it) == 4
         assert await it.verified()
+
+
+async def test_an_override_stands_in_attention_until_somebody_else_approves_it(
+    database_url: str | None, tmp_path: Path
+) -> None:
+    async def waiting() -> list[attention.Item]:
+        return (await attention.listing(it.running.database, {}, "override")).items
+
+    async with world(database_url, tmp_path, crowd) as it:
+        trip = await tripped(it)
+        assert await waiting() == []
+        override = await ask(it, trip)
+        (item,) = await waiting()
+        assert item.reason.startswith("anna asked to let 2 held cases through (a leaver wave). The brake: ")
+        assert item.document()["trip_id"] == trip
+        found = await attention.listing(it.running.database, {})
+        assert (found.counts["override"], found.total) == (1, 3)
+        await it.order(Decide("keep", "op", "console", "wanted", it.clock.now()), "case-001")
+        (item,) = await waiting()
+        assert "1 held case through" in item.reason
+        await approve(it, trip, override)
+        assert await waiting() == []
+
+
+async def test_an_override_of_cases_that_have_all_moved_on_waits_for_nobody(tmp_path: Path) -> None:
+    async with world(None, tmp_path, crowd) as it:
+        trip = await tripped(it, 2)
+        await ask(it, trip)
+        await it.order(Decide("keep", "op", "console", "wanted", it.clock.now()), "case-001")
+        assert (await attention.listing(it.running.database, {})).counts["override"] == 0
 
 
 async def test_who_was_kept_meanwhile_is_not_let_through(tmp_path: Path) -> None:

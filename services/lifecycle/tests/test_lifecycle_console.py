@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from prometheus_client import generate_latest
 
-from reclaim.common.contracts import SERVICES
+from reclaim.common.contracts import SERVICES, TicketUndecided
 from reclaim.common.service import Running
 from reclaim.common.telemetry import set_up_telemetry
 from reclaim.common.timing import wall_milliseconds
-from reclaim.lifecycle import bulk, store
+from reclaim.lifecycle import bulk, fulfilment, store
 from reclaim.lifecycle.attention import KINDS
-from reclaim.lifecycle.domain import State
+from reclaim.lifecycle.domain import Case, State, open_case
 from reclaim.web.auth import undeclared_routes
 from services.lifecycle.tests.lifecycle_site import (
     DAY,
@@ -352,6 +353,65 @@ async def test_one_list_has_cases_and_messages_the_oldest_first(either_database:
             assert [item["event_id"] for item in only["items"]] == [event_id]
             assert only["total"] == 3, "the counts are of all"
             assert (await http.get("/lifecycle/api/attention", params={"kind": "hunger"})).status_code == 422
+
+
+async def test_a_case_whose_ticket_decides_nothing_is_listed_and_awaits_its_answer(
+    either_database: str | None, tmp_path: Path
+) -> None:
+    async with serving(tmp_path, either_database) as site:
+        told = TicketUndecided(
+            case_id=case_id(0), reason="Ticket INC1 was closed.", remedy="Have it answered.", noticed_at=NOW
+        )
+        await site.tell(flagged(0), flagged(1), source="scanner")
+        await site.tell(told, source="itsm-gateway")
+        assert (await site.case(case_id(0))).attention is None, "that anybody was asked comes first"
+        await site.tell(delivered(0), delivered(1))
+        site.clock.advance(timedelta(minutes=5))
+        await site.running.inbox.retry()
+        await site.tell(told, source="itsm-gateway")
+        case = await site.case(case_id(0))
+        assert (case.state, case.decide_by is None) == (State.AWAITING_DECISION, False)
+        async with site.client("viewer") as http:
+            (listed,) = (await http.get("/lifecycle/api/attention")).json()["items"]
+            assert (listed["case_id"], listed["kind"]) == (case_id(0), "answer")
+            assert (listed["reason"], listed["remedy"]) == (told.reason, told.remedy)
+            assert listed["offers"] == ["keep", "revoke"]
+        await site.tell(decided(0, "keep"))
+        async with site.client("viewer") as http:
+            assert (await http.get("/lifecycle/api/attention")).json()["items"] == []
+
+
+async def test_no_task_is_left_out_of_the_pages_of_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fulfilment, "LISTED", 2)
+    async with serving(tmp_path) as site:
+        cases = [open_case_of(number) for number in range(5)]
+        async with site.running.database.unit() as unit:
+            await store.insert(unit.db, cases, NOW, ending=set())
+        seen: list[str] = []
+        async with site.client("viewer") as http:
+            path: str | None = "/lifecycle/tasks"
+            while path:
+                page = (await http.get(path)).text
+                seen += re.findall(r'href="/lifecycle/cases/([^"]+)"', page)
+                older = re.search(r'href="(/lifecycle/tasks[?]after=[^"]+)"', page)
+                path = older[1] if older else None
+        assert seen == ids(4, 3, 2, 1, 0)
+
+
+def open_case_of(number: int) -> Case:
+    """Return a case whose seat a person was asked to free."""
+    told = flagged(number, flagged_at=NOW + timedelta(minutes=number))
+    case = open_case(
+        case_id=told.case_id,
+        seat=told.seat,
+        approver=None,
+        policy=told.policy,
+        last_used_at=None,
+        flagged_at=told.flagged_at,
+    )
+    return msgspec.structs.replace(
+        case, state=State.AWAITING_FULFILMENT, decision="revoke", decided_by="Max", checked_at=NOW
+    )
 
 
 async def test_the_next_step_is_taken_from_the_list(tmp_path: Path) -> None:

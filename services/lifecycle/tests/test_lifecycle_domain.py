@@ -18,6 +18,7 @@ from reclaim.common.contracts import (
     CaseClosed,
     CheaperLicence,
     Event,
+    FulfilmentAnnounced,
     FulfilmentRequested,
     Money,
     Person,
@@ -36,6 +37,7 @@ from reclaim.lifecycle.domain import (
     ENDED,
     TRANSITIONS,
     Accepted,
+    AccountDeleted,
     ActionFailed,
     Attention,
     BrakeTripped,
@@ -47,6 +49,7 @@ from reclaim.lifecycle.domain import (
     Effect,
     Fulfilled,
     GraceOver,
+    LeftUndecided,
     NotFulfilled,
     NoticeArrived,
     NoticeUndeliverable,
@@ -63,6 +66,7 @@ from reclaim.lifecycle.domain import (
     SeatUnfrozen,
     State,
     TakenLate,
+    Unfreeze,
     Withdraw,
     decide,
     open_case,
@@ -180,6 +184,7 @@ RULES: dict[State, Mapping[str, object]] = {
 COMMANDS: list[Command] = [
     NOTICE,
     NoticeUndeliverable("email", "bounced", "mend the address"),
+    LeftUndecided("Ticket INC1 was closed without an answer.", "have it answered"),
     keep(),
     revoke(),
     Decide("downgrade", "max@example.com", "itsm", "", NOW),
@@ -187,7 +192,7 @@ COMMANDS: list[Command] = [
     *(Withdraw(kind, "maria.ops", "parental leave", NOW) for kind in get_args(Withdrawal)),
     DeadlinePassed(),
     GraceOver(),
-    *(SeatChecked(found, "evidence") for found in ("clear", "active", "exempt", "gone", "changed")),
+    *(SeatChecked(found, "evidence") for found in ("clear", "active", "exempt", "gone", "unseen", "changed")),
     DayOff(),
     SeatFrozen(),
     SeatUnfrozen(),
@@ -200,7 +205,10 @@ COMMANDS: list[Command] = [
     SeatGivenBack(),
     ActionFailed("FIELD_INTEGRITY: no", "mend it"),
     BrakeTripped("25 of at most 25 freezes in 24 hours", "ask for an override"),
+    ActionFailed("NOT_FOUND: no such account", "look", unseen=True),
     Retry("op"),
+    AccountDeleted("op", "asked its owner"),
+    Unfreeze("op"),
 ]
 
 LATE = [TakenLate(kind) for kind in (Effect.FREEZE, Effect.DEACTIVATE, Effect.DOWNGRADE)]
@@ -243,7 +251,8 @@ def test_every_command_in_every_state_has_an_answer(state: State, command: Comma
     if isinstance(verdict, Accepted):
         after = verdict.case
         assert after.version == case.version + 1
-        assert (after.attention is not None) == (after.state is State.ATTENTION)
+        waits = after.state is State.ATTENTION or isinstance(command, LeftUndecided)
+        assert (after.attention is not None) == waits
         assert verdict.effect == (EFFECT_OF.get(after.state) if after.state is not state else None)
         assert any(isinstance(event, CaseClosed) for event in verdict.events) == (
             after.state in ENDED and after.state is not State.REACTIVATED
@@ -251,6 +260,28 @@ def test_every_command_in_every_state_has_an_answer(state: State, command: Comma
         assert after.state not in {State.FREEZING, State.RESTORING} or after.method != "task"
     else:
         assert verdict.reason
+
+
+def test_a_ticket_that_decides_nothing_calls_a_person_once_while_the_deadline_stands() -> None:
+    asked = at(State.AWAITING_DECISION)
+    told = LeftUndecided("Ticket INC1 was closed without an answer.", "have it answered")
+    called = accept(asked, told)
+    assert (called.case.state, called.case.decide_by) == (State.AWAITING_DECISION, asked.decide_by)
+    assert called.case.attention == Attention(told.reason, told.remedy, State.AWAITING_DECISION)
+    assert [type(event) for event in called.events] == [AttentionRaised]
+    assert called.effect is called.timer is None
+    assert isinstance(decide(called.case, told, NOW), Rejected)
+    assert accept(called.case, keep()).case.attention is None
+    assert asked.decide_by is not None
+    late = accept(called.case, DeadlinePassed(), asked.decide_by).case
+    assert late.state is not State.AWAITING_DECISION
+    assert isinstance(decide(at(State.FROZEN), told, NOW), Rejected)
+
+
+def test_who_has_a_seat_freed_by_hand_is_told_so_before_grace_is_over() -> None:
+    case, said = walk(PATHS[State.IN_GRACE], **BY_HAND)
+    (announced,) = [event for event in said if isinstance(event, FulfilmentAnnounced)]
+    assert (announced.decision, announced.grace_ends_at) == (case.decision, case.grace_ends_at)
 
 
 NOTHING_BEGUN = {State.FLAGGED, State.AWAITING_DECISION, State.IN_GRACE, State.AWAITING_FULFILMENT}
@@ -324,6 +355,16 @@ def test_a_check_that_began_before_a_late_step_was_heard_of_is_made_again(
     assert (noted.state, noted.unsure) == (state, True)
     again = accept(noted, SeatChecked(found, "it is off"))
     assert (again.case.state, again.effect) == (check, Effect.CHECK)
+
+
+@pytest.mark.parametrize("state", [State.KEPT, State.CANCELLED, State.SKIPPED, State.RESTORED])
+def test_after_a_step_that_hung_only_what_was_restored_is_said_to_be(state: State) -> None:
+    late = accept(at(state), TakenLate(Effect.FREEZE)).case
+    nothing = accept(late, SeatUnfrozen(changed=False))
+    assert (nothing.case.state, nothing.events) == (state, ())
+    undone = accept(late, SeatUnfrozen())
+    assert [type(event) for event in undone.events] == [UserRestored], "it was closed once"
+    assert undone.case.state in ENDED
 
 
 def test_a_freeze_that_hung_until_the_holder_was_moved_calls_a_person() -> None:
@@ -459,6 +500,15 @@ def test_an_appeal_that_was_made_in_time_counts_however_late_it_is_heard_of(appe
     (said,) = given_back.events
     assert isinstance(said, SeatReactivated)
     assert said.actor == "max@example.com"
+
+
+def test_an_appeal_counts_that_was_made_while_the_reclaim_was_held_up_and_heard_of_after_it() -> None:
+    held = at(State.RECLAIMING)
+    reclaimed = accept(held, SeatDeactivated(), NOW + 40 * DAY).case
+    made = Decide("keep", "max@example.com", "email", "back from leave", NOW + 39 * DAY)
+    assert accept(reclaimed, made, NOW + 41 * DAY).case.state is State.REACTIVATING
+    after_it = Decide("keep", "max@example.com", "email", "back from leave", NOW + 40 * DAY)
+    assert isinstance(decide(reclaimed, after_it, NOW + 41 * DAY), Rejected)
 
 
 @pytest.mark.parametrize(
@@ -741,7 +791,8 @@ def test_a_downgrade_that_was_tried_is_undone_when_its_check_fails() -> None:
 def test_a_task_waits_for_grace_and_then_for_a_person() -> None:
     case, said = walk(PATHS[State.AWAITING_FULFILMENT], **BY_HAND)
     assert case.state is State.AWAITING_FULFILMENT
-    (asked,) = said
+    announced, asked = said
+    assert isinstance(announced, FulfilmentAnnounced)
     assert isinstance(asked, FulfilmentRequested)
     assert (asked.method, asked.dry_run) == ("deactivate", False)
     assert "Ada" in asked.instructions
@@ -756,8 +807,8 @@ def test_a_task_waits_for_grace_and_then_for_a_person() -> None:
 def test_a_task_in_a_dry_run_asks_nobody_to_do_anything() -> None:
     case, said = walk(PATHS[State.AWAITING_FULFILMENT], **BY_HAND, dry_run=True)
     assert case.state is State.RECLAIMED
-    assert [type(event) for event in said] == [FulfilmentRequested, SeatReclaimed, CaseClosed]
-    assert all(event.dry_run for event in said if isinstance(event, FulfilmentRequested | SeatReclaimed))
+    assert [type(event) for event in said] == [FulfilmentAnnounced, FulfilmentRequested, SeatReclaimed, CaseClosed]
+    assert all(event.dry_run for event in said if not isinstance(event, CaseClosed))
 
 
 def test_a_task_that_was_given_up_and_is_done_after_all_frees_the_seat() -> None:
@@ -939,7 +990,7 @@ def test_a_withdrawal_that_the_reclaim_overtook_gives_nothing_back_but_an_appeal
     noted = accept(at(State.RECLAIMING), withdraw()).case
     freed = accept(noted, SeatDeactivated(), NOW + 9 * DAY)
     assert freed.case.state is State.RECLAIMED
-    assert "too late" in freed.note
+    assert "withdrawn by maria.ops (parental leave), which came too late to stop the step" in freed.note
     assert accept(freed.case, keep(), NOW + 9 * DAY).case.state is State.REACTIVATING
 
 
@@ -950,13 +1001,17 @@ def test_only_a_case_that_nobody_decided_upon_is_merged(state: State) -> None:
     assert isinstance(decide(stuck, withdraw("merged"), NOW), Rejected)
 
 
-def test_a_seat_that_vanished_is_not_unfrozen() -> None:
-    frozen = at(State.FROZEN)
-    verdict = accept(frozen, withdraw("vanished"))
+def test_a_seat_that_vanished_is_closed_and_one_that_is_frozen_is_looked_for() -> None:
+    verdict = accept(at(State.AWAITING_DECISION), withdraw("vanished"))
     assert (verdict.case.state, verdict.effect) == (State.SKIPPED, None)
     assert isinstance(verdict.events[0], CaseClosed)
-    assert verdict.events[0].frozen == frozen.seat
-    for state in (State.CHECKING_BEFORE_FREEZE, State.FREEZING, State.HANDING_OVER, State.RECLAIMING):
+    for state in (
+        State.CHECKING_BEFORE_FREEZE,
+        State.FREEZING,
+        State.FROZEN,
+        State.HANDING_OVER,
+        State.RECLAIMING,
+    ):
         assert isinstance(decide(at(state), withdraw("vanished"), NOW), Rejected)
 
 
@@ -1016,7 +1071,10 @@ def test_the_laws_hold_under_any_sequence(
     assert kinds.count(SeatReclaimed) - kinds.count(SeatReactivated) in {0, 1}
     assert kinds.count(CaseClosed) <= 1
     assert kinds.count(CaseClosed) == (
-        case.state in ENDED or case.state is State.REACTIVATING or _failed_after_end(case)
+        case.state in ENDED
+        or case.state is State.REACTIVATING
+        or case.closed_as is State.SKIPPED  # and its freeze is being undone
+        or _failed_after_end(case)
     )
 
 

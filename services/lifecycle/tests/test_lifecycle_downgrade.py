@@ -159,7 +159,7 @@ async def test_a_task_is_asked_for_after_grace_and_writes_nothing(
         assert (await it.case()).state is State.IN_GRACE
         it.clock.advance(6 * DAY)
         await it.act()
-        assert await it.said() == []
+        assert await it.said() == ["FulfilmentAnnounced"]
         it.clock.advance(DAY)
         await it.act()
         assert (await it.case()).state is State.AWAITING_FULFILMENT
@@ -169,7 +169,8 @@ async def test_a_task_is_asked_for_after_grace_and_writes_nothing(
         await it.order(Fulfilled("op", "removed in the admin page"))
         await it.act()
         assert await it.said() == [
-            "FulfilmentRequested", "AttentionRaised", "FulfilmentRequested", "SeatReclaimed", "CaseClosed",
+            "FulfilmentAnnounced", "FulfilmentRequested", "AttentionRaised", "FulfilmentRequested", "SeatReclaimed",
+            "CaseClosed",
         ]  # fmt: skip
         await it.order(Reactivate("op", "asked for it"))
         assert (await it.case()).state is State.REACTIVATED

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from reclaim.common.db import UtcDateTime, open_engine
 from reclaim.common.migrate import upgrade
@@ -79,7 +80,7 @@ async def test_limits_of_before_keep_their_order(database_url: str | None, tmp_p
     """Those that held before the upgrade hold after it, and what is set next comes behind them."""
     versions = Path(service.__file__).parent / "migrations"
     before = tmp_path / "before"
-    shutil.copytree(versions, before, ignore=shutil.ignore_patterns("0008_*", "__pycache__"))
+    shutil.copytree(versions, before, ignore=shutil.ignore_patterns("0008_*", "0009_*", "001*", "__pycache__"))
     engine = open_engine(database_url or f"sqlite+aiosqlite:///{tmp_path}/lifecycle.db")
     try:
         await upgrade(engine, before)
@@ -108,6 +109,21 @@ async def test_limits_of_before_keep_their_order(database_url: str | None, tmp_p
             assert (latest.number, latest.day_most) == (3, 5)
     finally:
         await engine.dispose()
+
+
+async def test_a_replica_of_before_the_numbers_sets_no_limits_and_those_that_held_stay(
+    database_url: str | None, tmp_path: Path
+) -> None:
+    """It stores what it was asked for without a number, while an upgrade is under way."""
+    async with world(database_url, tmp_path) as it:
+        await limit(it, day_most=3)
+        row = {**asdict(WIDE), "id": AHEAD, "connection_id": "c1", "set_by": "admin", "reason": "wider", "set_at": NOW}
+        columns = [sa.column(name, UtcDateTime) if name == "set_at" else sa.column(name) for name in row]
+        old = sa.table("brake_limit", *columns)
+        with pytest.raises(exc.IntegrityError):
+            async with it.running.database.unit() as unit:
+                await unit.db.execute(old.insert().values(row))
+        assert (await in_force(it)).day_most == 3
 
 
 # Of which seats a share is.

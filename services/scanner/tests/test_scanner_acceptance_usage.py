@@ -628,7 +628,8 @@ async def test_before_a_step_a_system_says_nothing_of_components_that_it_does_no
     tmp_path: Path, clock: FixedClock
 ) -> None:
     async with world(tmp_path, clock, owned={"bob": {"OFFICE": 200}}) as office:
-        await feed(office, report=complete(timed=False))
+        named = [used("somebody", 1, product=part) for part in ("WORD", "EXCEL")]
+        await feed(office, *named, report=complete(timed=False))
         await _hold_since_long_ago(office, "OFFICE")
         await scanned(office, await suite_ruled(office, "OFFICE", **BY_SOURCES))
         (event,) = await office.said(UserFlagged)

@@ -499,6 +499,7 @@ def test_every_seat_is_counted_once_however_the_pages_are_cut(
     found = []
     for start in range(0, len(seats), size):
         page = judged(*seats[start : start + size], held=held, **readings)
+        cut.read(seats[start : start + size])
         cut.add(page)
         found += page.found
     all_at_once = judged(*seats, held=held, **readings)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
 
+from reclaim.common import migrate
 from reclaim.common.contracts import CaseClosed, CaseWithdrawn, Person
-from reclaim.common.errors import Conflict, NotFound
-from reclaim.scanner import actions, exclusion_store, jobs, store
+from reclaim.common.db import open_engine
+from reclaim.common.errors import Conflict, Invalid, NotFound
+from reclaim.connectors.ports import Members
+from reclaim.scanner import actions, exclusion_store, jobs, opening, service, store
 from reclaim.scanner.domain import Exclusion, Exclusions, Rejected, read_exclusion
+from reclaim.scanner.explain import explain
 from services.scanner.tests.scanner_world import NOON, Scanner, Served
 from services.scanner.tests.test_scanner_api import connected as connected_by_api
 from services.scanner.tests.test_scanner_domain import seat
@@ -52,8 +59,8 @@ async def exclude(scanner: Scanner, raw: dict[str, Any]) -> tuple[Exclusion, int
         (exclusion("person", "u2"), False),
         (exclusion("person", "u1", connection_id="c1"), True),
         (exclusion("person", "u1", connection_id="c2"), False),
-        (exclusion("group", "sales,  EMEA"), True),
-        (exclusion("group", "Sales"), False),
+        (exclusion("department", "sales,  EMEA"), True),
+        (exclusion("department", "Sales"), False),
         (exclusion("product", "sfdc"), True),
         (exclusion("product", "Salesforce"), True),
         (exclusion("product", "AUL"), False),
@@ -74,8 +81,8 @@ def test_an_exclusion_covers_what_it_names(made: Exclusion, covered: bool) -> No
         assert "otto" in evidence
 
 
-def test_a_seat_without_a_department_or_an_address_is_in_no_group_and_is_nobody() -> None:
-    assert Exclusions([exclusion("group", "x"), exclusion("person", "y")], "c1", NOON).evidence(seat()) is None
+def test_a_seat_without_a_department_or_an_address_is_in_none_and_is_nobody() -> None:
+    assert Exclusions([exclusion("department", "x"), exclusion("person", "y")], "c1", NOON).evidence(seat()) is None
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,8 @@ def test_a_seat_without_a_department_or_an_address_is_in_no_group_and_is_nobody(
         ({"kind": "team", "value": "x", "reason": "because"}, "kind"),
         ({"kind": "person", "value": " ", "reason": "because"}, "value"),
         ({"kind": "connection", "reason": "because"}, "connection_id"),
+        ({"kind": "group", "value": "VIP", "reason": "because"}, "connection_id"),
+        ({"kind": "group", "value": "", "connection_id": "c1", "reason": "because"}, "value"),
         ({"kind": "person", "value": "u1", "reason": ""}, "reason"),
         ({"kind": "person", "value": "u1", "reason": "because", "expires_at": "soon"}, "expires_at"),
         ({"kind": "person", "value": "u1", "reason": "because", "expires_at": "2026-11-19"}, "expires_at"),
@@ -102,6 +111,21 @@ def test_a_date_alone_includes_that_day() -> None:
     assert terms.expires_at == NOON.replace(hour=0) + timedelta(days=1)
 
 
+def test_who_may_be_in_an_excluded_group_is_left_alone_as_who_is() -> None:
+    made = exclusion("group", "VIP", connection_id="c1")
+    ann, bob = seat(holder=Person(id="u1", name="Ann")), seat(holder=Person(id="u2", name="Bob"))
+
+    def evidence(members: Members | None) -> list[str | None]:
+        known = {} if members is None else {"VIP": members}
+        found = Exclusions([made], "c1", NOON, groups=known)
+        return [found.evidence(one) for one in (ann, bob)]
+
+    assert evidence(Members(frozenset({"u1"}))) == [f"in the group VIP, {made.evidence}", None]
+    assert [bool(one) for one in evidence(Members(frozenset({"u1"}), doubt="A role is in it."))] == [True, True]
+    assert all(one is not None and "may be in the group VIP" in one for one in evidence(None))
+    assert Exclusions([made], "c2", NOON).evidence(ann) is None
+
+
 # ------------------------------------------------------------------------------------------------ scans and cases
 
 
@@ -110,11 +134,11 @@ def test_a_date_alone_includes_that_day() -> None:
     [
         ({"kind": "person", "value": "u00001"}, ["u00002"]),
         ({"kind": "person", "value": "u00002@acme.example"}, ["u00001", "u00002"]),
-        ({"kind": "group", "value": "sales"}, []),
+        ({"kind": "department", "value": "sales"}, []),
         ({"kind": "product", "value": "SFDC"}, []),
         ({"kind": "product", "value": "AUL"}, ["u00001", "u00002"]),
     ],
-    ids=["person", "another address", "group", "product", "another product"],
+    ids=["person", "another address", "department", "product", "another product"],
 )
 async def test_what_is_excluded_is_not_flagged_and_counts_as_exempt(
     both: Scanner, raw: dict[str, str], left: list[str]
@@ -188,7 +212,7 @@ async def test_an_exclusion_that_comes_while_cases_are_opened_leaves_none_behind
     both: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Added between the judging and the opening of a page, or at the very moment: either way no case stays open."""
-    original = jobs._open
+    original = opening._open
     adding: list[asyncio.Task[Any]] = []
 
     async def open_slowly(*args: Any, **more: Any) -> int:
@@ -196,7 +220,7 @@ async def test_an_exclusion_that_comes_while_cases_are_opened_leaves_none_behind
         await asyncio.sleep(0.1)
         return await original(*args, **more)
 
-    monkeypatch.setattr(jobs, "_open", open_slowly)
+    monkeypatch.setattr(opening, "_open", open_slowly)
     rule = await ready(both)
     run = await scanned(both, rule)
     (_, closed), *_ = await asyncio.gather(*adding)
@@ -225,6 +249,95 @@ async def test_what_is_excluded_between_the_reading_and_the_opening_is_not_opene
     assert (run.flagged, run.left_alone["exempt"]) == (1, 1)
     assert run.seen == run.used + run.flagged + sum(run.left_alone.values())
     assert await both.said(CaseWithdrawn) == []
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+async def test_an_excluded_group_is_left_alone_and_its_open_cases_are_closed(both: Scanner) -> None:
+    both.org.groups = {"VIP": {"u00001"}, "Others": {"u00003"}}
+    rule = await ready(both)
+    vip = {"kind": "group", "value": "VIP", "connection_id": rule.connection_id, "reason": "the board"}
+    await scanned(both, rule)
+    added, closed = await exclude(both, vip)
+    (told,) = await both.said(CaseWithdrawn)
+    assert (closed, told.kind, told.reason) == (1, "exempted", f"in the group VIP, {added.evidence}")
+    await both.hear(CaseClosed(case_id=told.case_id, outcome="skipped", reason=told.reason, closed_at=NOON))
+    run = await scanned(both, rule)
+    assert (run.flagged, run.left_alone["exempt"]) == (0, 1)
+    (verdict,) = (await explain(both.deps, rule.connection_id, "u00001")).verdicts
+    assert (verdict.result, "in the group VIP" in verdict.summary) == ("left_alone", True)
+    both.org.groups["VIP"] = set()
+    assert (await scanned(both, rule)).flagged == 1, "who left the group may be asked"
+
+
+async def test_while_an_excluded_group_cannot_be_read_nobody_is_flagged(both: Scanner) -> None:
+    both.org.groups = {"VIP": {"u00001"}}
+    rule = await ready(both)
+    await exclude(both, {"kind": "group", "value": "VIP", "connection_id": rule.connection_id, "reason": "the board"})
+    both.org.unreadable = {"VIP": "The group could not be read."}
+    run = await scanned(both, rule)
+    assert (run.flagged, run.left_alone["exempt"]) == (0, 3)
+    assert run.missing == {"group VIP": "The group could not be read."}
+
+
+async def test_a_group_that_is_excluded_while_a_scan_reads_holds_everybody_back(
+    both: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both.org.groups = {"VIP": {"u00001"}}
+    rule = await ready(both)
+    original = jobs._open_page
+
+    async def open_page(*args: Any, **more: Any) -> bool:
+        async with both.running.database.reading() as db:
+            known = await exclusion_store.exclusions(db, NOON)
+        if not known:
+            vip = {"kind": "group", "value": "VIP", "connection_id": rule.connection_id, "reason": "the board"}
+            await exclude(both, vip)
+        return await original(*args, **more)
+
+    monkeypatch.setattr(jobs, "_open_page", open_page)
+    assert (await scanned(both, rule)).flagged == 0, "the scan did not ask who is in it"
+    assert (await scanned(both, rule)).flagged == 1
+
+
+async def test_a_group_exclusion_that_nobody_can_answer_is_refused(scanner: Scanner) -> None:
+    connection = await connected(scanner)
+    raw = {"kind": "group", "value": "VIPs", "connection_id": connection.id, "reason": "the board"}
+    with pytest.raises(Invalid, match="no group 'VIPs'"):
+        await exclude(scanner, raw)
+    devices = await actions.add_connection(
+        scanner.deps, name="Desktops", kind="installed", settings={}, credentials={}, test=False
+    )
+    with pytest.raises(Rejected, match="tells nobody's groups"):
+        await exclude(scanner, {**raw, "connection_id": devices.id})
+    assert await exclusions_of(scanner) == []
+
+
+async def exclusions_of(scanner: Scanner) -> list[Exclusion]:
+    async with scanner.running.database.reading() as db:
+        return await exclusion_store.exclusions(db, NOON)
+
+
+async def test_departments_that_were_excluded_as_groups_go_on_as_departments(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    engine = open_engine(database_url or f"sqlite+aiosqlite:///{tmp_path}/old.db")
+    versions = Path(service.__file__).parent / "migrations"
+    values = {"value": "Sales", "reason": "r", "author": "a", "created_at": NOON}
+
+    def as_it_was(db: sa.Connection) -> None:
+        command.upgrade(migrate._config(versions, db), "scanner_0010")
+        for number, kind in enumerate(("group", "person")):
+            db.execute(sa.insert(exclusion_store.EXCLUSIONS).values(id=f"e{number}", kind=kind, **values))
+
+    async with engine.begin() as db:
+        await db.run_sync(as_it_was)
+    await migrate.upgrade(engine, versions)
+    async with engine.connect() as db:
+        kinds = (await db.execute(sa.text("SELECT kind FROM exclusions ORDER BY id"))).scalars().all()
+    await engine.dispose()
+    assert kinds == ["department", "person"]
 
 
 async def rules(scanner: Scanner) -> list[store.Rule]:

@@ -159,6 +159,7 @@ async def test_the_sources_page_shows_progress_trouble_and_whom_nobody_knows(ser
     busy = (await browser.get("/scanner/sources")).text
     assert 'hx-trigger="every 2s"' in busy
     await sync(scanner)
+    await scanner.job("usage-unmatched")
     page = await browser.get("/scanner/sources")
     assert "Fresh" in page.text
     assert "stranger@acme.example" in page.text

@@ -99,6 +99,7 @@ async def test_usage_is_taken_in_once_and_its_sources_are_shown(served: Served) 
     (source,) = await served.api("viewer")("GET", "/usage/sources")
     assert source["stale"]
     assert "mend the connection" in source["text"]
+    await served.scanner.job("usage-unmatched")
     (lost,) = await served.api("viewer")("GET", "/usage/unmatched")
     assert (lost["user"], lost["records"]) == ("u1", 1)
     await served.api("viewer")("POST", "/usage", 403, json=body)

@@ -37,10 +37,10 @@ def test_every_setting_that_adds_a_capability_can_be_entered() -> None:
 @pytest.mark.parametrize(
     ("body", "able"),
     [
-        (SCIM, ["reclaim", "seats"]),
+        (SCIM, ["groups", "reclaim", "seats"]),
         (
             {**SCIM, "settings": {**SCIM["settings"], "freeze_by_deactivation": "true"}},
-            ["freeze", "reclaim", "seats"],
+            ["freeze", "groups", "reclaim", "seats"],
         ),
         (OKTA, ["usage"]),
     ],

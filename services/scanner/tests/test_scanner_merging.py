@@ -21,6 +21,7 @@ from reclaim.common.contracts import CaseClosed, CaseWithdrawn, Outcome, UserFla
 from reclaim.common.db import open_engine
 from reclaim.common.errors import Transient
 from reclaim.scanner import actions, catalog_actions, catalog_store, service, store
+from reclaim.scanner import merging as merging_module
 from reclaim.scanner.catalog import Changes, Row
 from reclaim.scanner.scan import preview
 from reclaim.scanner.store import Rule
@@ -63,6 +64,14 @@ async def close(scanner: Scanner, *cases: tuple[str, Outcome], merged: bool = Fa
             for case_id, outcome in cases
         )
     )
+
+
+async def review(scanner: Scanner) -> list[CaseWithdrawn]:
+    before = len(await scanner.said(CaseWithdrawn))
+    while await scanner.job("review"):
+        pass
+    found: list[CaseWithdrawn] = (await scanner.said(CaseWithdrawn))[before:]
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ scans
@@ -131,11 +140,14 @@ async def test_readding_makes_a_legacy_suite_bulk_and_merges_open_cases(office: 
     assert await scanned(office, rule) == [], "nobody is asked twice while the parts are being withdrawn"
 
     await close(office, (flagged["ann", "EXCEL"], "skipped"), (flagged["ann", "WORD"], "skipped"), merged=True)
+    assert await review(office) == []
     (opened,) = (await office.said(UserFlagged))[before:]
     assert (opened.seat.holder.id, opened.seat.product) == ("ann", "OFFICE")
     assert opened.policy.rule_version == 2, "by the rule as it is now"
     assert opened.seat.components == ("EXCEL", "WORD")
+    assert opened.seats_total == 3, "the present reading counts them"
     await close(office, (flagged["ann", "EXCEL"], "skipped"), merged=True)
+    await review(office)
     assert len(await office.said(UserFlagged)) == before + 1, "once"
     async with office.running.database.reading() as db:
         open_now = await store.candidates(db, rule_id=rule.id, is_open=True)
@@ -165,10 +177,13 @@ async def test_cases_past_the_decision_are_left_out_of_the_merge(office: Scanner
     before = len(await office.said(UserFlagged))
     # The lifecycle refuses to withdraw ann's Word and bob's only case: both were decided upon. It says so by silence.
     await close(office, (flagged["ann", "EXCEL"], "skipped"), merged=True)
-    assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")]
+    await review(office)
+    assert len(await office.said(UserFlagged)) == before, "a part of it is being taken back"
     await close(office, (flagged["ann", "WORD"], "reclaimed"), (flagged["bob", "WORD"], "skipped"))
-    assert len(await office.said(UserFlagged)) == before + 1, "what ends otherwise brings no case of the whole"
+    await review(office)
+    assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")], "bob's brings no case of the whole"
     assert await office.rows("SELECT * FROM merges") == []
+    assert await office.rows("SELECT * FROM openings") == []
 
 
 async def test_who_kept_a_part_meanwhile_is_not_asked_about_the_whole(office: Scanner) -> None:
@@ -178,6 +193,7 @@ async def test_who_kept_a_part_meanwhile_is_not_asked_about_the_whole(office: Sc
     before = len(await office.said(UserFlagged))
     await close(office, (flagged["ann", "WORD"], "kept"))
     await close(office, (flagged["ann", "EXCEL"], "skipped"), merged=True)
+    await review(office)
     assert len(await office.said(UserFlagged)) == before
 
 
@@ -189,7 +205,9 @@ async def test_who_was_excluded_meanwhile_is_not_asked_about_the_whole(office: S
     raw = {"kind": "person", "value": "ann", "reason": "parental leave"}
     await actions.add_exclusion(office.deps, raw, author="otto")
     await close(office, (flagged["ann"], "skipped"), merged=True)
+    await review(office)
     assert len(await office.said(UserFlagged)) == before
+    assert await office.rows("SELECT * FROM openings") == []
 
 
 async def test_merged_cases_are_a_dry_run_if_one_of_them_was(office: Scanner) -> None:
@@ -199,18 +217,86 @@ async def test_merged_cases_are_a_dry_run_if_one_of_them_was(office: Scanner) ->
     await catalog_actions.renew_in_rule(office.deps, rule.id, await row_of(office, rule, "OFFICE"), author="otto")
     word = next(event.case_id for event in flagged if event.seat.holder.id == "ann")
     await close(office, (word, "skipped"), merged=True)
-    assert (await office.said(UserFlagged))[-1].policy.dry_run is True
+    await review(office)
+    last = (await office.said(UserFlagged))[-1]
+    assert (last.seat.product, last.policy.dry_run) == ("OFFICE", True)
+
+
+async def merging(scanner: Scanner, *holders: str, **terms: Any) -> tuple[Rule, dict[tuple[str, str], str]]:
+    """Have the cases of a rule merged, up to the lifecycle's answer; return the rule and the cases."""
+    rule = await legacy(scanner, "OFFICE", "WORD", "EXCEL", **terms)
+    cases = {(event.seat.holder.id, event.seat.product): event.case_id for event in await scanned(scanner, rule)}
+    await catalog_actions.renew_in_rule(scanner.deps, rule.id, await row_of(scanner, rule, "OFFICE"), author="otto")
+    return rule, cases
+
+
+async def answered(scanner: Scanner, cases: dict[tuple[str, str], str]) -> list[tuple[str, str]]:
+    """Let ann's cases be withdrawn, and return what is opened for her then."""
+    before = len(await scanner.said(UserFlagged))
+    parts = [(cases["ann", part], "skipped") for part in ("WORD", "EXCEL")]
+    await close(scanner, *parts, merged=True)  # type: ignore[arg-type]
+    await review(scanner)
+    return seats((await scanner.said(UserFlagged))[before:])
+
+
+async def test_who_uses_a_part_again_is_not_asked_about_the_whole(office: Scanner) -> None:
+    _rule, cases = await merging(office)
+    org = office.org
+    assert isinstance(org, SuiteOrg)
+    org.own("ann", WORD=200, EXCEL=1)
+    assert await answered(office, cases) == []
+    assert await office.rows("SELECT * FROM openings") == []
+
+
+async def test_a_rule_that_was_paused_opens_nothing_for_what_was_merged(office: Scanner) -> None:
+    rule, cases = await merging(office)
+    await actions.pause_rule(office.deps, rule.id)
+    assert await answered(office, cases) == []
+    await actions.activate_rule(office.deps, rule.id)
+    assert seats(await scanned(office, rule)) == [("ann", "OFFICE")], "a scan asks about her again"
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [({"administrator": "may manage users"}, "administrator"), ({"created_at": NOON}, "new_account")],
+    ids=["administrator", "new"],
+)
+async def test_whom_a_check_protects_by_now_is_not_asked_about_the_whole(
+    office: Scanner, change: dict[str, Any], check: str
+) -> None:
+    rule, cases = await merging(office)
+    for name, value in change.items():
+        setattr(office.org.users["ann"], name, value)
+    assert await answered(office, cases) == [], check
+    assert seats(await scanned(office, rule)) == [], "and a scan says the same"
+
+
+async def test_another_rules_case_of_a_part_holds_the_merged_one_back(office: Scanner) -> None:
+    _rule, cases = await merging(office)
+    other = await ruled(office, "WORD", name="Word alone")
+    await close(office, (cases["ann", "WORD"], "skipped"), merged=True)
+    assert ("ann", "WORD") in seats(await scanned(office, other)), "it was faster"
+    await close(office, (cases["ann", "EXCEL"], "skipped"), merged=True)
+    before = len(await office.said(UserFlagged))
+    await review(office)
+    assert len(await office.said(UserFlagged)) == before
+    assert await office.rows("SELECT * FROM openings") == []
+
+
+async def test_an_org_that_is_away_puts_the_merged_cases_off(office: Scanner) -> None:
+    rule, cases = await merging(office)
+    office.org.down = Transient("503 SERVER_UNAVAILABLE")
+    await close(office, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+    before = len(await office.said(UserFlagged))
+    assert await office.job("review") is True
+    assert len(await office.said(UserFlagged)) == before
+    office.org.down = None
+    await catalog_actions.review_again(office.deps, rule.id)
+    await review(office)
+    assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")]
 
 
 # ------------------------------------------------------------------------------------------------ looking again
-
-
-async def review(scanner: Scanner) -> list[CaseWithdrawn]:
-    before = len(await scanner.said(CaseWithdrawn))
-    while await scanner.job("review"):
-        pass
-    found: list[CaseWithdrawn] = (await scanner.said(CaseWithdrawn))[before:]
-    return found
 
 
 async def test_a_component_that_the_catalogue_drops_goes_and_its_open_case_is_looked_at_again(office: Scanner) -> None:
@@ -373,3 +459,26 @@ async def test_a_whole_and_a_part_that_are_scanned_at_once_are_one_case(
     await asyncio.gather(office.scan_all(), office.scan_all())
     asked = Counter(event.seat.holder.id for event in await office.said(UserFlagged))
     assert asked["ann"] == 1, asked
+
+
+async def test_a_rule_that_is_edited_while_merged_cases_are_judged_is_judged_anew(
+    office: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, cases = await merging(office)
+    original = merging_module._read
+    edits = iter([{"grace_days": 30}])
+
+    async def read(*args: Any) -> Any:
+        found = await original(*args)
+        for edit in edits:
+            await actions.change_rule(office.deps, rule.id, edit, author="vera")
+            break
+        return found
+
+    monkeypatch.setattr(merging_module, "_read", read)
+    before = len(await office.said(UserFlagged))
+    await answered(office, cases)
+    await catalog_actions.review_again(office.deps, rule.id)
+    await review(office)
+    (event,) = (await office.said(UserFlagged))[before:]
+    assert (event.seat.product, event.policy.grace_days) == ("OFFICE", 30)

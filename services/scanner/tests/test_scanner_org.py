@@ -137,3 +137,16 @@ async def test_a_scan_costs_a_few_calls_and_none_for_each_user(real: Real) -> No
     await real.scan(rule)
     calls = len(real.sandbox.org.request_log) - before
     assert 0 < calls < 40, calls
+
+
+async def test_a_group_that_a_filter_names_is_read_with_a_few_calls_more(real: Real) -> None:
+    org = real.sandbox.org
+    reclaimable = sorted(user for user, what in org.expectations.items() if what == "reclaimable")
+    vip = org.insert("Group", Name="VIP", Type="Regular")
+    for user in reclaimable[::2]:
+        org.insert("GroupMember", GroupId=vip, UserOrGroupId=user)
+    rule = await real.ready(filter="not (in_group(user, 'VIP'))")
+    before = len(org.request_log)
+    await real.scan(rule)
+    assert await real.flagged() == set(reclaimable[1::2])
+    assert len(org.request_log) - before < 43

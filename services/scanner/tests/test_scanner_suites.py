@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reclaim.common.contracts import CheckFinding, Money, Person, Seat
+from reclaim.common.contracts import CheckFinding, Person, Seat
 from reclaim.connectors.checks import is_unused
 from reclaim.connectors.ports import Licence, Manager, SeatRecord
 from reclaim.scanner.catalog import Coverage, Suite
@@ -29,7 +29,6 @@ from reclaim.scanner.suites import (
     pooled,
     readable,
     spread,
-    united,
 )
 from services.scanner.tests.scanner_world import NOON, TERMS
 
@@ -186,11 +185,15 @@ def test_licences_of_a_suite_are_one_pool() -> None:
 def test_a_suite_that_was_another_one_has_nothing_to_compare_with() -> None:
     terms = read_terms({**TERMS, "products": ["OFFICE"]})
     covered = Coverage(("EXCEL", "OFFICE", "WORD"), (OFFICE,))
-    same, other = Baseline(covered.products, 9, 8, 1, 2), Baseline(("OFFICE",), 9, 8)
-    assert comparable(same, terms, covered) == Baseline(("OFFICE",), 9, 8, 1, 2)
+    same = Baseline(covered.products, 9, 8, 1, 2, suites=("OFFICE",))
+    other = Baseline(("OFFICE",), 9, 8, suites=("OFFICE",))
+    apart = Baseline(covered.products, 9, 8)
+    assert comparable(same, terms, covered) == Baseline(("OFFICE",), 9, 8, 1, 2, suites=("OFFICE",))
+    assert comparable(apart, terms, covered) is None, "its components were counted apart then"
     assert comparable(other, terms, covered) is None
     assert comparable(None, terms, covered) is None
-    assert comparable(other, terms, Coverage(("OFFICE",))) is other
+    plain = Baseline(("OFFICE",), 9, 8)
+    assert comparable(plain, terms, Coverage(("OFFICE",))) is plain
 
 
 def test_who_is_asked_about_a_part_is_not_asked_about_the_whole_and_the_other_way_round() -> None:
@@ -289,24 +292,6 @@ def found(product: str, *, days: int | None, outcome: str, approver: str | None 
         findings=(CheckFinding(check="queue_member", outcome=outcome, evidence=product),),  # type: ignore[arg-type]
         last_used_at=None if days is None else NOON - timedelta(days=days),
     )
-
-
-def test_what_merged_cases_were_opened_with_is_united() -> None:
-    cases = [
-        found("WORD", days=300, outcome="warn", approver="old"),
-        found("EXCEL", days=None, outcome="pass"),
-        found("OUTLOOK", days=200, outcome="pass", approver="new"),
-    ]
-    price = Money(amount=30, currency="EUR")  # type: ignore[arg-type]
-    whole = united(cases, OFFICE, price)
-    assert (whole.seat.product, whole.seat.product_name, whole.seat.price) == ("OFFICE", "Office", price)
-    assert whole.seat.components == ("EXCEL", "OUTLOOK", "WORD")
-    assert whole.seat.covers("WORD")
-    assert whole.seat.covers("OFFICE")
-    assert not whole.seat.covers("VISIO")
-    assert whole.last_used_at == NOON - timedelta(days=200)
-    assert whole.approver == Person(id="new", name="new")
-    assert [(finding.outcome, finding.evidence) for finding in whole.findings] == [("warn", "WORD")]
 
 
 # ------------------------------------------------------------------------------------------------ looking again

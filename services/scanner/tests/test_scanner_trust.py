@@ -12,11 +12,12 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CaseWithdrawn, Person, UserFlagged
 from reclaim.common.errors import Conflict, Invalid, NotFound
 from reclaim.connectors.fake import FakeOrg, FakeRecord
-from reclaim.scanner import actions, store
+from reclaim.scanner import actions, catalog_actions, catalog_store, store
 from reclaim.scanner.domain import Rejected, Stopped, approver_of, check_share, diff, read_terms
 from reclaim.scanner.explain import explain
+from reclaim.scanner.filters import FilterRefused
 from reclaim.scanner.scan import preview
-from services.scanner.tests.scanner_world import NOON, TERMS, WARNS, Scanner, filled, idle, started
+from services.scanner.tests.scanner_world import NOON, SETTINGS, TERMS, WARNS, Scanner, filled, idle, started
 from services.scanner.tests.test_scanner_domain import RAW, seat
 from services.scanner.tests.test_scanner_scan import connected, flagged, ready, ruled, scanned
 
@@ -153,10 +154,12 @@ async def test_a_named_successor_stands_in_for_a_manager_who_is_missing(scanner:
         ("last_used_at eq null", ["u00002"]),
         ("price gt 100 and user/name eq 'Holder 2'", ["u00002"]),
         ("user/manager/id eq 'boss' and not (user/id eq 'u00001')", ["u00002"]),
-        ("in_group(user, 'Field')", []),
+        ("in_group(user, 'Field')", ["u00002"]),
+        ("not (in_group(user, 'Field'))", ["u00001"]),
     ],
 )
 async def test_a_rules_filter_chooses_among_the_seats(both: Scanner, text: str, left: list[str]) -> None:
+    both.org.groups = {"Field": {"u00002", "Inner"}, "Inner": {"u00003"}}
     rule = await ready(both, filter=text)
     connection = await connection_of(both, rule)
     shown = await preview(both.deps, connection, rule.terms, rule.id)
@@ -181,10 +184,80 @@ def test_a_filter_that_does_not_fit_is_refused_with_its_place(text: str) -> None
 
 
 async def test_a_filter_about_what_is_not_known_flags_nobody_and_says_so(scanner: Scanner) -> None:
-    rule = await ready(scanner, filter="in_group(user, 'Field')")
+    scanner.org.groups = {"Field": {"u00002"}}
+    rule = await ready(scanner, filter="not (in_group(user, 'Field'))")
+    scanner.org.groups.clear()
+    run = await scanned(scanner, rule)
+    assert (run.flagged, run.missing) == (0, {"group Field": "The org has no group 'Field'."})
     (verdict,) = (await explain(scanner.deps, rule.connection_id, "u00001")).verdicts
     assert verdict.result == "unknown"
     assert "filter" in verdict.summary
+
+
+async def test_a_rule_on_a_group_that_is_not_there_is_not_activated(scanner: Scanner) -> None:
+    with pytest.raises(Invalid, match="no group 'Feild'"):
+        await ready(scanner, filter="not (in_group(user, 'Feild'))")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "says"),
+    [
+        ("installed", "in_group(user, 'Field')", "tell nobody's groups"),
+        ("installed", "last_used_at eq null", "no account with a last use"),
+        ("installed", "user/active eq true", "no account behind an installation"),
+        ("scim", "price gt 1 and not (last_used_at lt 2026-01-01)", "SCIM tells nobody's last use"),
+        ("salesforce", "assigned_at eq null", "does not keep when a licence was assigned"),
+    ],
+)
+async def test_a_filter_on_what_the_connection_cannot_tell_is_refused(
+    scanner: Scanner, kind: str, text: str, says: str
+) -> None:
+    settings = {"scim": {"base_url": "https://a.example/scim"}, "salesforce": SETTINGS}.get(kind, {})
+    credentials = {"scim": {"token": "t"}, "salesforce": {"client_secret": "s"}}.get(kind, {})
+    connection = await actions.add_connection(
+        scanner.deps, name="One", kind=kind, settings=settings, credentials=credentials, test=False
+    )
+    with pytest.raises(Rejected, match=says) as caught:
+        await actions.add_rule(scanner.deps, connection.id, {**TERMS, "filter": text}, author="otto")
+    assert list(caught.value.by_field) == ["filter"]
+    rule = await actions.add_rule(scanner.deps, connection.id, TERMS, author="otto")
+    with pytest.raises(Rejected, match=says):
+        await actions.change_rule(scanner.deps, rule.id, {"filter": text}, author="otto")
+    async with scanner.running.database.reading() as db:
+        (row,) = await catalog_store.rows(db, rule.id)
+    with pytest.raises(FilterRefused, match=says):
+        await catalog_actions.change_in_rule(scanner.deps, rule.id, row.id, filter=text, author="otto")
+
+
+async def test_who_reports_to_whom_is_judged_when_all_have_been_read(
+    tmp_path: Path, clock: FixedClock, database_url: str | None
+) -> None:
+    """The manager's own record comes a page after the report's; a preview and a scan say the same, before and after."""
+    people = [
+        idle(1, manager_id="z1"),
+        idle(2, manager_id="z2"),
+        idle(3, id="z1", manager_id="z9", days=1, email="zoe@acme.example"),
+        idle(4, id="z2", manager_id=None, days=1),
+        idle(5, id="z9", manager_id=None, days=1),
+    ]
+    async with started(tmp_path, filled(clock, people, page_size=1), clock, database_url=database_url) as scanner:
+        for number, (text, left) in enumerate(
+            [
+                ("reports_to(user, 'z9')", ["u00001"]),
+                ("not (reports_to(user, 'z9'))", ["u00002"]),
+                ("not (reports_to(user, 'zoe@acme.example'))", ["u00002"]),
+            ]
+        ):
+            connection = await connected(scanner, name=f"Org {number}")
+            rule = await ruled(scanner, connection, name=f"Rule {number}", filter=text)
+            before = await preview(scanner.deps, connection, rule.terms, rule.id)
+            known = len(await flagged(scanner))
+            run = await scanned(scanner, rule)
+            assert [one.seat.holder.id for one in before.found] == left, text
+            assert (await flagged(scanner))[known:] == left, text
+            assert run.seen == 6 == run.used + run.flagged + sum(run.left_alone.values())
+            verdicts = (await explain(scanner.deps, connection.id, left[0])).verdicts
+            assert [verdict.result for verdict in verdicts] == ["left_alone"], "a case is open"
 
 
 # ------------------------------------------------------------------------------------------------ review, versions

@@ -97,6 +97,24 @@ def verdict(
     return judge(chosen, activity, granted_at=granted_at, first_seen_at=first_seen_at)
 
 
+@pytest.mark.parametrize(
+    ("told_until", "now", "zone", "spent", "state"),
+    [
+        ("2026-11-01", "2026-11-02", "UTC", "19", "UNUSED"),
+        ("2026-11-01", "2026-11-02", "America/New_York", "19", "UNKNOWN"),
+        ("2026-11-01", "2026-11-20", "America/New_York", "19", "UNKNOWN"),
+        ("2026-10-30", "2026-11-01T06:00", "UTC", "1", "UNKNOWN"),
+        ("2026-10-31", "2026-11-01T06:00", "UTC", "1", "UNKNOWN"),
+        ("2026-11-01", "2026-11-01T06:00", "UTC", "1", "UNUSED"),
+    ],
+)
+def test_a_month_that_is_over_is_judged_when_it_has_been_told_however_late_a_source_may_be(
+    told_until: str, now: str, zone: str, spent: str, state: str
+) -> None:
+    told = report(period=Window(LONG_AGO, day(told_until)), heard_at=day(now))
+    assert verdict(planned(UNDER_20, [told], now=day(now), zone=zone), worked(spent)).state == state
+
+
 # ------------------------------------------------------------------------------------------------ hours
 
 

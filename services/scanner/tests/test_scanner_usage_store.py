@@ -245,10 +245,32 @@ async def test_users_that_belong_to_nobody_are_kept_and_listed(database: Databas
     async with database.unit() as unit:
         await known_seats.remember(unit.db, "c1", [ann], NOW)
     await keep(database, [record("u1"), record("ann@acme.EXAMPLE"), record("Leaver"), record("Leaver", "word")])
+    await keep(database, [record("Else")], source="other")
+    assert await counted(database, NOW) == [("agent", "Leaver", 2), ("other", "Else", 1)]
     async with database.reading() as db:
-        (found,) = await usage_store.unmatched(db)
-        assert (found.user, found.records, found.source) == ("Leaver", 2, "agent")
-        assert await usage_store.unmatched(db, "other") == []
+        assert [one.user for one in await usage_store.unmatched(db, "other")] == ["Else"]
+        assert [one.user for one in await usage_store.unmatched(db, limit=1)] == ["Leaver"]
+    async with database.unit() as unit:
+        await known_seats.remember(unit.db, "c1", [replace(ann, holder_id="Leaver", holder_email=None)], NOW)
+    assert await counted(database, NOW + HOUR) == [("other", "Else", 1)]
+
+
+async def test_of_each_source_no_more_users_without_a_seat_are_listed_than_a_page_needs(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_store, "MOST_UNMATCHED", 2)
+    await keep(database, [record(f"x{number}") for number in range(5)])
+    await keep(database, [record("y")], source="other")
+    assert await counted(database, NOW) == [("agent", "x0", 1), ("agent", "x1", 1), ("other", "y", 1)]
+
+
+async def counted(database: Database, now: datetime) -> list[tuple[str, str, int]]:
+    """Count the users without a seat, and return what a page lists."""
+    async with database.reading() as db:
+        found = await usage_store.count_unmatched(db)
+    async with database.unit() as unit:
+        await usage_store.keep_unmatched(unit.db, found, now)
+        return [(one.source, one.user, one.records) for one in await usage_store.unmatched(unit.db)]
 
 
 def test_addresses_and_domain_accounts_have_no_case_and_ids_do() -> None:
@@ -399,7 +421,7 @@ async def test_a_source_that_never_named_the_product_proves_nothing_by_the_recor
     await tell(database, report("notes", period=half))
     _, found = await verdicts(database, eager, *seats)
     assert found.state == "UNKNOWN", "it told a part, and agent alone the rest"
-    assert found.reason.startswith("agent has no record")
+    assert "agent has never named it" in found.reason
     await keep(database, [record("u1")], source="agent")
     _, found = await verdicts(database, eager, *seats)
     assert found.state == "UNUSED"
@@ -474,6 +496,62 @@ async def test_a_month_of_another_zone_is_not_divided(database: Database) -> Non
     await keep(database, [record("u1", period_start=OCTOBER.start - timedelta(days=30), period_end=OCTOBER.start)])
     (found_one,) = await verdicts(database, UNDER_20, seat("u1"), zone="Europe/Berlin")
     assert found_one.state == "UNKNOWN", "part of September's hour may have been in Berlin's October"
+
+
+NEW_YORK = "America/New_York"
+"""Its October begins four hours after that of UTC, and ends four hours after it."""
+
+
+@pytest.mark.parametrize(
+    ("hours", "zone", "state", "says"),
+    [
+        ("15.99", NEW_YORK, "UNUSED", "with the 4.00 at its edge that no report covers, still less"),
+        ("16", NEW_YORK, "UNKNOWN", "4.00 hours at its edge that no report covers"),
+        ("20", NEW_YORK, "UNKNOWN", "lies across the edge"),
+        ("24", NEW_YORK, "USED", "20.00 hours of 20"),
+        ("16", "UTC", "UNUSED", "16.00 hours of 20"),
+        ("20", "UTC", "USED", "20.00 hours of 20"),
+    ],
+)
+async def test_what_a_month_in_utc_proves_of_a_month_in_the_west(
+    database: Database, hours: str, zone: str, state: str, says: str
+) -> None:
+    await keep(database, [record(seconds=int(Decimal(hours) * 3600))])
+    await tell(database, report(period=OCTOBER))
+    (found,) = await verdicts(database, UNDER_20, seat("u1"), zone=zone)
+    assert (found.state, says in found.reason) == (state, True), found.reason
+    if state == "UNKNOWN":
+        assert "Set the rule's time zone to the one that its source cuts months by" in found.reason
+
+
+async def test_an_edge_in_the_west_names_the_zone_to_choose(database: Database) -> None:
+    await keep(database, [record(seconds=17 * 3600)])
+    await tell(database, report(period=OCTOBER))
+    (found,) = await verdicts(database, UNDER_20, seat("u1"), zone=NEW_YORK)
+    assert found.reason.endswith("cuts months by (UTC).")
+
+
+@pytest.mark.parametrize(
+    "period",
+    [Window(OCTOBER.start, OCTOBER.end - 27 * HOUR), Window(OCTOBER.start + 27 * HOUR, OCTOBER.end)],
+    ids=["its end", "its beginning"],
+)
+async def test_what_no_zone_explains_is_not_covered(database: Database, period: Window) -> None:
+    await keep(database, [record(seconds=3600, period_start=period.start, period_end=period.end)])
+    await tell(database, report(period=period))
+    (found,) = await verdicts(database, UNDER_20, seat("u1"))
+    assert (found.state, "No source covers the use of office" in found.reason) == ("UNKNOWN", True)
+
+
+async def test_the_hours_that_no_report_covers_count_for_each_component(database: Database) -> None:
+    parts = ("word", "excel")
+    await keep(database, [record(product=part, seconds=7 * 3600) for part in parts])
+    for part in parts:
+        await tell(database, report(product=part, period=OCTOBER))
+    (found,) = await verdicts(database, UNDER_20, seat("u1"), components=parts, zone=NEW_YORK)
+    assert found.state == "UNKNOWN", "14 hours, and 4 of each"
+    (found,) = await verdicts(database, UNDER_20, seat("u1"), components=parts)
+    assert found.state == "UNUSED"
 
 
 # ------------------------------------------------------------------------------------------------ many

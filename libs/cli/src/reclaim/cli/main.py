@@ -563,6 +563,27 @@ def case_retry(
         show(output, client.post(f"/lifecycle/api/cases/{case}/retry"))
 
 
+@case_app.command("deleted")
+def case_deleted(
+    case: Annotated[str, typer.Argument(help="id")],
+    note: Annotated[str, typer.Option(help="how you know")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say that an account which its connection does not show any more was deleted: the case closes without savings."""
+    with _client(url) as client:
+        show(output, client.post(f"/lifecycle/api/cases/{case}/deleted", {"note": note}))
+
+
+@case_app.command("unfreeze")
+def case_unfreeze(
+    case: Annotated[str, typer.Argument(help="id")], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
+) -> None:
+    """Undo a freeze of ours that was left on an account after its case had ended."""
+    with _client(url) as client:
+        show(output, client.post(f"/lifecycle/api/cases/{case}/unfreeze"))
+
+
 @case_app.command("reactivate")
 def case_reactivate(
     case: Annotated[str, typer.Argument(help="id")],

@@ -104,9 +104,9 @@ def withdraw_cases(
 
 @exclusion_app.command("add")
 def exclusion_add(
-    kind: Annotated[str, typer.Argument(help="person, group, product or connection")],
+    kind: Annotated[str, typer.Argument(help="person, group, department, product or connection")],
     reason: Annotated[str, typer.Option(help="why; it is shown wherever the seat is left alone")],
-    value: Annotated[str, typer.Argument(help="id or address, department, licence; empty for a connection")] = "",
+    value: Annotated[str, typer.Argument(help="id or address, group, department, licence; empty: all")] = "",
     connection: Annotated[str | None, typer.Option(help="name or id; without: on every connection")] = None,
     until: Annotated[str | None, typer.Option(help="last day, such as 2026-12-31; without: until ended")] = None,
     url: UrlOption = DEFAULT_URL,

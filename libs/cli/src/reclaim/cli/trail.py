@@ -133,12 +133,16 @@ def audit_erase(
 @attention_app.command("list")
 def attention_list(
     kind: Annotated[
-        str, typer.Option(help="question, answer, freeze, restore, reclaim, reactivation, other or message")
+        str,
+        typer.Option(
+            help="question, answer, freeze, restore, reclaim, reactivation, other, task, left_frozen, override, pages "
+            "or message"
+        ),
     ] = "",
     url: UrlOption = DEFAULT_URL,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List what waits for a person, the longest waiting first: cases, and parked messages of every service."""
+    """List what waits for a person, the longest waiting first, with the parked messages of every service."""
     with connected(url) as client:
         result = client.get("/lifecycle/api/attention", kind=kind or None)
         unknown = []
@@ -155,7 +159,13 @@ def attention_list(
     result["elsewhere"] = unknown
     result["items"].sort(key=lambda item: item["since"])
     rows = [
-        {**item, "what": item.get("holder") or item.get("event"), "id": item.get("case_id") or item.get("event_id")}
+        {
+            **item,
+            "what": item.get("holder")
+            or item.get("event")
+            or ("a tripped brake" if "trip_id" in item else "approvals"),
+            "id": item.get("case_id") or item.get("event_id") or item.get("trip_id", ""),
+        }
         for item in result["items"]
     ]
     columns = {"id": "Id", "what": "What", "kind": "Kind", "reason": "Why", "remedy": "What to do", "since": "Since"}

@@ -261,6 +261,19 @@ class NoticeFailed(CaseEvent, frozen=True):
     failed_at: datetime
 
 
+class TicketUndecided(CaseEvent, frozen=True):
+    """The ticket that asks was closed without an answer or with two that disagree, or is gone: it decides nothing.
+
+    The time to decide runs on, and a person has to look; `remedy` says what they can do.
+    """
+
+    wire = "reclaim.TicketUndecided.v1"
+
+    reason: str
+    remedy: str
+    noticed_at: datetime
+
+
 class DecisionReceived(CaseEvent, frozen=True):
     """A person decided. A `keep` while the seat is frozen is an appeal.
 
@@ -303,6 +316,22 @@ class UserRestored(CaseEvent, frozen=True):
     actor: str
     reason: str
     restored_at: datetime
+    dry_run: bool
+    downgrade_to: CheaperLicence | None = None
+
+
+class FulfilmentAnnounced(CaseEvent, frozen=True):
+    """A seat that a person frees was decided upon: they are asked when grace is over, and nothing is done before.
+
+    Until `grace_ends_at` it can be kept.
+    """
+
+    wire = "reclaim.FulfilmentAnnounced.v1"
+
+    seat: Seat
+    decision: Literal["revoke", "downgrade", "timeout"]
+    announced_at: datetime
+    grace_ends_at: datetime
     dry_run: bool
     downgrade_to: CheaperLicence | None = None
 
@@ -401,6 +430,21 @@ class AttentionRaised(CaseEvent, frozen=True):
     raised_at: datetime
 
 
+class PagesServed(Event, frozen=True):
+    """The pages on which people answer were up from `since` until `until`, without a break that counts as an outage.
+
+    Said again and again while they are: a later `until` of the same `since` goes on where the earlier one ended, and
+    after a break there is a new `since`. `beat` is `until` by the machine's clock, in milliseconds, which does not move
+    with a demo's.
+    """
+
+    wire = "reclaim.PagesServed.v1"
+
+    since: datetime
+    until: datetime
+    beat: int
+
+
 class ConnectionChanged(Event, frozen=True):
     """An integration profile was added, edited or removed.
 
@@ -429,9 +473,12 @@ CONSUMERS: Final[dict[type[Event], tuple[str, ...]]] = {
     UsageJudged: ("lifecycle",),
     NoticeDelivered: ("lifecycle",),
     NoticeFailed: ("lifecycle",),
+    TicketUndecided: ("lifecycle",),
+    PagesServed: ("lifecycle",),
     DecisionReceived: ("lifecycle",),
     UserFrozen: ("approvals", "itsm-gateway", "savings"),
     UserRestored: ("approvals", "itsm-gateway", "savings"),
+    FulfilmentAnnounced: ("itsm-gateway",),
     FulfilmentRequested: ("itsm-gateway",),
     FulfilmentReported: ("lifecycle",),
     SeatReclaimed: ("approvals", "itsm-gateway", "savings"),

@@ -72,7 +72,10 @@ def bind(table: Subscriptions[D], deps: D) -> dict[type[Event], Handle]:
 
 
 def inbox_tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table]:
-    """Declare the tables: what was received, and what is set aside (`due` is None once it is parked)."""
+    """Declare the tables: what was received, and what is set aside.
+
+    `due` is None once it is parked. `case_id` is empty for what is about no case; None: a release before it stored it.
+    """
     inbox = sa.Table(
         "inbox",
         metadata,
@@ -90,6 +93,7 @@ def inbox_tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table]:
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("due", sa.BigInteger, index=True),
         sa.Column("since", UtcDateTime, nullable=False),
+        sa.Column("case_id", sa.Text, index=True),
     )
     return inbox, aside
 
@@ -100,9 +104,12 @@ INBOX, SET_ASIDE = inbox_tables(_TABLES)
 _DUE: Final = (
     sa.select(SET_ASIDE.c.event_id).where(SET_ASIDE.c.due <= sa.bindparam("now")).order_by(SET_ASIDE.c.due).limit(100)
 )
-_WAITING: Final = (
-    sa.select(SET_ASIDE.c.body).where(SET_ASIDE.c.due.is_not(None)).order_by(SET_ASIDE.c.since, SET_ASIDE.c.event_id)
-)
+_NOT_PARKED: Final = sa.select(*SET_ASIDE.c["body", "since", "event_id"]).where(SET_ASIDE.c.due.is_not(None))
+_WAITING: Final = sa.union_all(
+    # Two searches of the index; one with OR would read all that is set aside.
+    _NOT_PARKED.where(among(SET_ASIDE.c.case_id, given("cases"))),
+    _NOT_PARKED.where(SET_ASIDE.c.case_id.is_(None)),
+).order_by("since", "event_id")
 _TAKE_BACK: Final = (
     sa.delete(SET_ASIDE).where(among(SET_ASIDE.c.event_id, given("ids"))).returning(SET_ASIDE.c.event_id)
 )
@@ -259,6 +266,7 @@ class Inbox:
                     attempts=1,
                     due=due,
                     since=unit.now,
+                    case_id=case_of(part),
                 )
             )
 
@@ -381,16 +389,16 @@ def _recording(dialect: sa.Dialect) -> sa.TextClause:
 
 
 async def _waiting_for(db: AsyncConnection, cases: Collection[str]) -> list[Received[Any]]:
-    """Return what is set aside for these cases and not parked, in the order in which it came.
+    """Return what is set aside for these cases and not parked, in the order in which it came."""
+    parts = (envelope.read(body) for body in (await db.execute(_WAITING, {"cases": cases})).scalars())
+    return [part for part in parts if isinstance(part, Received) and case_of(part) in cases]
 
-    The case stands in the body alone: next to nothing is set aside at any time, and a search for it is rare.
-    """
-    parts = (envelope.read(body) for body in (await db.execute(_WAITING)).scalars())
-    return [
-        part
-        for part in parts
-        if isinstance(part, Received) and isinstance(part.data, CaseEvent) and part.data.case_id in cases
-    ]
+
+def case_of(part: Received[Event] | Unreadable) -> str:
+    """Return the case that a part of a message is about; empty for none."""
+    if isinstance(part, Received) and isinstance(part.data, CaseEvent):
+        return part.data.case_id
+    return ""
 
 
 def _chunks(

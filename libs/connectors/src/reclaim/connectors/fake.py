@@ -20,6 +20,7 @@ from reclaim.common.errors import NotFound, Permanent, ReclaimError, Transient
 from reclaim.connectors.identities import is_anonymous
 from reclaim.connectors.ports import (
     FROZEN_BY_ANOTHER,
+    NO_SUCH_ACCOUNT,
     ActionResult,
     Application,
     ConnectionProfile,
@@ -32,6 +33,7 @@ from reclaim.connectors.ports import (
     Known,
     Licence,
     Manager,
+    Members,
     Reading,
     Refused,
     SeatRecord,
@@ -110,11 +112,11 @@ class FakeOrg:
     """The rows of an org in memory, and what goes wrong in it.
 
     `down` is raised by every reading and turns every action into a failure; `unreadable` names parts of a survey
-    that are Unknown, with the reason, and `unkept` those that the org has no data of; `trouble` is asked once for
-    each write (operation, id). `run_as` is the user that the connection signs in as. `profiles` says which licence
-    each profile assigns, `needs` which licence a permission set needs; a profile called as its licence needs no
-    entry. With `one_switch` an account is frozen by
-    being switched off, as where there is nothing else to freeze it with.
+    that are Unknown, and groups that are in doubt, with the reason, and `unkept` those that the org has no data of;
+    `trouble` is asked once for each write (operation, id). `run_as` is the user that the connection signs in as.
+    `profiles` says which licence each profile assigns, `needs` which licence a permission set needs; a profile called
+    as its licence needs no entry. With `one_switch` an account is frozen by being switched off, as where there is
+    nothing else to freeze it with. `groups` has, by the group's name, ids of users and names of groups in it.
     """
 
     clock: Clock
@@ -131,6 +133,7 @@ class FakeOrg:
     unkept: dict[str, str] = field(default_factory=dict)
     trouble: Callable[[str, str], Trouble] = lambda _operation, _id: "none"
     one_switch: bool = False
+    groups: dict[str, set[str]] = field(default_factory=dict)
     log: FakeLog = field(init=False)
 
     def __post_init__(self) -> None:
@@ -309,6 +312,26 @@ class FakeReader:
             open_business=self._read("open_business", {user.id: owners[user.id] for user in users if owners[user.id]}),
         )
 
+    async def members(self, groups: Sequence[str]) -> Mapping[str, Members]:
+        """Return who is in each of some groups."""
+        self._up()
+        known = self._org.groups
+        return {
+            name: Members(
+                frozenset(self._inside(name, set())),
+                self._org.unreadable.get(name, "" if name in known else f"The org has no group {name!r}."),
+            )
+            for name in groups
+        }
+
+    def _inside(self, name: str, passed: set[str]) -> set[str]:
+        if name in passed:
+            return set()
+        passed.add(name)
+        inside = self._org.groups.get(name, set())
+        found = inside & self._org.users.keys()
+        return found.union(*(self._inside(each, passed) for each in inside - found))
+
     async def grants(self, holders: Sequence[str]) -> Mapping[str, Grants]:
         """Return what each holder's licence rests on."""
         self._up()
@@ -437,7 +460,7 @@ class FakeActor:
         if org.down is not None:
             return _failure(org.down)
         if user is None:
-            return Refused("NOT_FOUND", "the org has no such user", "The account is gone: scan again.")
+            return Refused(NO_SUCH_ACCOUNT, "the org has no such user", "The account is gone: scan again.")
         more = [each for each in image.permission_sets if each not in user.permission_sets]
         added = [each for each in image.permission_set_licences if each not in user.permission_set_licences]
         return await self._in_turn(
@@ -521,7 +544,7 @@ class FakeActor:
             return _failure(org.down)
         user = org.users.get(holder)
         if user is None:
-            return Refused("NOT_FOUND", "the org has no such user", "The account is gone: scan again.")
+            return Refused(NO_SUCH_ACCOUNT, "the org has no such user", "The account is gone: scan again.")
         if holder == org.run_as and operation in ("freeze", "deactivate"):
             return Refused("OWN_USER", "Reclaim signs in as this user", "Leave it alone.")
         if name == "frozen" and user.frozen and user.frozen_by_another:

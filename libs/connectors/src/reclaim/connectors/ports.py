@@ -82,7 +82,7 @@ class SeatRecord:
     freeing its seat are one and the same switch, so that an inactive account may be one that was frozen.
 
     `assigned_at` is when the holder got the licence, if the system keeps that. An installation has its `device`, and
-    the `version` if it is known; no account goes with it.
+    the `version` and the device's `platform` if they are known; no account goes with it.
     """
 
     holder: Person
@@ -98,6 +98,7 @@ class SeatRecord:
     assigned_at: datetime | None = None
     device: str = ""
     version: str | None = None
+    platform: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,21 @@ class Licence:
     name: str
     total: int | None
     used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Who is in a group, by id, directly or through the groups in it.
+
+    `doubt` says why others may be in it as well, for a person to mend; empty: nobody else is.
+    """
+
+    ids: frozenset[str] = frozenset()
+    doubt: str = ""
+
+    def has(self, holder: str) -> bool | None:
+        """Tell whether a holder is in it; None if that is not known."""
+        return True if holder in self.ids else None if self.doubt else False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +203,17 @@ class SeatReader(Protocol):
         """
         ...
 
+    async def members(self, groups: Sequence[str]) -> Mapping[str, Members]:
+        """Return who is in each of some groups, by the group's name as its system shows it.
+
+        The number of calls does not grow with members except by paging. Of a group that is not there, or that could
+        not be read whole, the doubt says so: a name that is misspelt must not make everybody a person outside it.
+
+        Raises:
+            Transient, Permanent: as `survey`.
+        """
+        ...
+
     async def grants(self, holders: Sequence[str]) -> Mapping[str, Grants]:
         """Return what each holder's licence rests on; a holder that no longer exists is left out."""
         ...
@@ -235,6 +262,9 @@ class TryLater:
 
 
 ActionResult = Done | Refused | TryLater
+
+NO_SUCH_ACCOUNT: Final = "NOT_FOUND"
+"""The code of a refusal: the connection shows no such account. It may have been deleted, or be out of its sight."""
 
 FROZEN_BY_ANOTHER: Final = "FROZEN_BY_ANOTHER"
 """The code of a refusal: the account is frozen, and it was not us who changed its freeze last."""
@@ -448,7 +478,7 @@ class UsageReader(Protocol):
         ...
 
 
-Capability = Literal["seats", "usage", "freeze", "reclaim", "downgrade", "hand_over"]
+Capability = Literal["seats", "usage", "groups", "freeze", "reclaim", "downgrade", "hand_over"]
 
 
 @dataclass(frozen=True, slots=True)

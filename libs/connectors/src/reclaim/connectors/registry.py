@@ -46,7 +46,7 @@ class Kind:
 KINDS: Final[Mapping[str, Kind]] = {
     "salesforce": Kind(
         label="Salesforce org",
-        capabilities=frozenset({"seats", "usage", "freeze", "reclaim", "downgrade", "hand_over"}),
+        capabilities=frozenset({"seats", "usage", "groups", "freeze", "reclaim", "downgrade", "hand_over"}),
         check=salesforce.read_profile,
         reader=salesforce.open_reader,
         actor=salesforce.open_actor,
@@ -54,7 +54,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     # Without `usage`: SCIM tells nobody's last use.
     "scim": Kind(
         label="SCIM service",
-        capabilities=frozenset({"seats", "reclaim"}),
+        capabilities=frozenset({"seats", "groups", "reclaim"}),
         stated={"freeze_by_deactivation": "freeze"},
         check=scim.read_profile,
         reader=scim.open_reader,

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NoReturn
 
 from reclaim.connectors.errors import NotOffered
-from reclaim.connectors.ports import Grants, Licence, SeatRecord, Survey
+from reclaim.connectors.ports import Grants, Licence, Members, SeatRecord, Survey
 
 
 class WithoutSeats:
@@ -33,6 +33,11 @@ class WithoutSeats:
     async def survey(self, holders: Sequence[str] | None, *, since: datetime) -> Survey:
         """Raise `NotOffered`."""
         del holders, since
+        self._none()
+
+    async def members(self, groups: Sequence[str]) -> Mapping[str, Members]:
+        """Raise `NotOffered`."""
+        del groups
         self._none()
 
     async def grants(self, holders: Sequence[str]) -> Mapping[str, Grants]:

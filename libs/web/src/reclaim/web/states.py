@@ -14,8 +14,8 @@ TONES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "bad": ("attention", "bounced", "error", "failed", "parked", "revoke", "stopped", "unreachable"),
     "busy": (
-        "deactivating", "downgrading", "freezing", "frozen", "in_grace", "pending", "queued", "reclaiming", "restoring",
-        "running", "sending",
+        "announced", "deactivating", "downgrading", "freezing", "frozen", "in_grace", "pending", "queued", "reclaiming",
+        "restoring", "running", "sending",
     ),
 }  # fmt: skip
 _BY_STATE: Final = {state: tone for tone, states in TONES.items() for state in states}

@@ -29,6 +29,9 @@ ALLOWED: Final[dict[Purpose, tuple[Decision, ...]]] = {"decision": ("keep", "rev
 RENEW_AFTER: Final = timedelta(minutes=15)
 """A new link is sent at most this often for one request."""
 
+APPEAL_HOLDS: Final = timedelta(days=180)
+"""How long after the end of grace a link still opens the appeal, if the seat has not been freed by then."""
+
 _ADDRESS: Final = re.compile(r"""[^@\s<>()\[\],;:\\"]+@[^@\s<>()\[\],;:\\".]+(\.[^@\s<>()\[\],;:\\".]+)*""")
 _REORDERING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that show the text around them in another order than it has."""
@@ -110,13 +113,23 @@ class Request:
 
     @property
     def appealable(self) -> bool:
-        """Whether the seat is frozen and nothing has happened to it since. The grace period is another question."""
+        """Whether the seat is frozen and nothing has happened to it since.
+
+        Grace is never shorter than was said, and often longer: while a kill switch, a brake, a day off or a person
+        holds the step that would free the seat, it is not freed, and can be given back.
+        """
         later = (self.appealed_at, self.restored_at, self.reclaimed_at, self.reactivated_at, self.closed_at)
         return self.frozen_at is not None and not any(later)
 
-    def appeal_open(self, now: datetime) -> bool:
-        """Whether an appeal still counts at this instant."""
-        return self.appealable and self.grace_ends_at is not None and now < self.grace_ends_at
+    def overtime(self, now: datetime) -> bool:
+        """Whether the time promised for an appeal is over: one that comes now counts until the seat is freed."""
+        return self.appealable and self.grace_ends_at is not None and now >= self.grace_ends_at
+
+    @property
+    def appealed_in_overtime(self) -> bool:
+        """Whether somebody appealed after the time that was promised for it."""
+        ended, appealed = self.grace_ends_at, self.appealed_at
+        return ended is not None and appealed is not None and appealed >= ended
 
 
 @dataclass(frozen=True, slots=True)

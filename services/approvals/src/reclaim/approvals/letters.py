@@ -217,8 +217,8 @@ def ask_holder(request: Request, *, keep: Button, revoke: Button, until: datetim
     )
 
 
-def frozen(request: Request, *, holder: bool, appeal: Button | None) -> Letter:
-    """Tell that the account is frozen, and how to undo it."""
+def frozen(request: Request, *, holder: bool, appeal: Button | None, overtime: bool = False) -> Letter:
+    """Tell that the account is frozen, and how to undo it; `overtime` if only for as long as the seat is not freed."""
     assert request.frozen_at is not None
     assert request.grace_ends_at is not None
     whose = f"Your {clean(request.seat.product_name)} account" if holder else account(request)
@@ -233,13 +233,18 @@ def frozen(request: Request, *, holder: bool, appeal: Button | None) -> Letter:
     else:
         why = "This was decided after you were asked whether it is still needed."
     who = "You" if holder else clean(request.holder.name)
-    if appeal:
+    if appeal and overtime:
+        then = (
+            f"{who} cannot sign in. The time to undo the freeze ended on {format_instant(request.grace_ends_at)}, but "
+            "the seat has not been freed yet: until it is, the freeze can still be undone."
+        )
+    elif appeal:
         then = (
             f"{who} cannot sign in, but nothing is lost yet: until {format_instant(request.grace_ends_at)} the freeze "
             "can be undone. After that the seat is freed."
         )
     else:
-        then = f"The time to undo it ended on {format_instant(request.grace_ends_at)}."
+        then = "It cannot be undone here any more."
     return Letter(
         subject=f"{whose} was frozen",
         heading=f"{whose} was frozen",

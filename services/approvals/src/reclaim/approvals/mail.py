@@ -12,7 +12,7 @@ import css_inline
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from reclaim.approvals import letters
-from reclaim.approvals.domain import Purpose, Request, clean
+from reclaim.approvals.domain import APPEAL_HOLDS, Purpose, Request, clean
 from reclaim.approvals.letters import Button, Letter
 from reclaim.approvals.links import Links
 from reclaim.approvals.store import Mail
@@ -96,10 +96,11 @@ class Composer:
                 )
             case "frozen":
                 appeal = None
-                if request.appeal_open(now) and request.grace_ends_at is not None:
-                    token = self._token(mail, "appeal", request.grace_ends_at)
+                if request.appealable and request.grace_ends_at is not None:
+                    # What became of the seat decides whether the link opens the appeal; its own end is only a bound.
+                    token = self._token(mail, "appeal", request.grace_ends_at + APPEAL_HOLDS)
                     appeal = Button("Ask for the account back", self._links.url(token))
-                return letters.frozen(request, holder=holder, appeal=appeal)
+                return letters.frozen(request, holder=holder, appeal=appeal, overtime=request.overtime(now))
             case "restored":
                 return letters.restored(request, holder=holder)
             case "reclaimed":

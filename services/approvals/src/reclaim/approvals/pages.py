@@ -212,6 +212,7 @@ class LinkPages:
             asked=asked,
             link=found.link,
             late=asked.deadline is not None and self._clock.now() >= asked.deadline,
+            overtime=asked.overtime(self._clock.now()),
             deadline=asked.deadline or found.link.expires_at,
             facts=letters.facts(asked, price=not found.for_holder),
             warnings=letters.warnings(asked),
@@ -305,6 +306,11 @@ def _bound(token: str) -> str:
 
 def _thanks(found: Found) -> tuple[str, list[str]]:
     asked = found.request
+    if found.link.purpose == "appeal" and asked.appealed_in_overtime:
+        return "Your request is recorded", [
+            "The time that was given is over. If the seat has not been freed in this very moment, the account is being "
+            "given back, and you get a mail as soon as it works again. If you get none, ask your administrator."
+        ]
     if found.link.purpose == "appeal":
         return "Your request is recorded", [
             "The account is being given back. You get a mail as soon as it works again, usually within minutes."

@@ -36,7 +36,7 @@ async def resend(unit: Unit, case_id: str) -> int:
         epoch = await store.next_epoch(unit.db, case_id, "decision")
         if epoch is not None:
             drafts = [ask_draft(replace(request, epoch=epoch))]
-    elif request.appeal_open(unit.now):
+    elif request.appealable:
         asked.add("frozen")
         epoch = await store.next_epoch(unit.db, case_id, "appeal")
         if epoch is not None:

@@ -13,6 +13,7 @@ from reclaim.approvals.links import Links
 from reclaim.approvals.mail import Composer
 from reclaim.approvals.pages import console_routes, link_routes
 from reclaim.approvals.ports import Mailer
+from reclaim.approvals.pulse import PulseJob
 from reclaim.approvals.settings import ApprovalsSettings, SmtpServer
 from reclaim.approvals.smtp import SmtpMailer
 from reclaim.common.inbox import bind
@@ -48,6 +49,7 @@ def build(runtime: Runtime, *, settings: ApprovalsSettings | None = None, mailer
             Job(MAIL_JOB, mail.run, every=1.0),
             Job("ask", ask.run, every=10.0),
             Job("erase", erase.run, every=3600),
+            Job("pulse", PulseJob(runtime.database).run, every=30.0),
         ],
         router=router,
     )

@@ -3,7 +3,8 @@
 `requests` has a row for each case, which the events fill in whatever order they come. `decision_origins` keeps the
 personal data of a decision (IP, user agent) apart, to be erased by itself. `mails` is an effect table: a row is
 `queued` until the mail server has taken the mail (`sent`) or never will (`failed`), or nobody needs it any longer
-(`withdrawn`); `due` is when it may be claimed, and a claim moves it to the end of its lease.
+(`withdrawn`); `due` is when it may be claimed, and a claim moves it to the end of its lease. `pulse` is one row: since
+when the pages have been up, and when that was noted last.
 """
 
 from __future__ import annotations
@@ -109,6 +110,16 @@ mails = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("finished_at", UtcDateTime),
     sa.Index("mails_status", "status", "due"),
+)
+
+pulse = sa.Table(
+    "pulse",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("since", UtcDateTime, nullable=False),
+    sa.Column("until", UtcDateTime, nullable=False),
+    sa.Column("beat", sa.BigInteger, nullable=False),
+    sa.Column("told", sa.BigInteger, nullable=False),
 )
 
 
@@ -246,7 +257,7 @@ async def take_decision(db: AsyncConnection, link: Link, choice: str, justificat
 
 
 async def take_appeal(db: AsyncConnection, link: Link, reason: str, now: datetime) -> bool:
-    """Record the appeal if the seat is frozen, nobody appealed and the grace period runs; tell whether it counted."""
+    """Record the appeal if the seat is frozen, nobody appealed and nothing was done since; tell whether it counted."""
     nothing_since = [
         requests.c[name].is_(None)
         for name in ("appealed_at", "restored_at", "reclaimed_at", "reactivated_at", "closed_at")
@@ -258,7 +269,6 @@ async def take_appeal(db: AsyncConnection, link: Link, reason: str, now: datetim
             requests.c.case_id == link.case_id,
             requests.c.appeal_epoch == link.epoch,
             requests.c.frozen_at.is_not(None),
-            requests.c.grace_ends_at > now,
             *nothing_since,
         )
         .values(appealed_at=now, appealed_by=link.recipient, appeal_reason=reason, appeal_link=link.jti),

@@ -16,15 +16,17 @@ from typing import Final
 
 from opentelemetry import metrics
 
-from reclaim.common.contracts import DecisionReceived, Event, FulfilmentReported
+from reclaim.common.contracts import DecisionReceived, Event, FulfilmentReported, TicketUndecided
 from reclaim.common.db import Database, Unit
 from reclaim.common.errors import Conflict, Invalid, NotFound, NotYet, ReclaimError, Transient
 from reclaim.common.timing import backoff, wall_milliseconds
 from reclaim.connectors.itsm import templates
+from reclaim.connectors.itsm.ports import Passing
 from reclaim.itsm_gateway import delivery_store, domain, hints, intake, store, ticket_store, verdicts
 from reclaim.itsm_gateway.delivery_store import Delivery, Settled
 from reclaim.itsm_gateway.desks import rules_of
 from reclaim.itsm_gateway.domain import Step
+from reclaim.itsm_gateway.lanes import Lanes
 from reclaim.itsm_gateway.ports import Desks, TicketState
 from reclaim.itsm_gateway.store import TicketRequest
 from reclaim.itsm_gateway.ticket_store import Desk, Ticket
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 
 CLAIM: Final = 32
 AT_ONCE: Final = 16
-"""Deliveries claimed at a time, and tickets read at a time."""
+"""Deliveries of a connection that are claimed at a time, and its tickets that are read at a time."""
 
 PATIENCE: Final = 60.0
 LEASE: Final = 180_000
@@ -91,14 +93,26 @@ class Handling:
     def __init__(self, database: Database, desks: Desks) -> None:
         self._database = database
         self._desks = desks
+        self._lanes = Lanes(intake.HANDLE, self._due, self._handle_some)
 
     async def run(self) -> bool:
-        """Handle some of what waits; return whether there was any."""
+        """Handle some of what waits, each connection's beside the others'; return whether there was any."""
+        return await self._lanes.run()
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._lanes.close()
+
+    async def _due(self) -> set[str]:
+        async with self._database.reading() as db:
+            return await delivery_store.due_connections(db, wall_milliseconds())
+
+    async def _handle_some(self, connection_id: str) -> None:
         now = wall_milliseconds()
         async with self._database.unit() as unit:
-            claimed = await delivery_store.claim(unit.db, now=now, until=now + LEASE, most=CLAIM)
+            claimed = await delivery_store.claim(unit.db, connection_id, now=now, until=now + LEASE, most=CLAIM)
             if not claimed:
-                return False
+                return
             known = _Known(
                 await store.requests_of(unit.db, {one.case_id for one in claimed if one.case_id is not None}),
                 await ticket_store.referred(unit.db, {_reference(one) for one in claimed}),
@@ -114,7 +128,6 @@ class Handling:
             log.exception("%d deliveries could not be settled together; they are settled one by one", len(pairs))
             for pair in pairs:
                 await self._settle_alone(pair, known)
-        return True
 
     async def _settle_ours(self, pairs: Sequence[tuple[Delivery, _Read]], known: _Known) -> None:
         async with self._database.unit() as unit:
@@ -180,13 +193,18 @@ class Handling:
             before, closed_since = heard.get(reference) or (
                 (ticket.says, ticket.closed_since) if ticket else (None, None)
             )
-            reopened = closed_since is not None and found.state is not None and not found.state.closed
+            doing = ticket.doing if ticket else None
+            # What we have begun ourselves is nobody's reopening.
+            opened = found.state is not None and not found.state.closed and doing != "reopening"
+            reopened = closed_since is not None and opened
             problem = found.problem or _too_soon(delivery, found, request, ticket, known)
             if reopened and problem is None and now - (closed_since or 0) < SETTLING:
                 problem = NotYet("The ticket was closed a moment ago, and reads as open: it is read once more.")
             if isinstance(problem, Transient) and delivery.attempts < MOST_ATTEMPTS:
                 settled.append(_put_off(delivery, problem))
                 continue
+            desk = known.desks.get(delivery.connection_id)
+            rules = None if desk is None else rules_of(desk)
             facts = Facts(
                 delivery,
                 request,
@@ -196,7 +214,8 @@ class Handling:
                 decided.get(case_id),
                 reopened,
                 reference in ended,
-                _how(known.desks.get(delivery.connection_id)),
+                "" if rules is None else templates.answers(rules),
+                _is_ours(ticket, found.state),
             )
             verdict = verdicts.judge(facts)
             settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))
@@ -210,6 +229,11 @@ class Handling:
                 decided[case_id] = verdict.says
             if verdict.state == "taken":
                 steps.append(_say(unit, delivery, verdict))
+            if verdict.undecided is not None:
+                remedy = domain.have_it_answered(facts.how)
+                unit.emit(
+                    TicketUndecided(case_id=case_id, reason=verdict.undecided, remedy=remedy, noticed_at=unit.now)
+                )
             if verdict.word is not None and ticket is not None:
                 # A delivery may be replayed, and its ticket have been reopened once more.
                 words.append((f"webhook:{delivery.number}:{now}", reference, "comment", verdict.word))
@@ -222,8 +246,11 @@ class Handling:
             unit.wake(TELL)
 
 
-def _how(desk: Desk | None) -> str:
-    return "" if desk is None else templates.answers(rules_of(desk))
+def _is_ours(ticket: Ticket | None, state: TicketState | None) -> bool:
+    """Tell whether a ticket says what it says because we were closing it, which nobody has learned the outcome of."""
+    if ticket is None or state is None:
+        return False
+    return ticket.doing == "closing" and state.closed and state.says == ticket.leaves
 
 
 def _since(delivery: Delivery, known: _Known) -> datetime | None:
@@ -299,7 +326,8 @@ def _say(unit: Unit, delivery: Delivery, verdict: Verdict) -> Step:
 
 
 def _put_off(delivery: Delivery, problem: ReclaimError) -> Settled:
-    seconds = backoff(delivery.attempts, first=FIRST_RETRY, most=LAST_RETRY)
+    asked = problem.retry_after if isinstance(problem, Passing) else None
+    seconds = max(backoff(delivery.attempts, first=FIRST_RETRY, most=LAST_RETRY), asked or 0.0)
     _results.add(1, {"result": "put_off"})
     return Settled(
         delivery.number, "waiting", str(problem), delivery.says, due=wall_milliseconds() + int(seconds * 1000)

@@ -64,7 +64,7 @@ WEBHOOK_DELIVERY = sa.Table(
     sa.Column("settled_at", UtcDateTime),
     sa.Column("replayed_by", sa.Text),
     sa.Column("kind", sa.Text, nullable=False, server_default="question"),
-    sa.Index("ix_webhook_delivery_state", "state", "due"),
+    sa.Index("ix_webhook_delivery_state", "state", "connection_id", "due"),
     sa.Index("ix_webhook_delivery_case_id", "case_id"),
     sa.Index("ix_webhook_delivery_received", "connection_id", "received_at"),
 )
@@ -264,7 +264,8 @@ def _about(hint: Hint) -> tuple[str | None, Kind]:
 
 _SET: Final = "UPDATE webhook_delivery SET due = :until, attempts = attempts + 1 WHERE number"
 _DUE: Final = (
-    "SELECT number FROM webhook_delivery WHERE state = 'waiting' AND due <= :now ORDER BY due, number LIMIT :most"
+    "SELECT number FROM webhook_delivery "
+    "WHERE state = 'waiting' AND connection_id = :connection AND due <= :now ORDER BY due, number LIMIT :most"
 )
 _CLAIM: Final = {
     "sqlite": sa.text(f"{_SET} IN ({_DUE}) RETURNING number"),
@@ -273,9 +274,16 @@ _CLAIM: Final = {
 }
 
 
-async def claim(db: AsyncConnection, *, now: int, until: int, most: int) -> list[Delivery]:
-    """Claim deliveries that are due, until the end of a lease, oldest first."""
-    claimed = await db.execute(_CLAIM[db.dialect.name], {"now": now, "until": until, "most": most})
+async def due_connections(db: AsyncConnection, now: int) -> set[str]:
+    """Return the connections that have deliveries which are due."""
+    due = WEBHOOK_DELIVERY.c.state == "waiting", WEBHOOK_DELIVERY.c.due <= now
+    return set((await db.execute(sa.select(WEBHOOK_DELIVERY.c.connection_id).where(*due).distinct())).scalars())
+
+
+async def claim(db: AsyncConnection, connection_id: str, *, now: int, until: int, most: int) -> list[Delivery]:
+    """Claim deliveries of a connection that are due, until the end of a lease, oldest first."""
+    values = {"connection": connection_id, "now": now, "until": until, "most": most}
+    claimed = await db.execute(_CLAIM[db.dialect.name], values)
     return await _numbered(db, list(claimed.scalars()))
 
 

@@ -21,6 +21,7 @@ from reclaim.connectors.itsm.ports import Answer
 from reclaim.connectors.itsm.registry import PLATFORMS
 from reclaim.itsm_gateway import delivery_store, setup_store, ticket_store
 from reclaim.itsm_gateway.desks import Desks
+from reclaim.itsm_gateway.setup import Setups
 from reclaim.itsm_gateway.ticket_store import Desk
 from reclaim.itsm_gateway.ticketing import OPEN, TELL
 from reclaim.web.auth import require
@@ -109,7 +110,7 @@ class FieldOut(BaseModel):
     choices: list[tuple[str, str]]
 
 
-def router(database: Database, sealer: Sealer, desks: Desks) -> Router:
+def router(database: Database, sealer: Sealer, desks: Desks, setups: Setups) -> Router:
     """Return the endpoints."""
     api = Router(tags=["itsm-gateway"])
     admin = [Depends(require("admin"))]
@@ -181,10 +182,10 @@ def router(database: Database, sealer: Sealer, desks: Desks) -> Router:
             await setup_store.remove(unit.db, desk_id)
             await delivery_store.drop_secrets(unit.db, desk_id)
 
-    @api.post("/api/desks/{desk_id}/test", dependencies=admin)
-    async def test_desk(desk_id: DeskId) -> list[ResultOut]:
-        """Try each thing that the connection needs."""
-        results = await desks.test(desks.profile(await stored(desk_id)))
+    @api.post("/api/desks/{desk_id}/test")
+    async def test_desk(desk_id: DeskId, operator: Annotated[Operator, Depends(require("admin"))]) -> list[ResultOut]:
+        """Try each thing that the connection needs: reading, and on a test ticket that is closed again the rest."""
+        results = await setups.test((await stored(desk_id)).id, operator.name)
         return [ResultOut(what=one.what, ok=one.ok, detail=one.detail, remedy=one.remedy) for one in results]
 
     @api.get("/api/desks/{desk_id}/fields", dependencies=admin)

@@ -30,7 +30,7 @@ from reclaim.itsm_gateway import ticket_store
 from reclaim.itsm_gateway.domain import Kind
 from reclaim.itsm_gateway.ports import TicketReader, TicketState
 from reclaim.itsm_gateway.ticket_store import Desk, Ticket
-from reclaim.itsm_gateway.verdicts import NotConnected
+from reclaim.itsm_gateway.verdicts import ElsewhereNow, NotConnected
 
 IN_FLIGHT: Final = 300.0
 """Seconds for which a client stays open after its connection was changed: no call that it carries lasts as long."""
@@ -66,6 +66,20 @@ class Desks:
             NotConnected: there is no such desk.
             Permanent: its address may not be reached, or its credentials can no longer be opened.
         """
+        return (await self._connected(desk_id)).desk
+
+    async def of_ticket(self, ticket: Ticket) -> ServiceDesk:
+        """Return the adapter of the desk that a ticket was opened on.
+
+        Raises:
+            ElsewhereNow: the connection leads to another place now, where the ticket's key means something else.
+            NotConnected, Permanent: see `connected`.
+        """
+        opened = await self._connected(ticket.desk_id)
+        check_place(opened.stored, ticket)
+        return opened.desk
+
+    async def _connected(self, desk_id: str) -> _Opened:
         async with self._opening:
             async with self._database.reading() as db:
                 stored = await ticket_store.desk(db, desk_id)
@@ -80,7 +94,7 @@ class Desks:
                 client = self.client(profile)
                 known = _Opened(stored, open_desk(profile, client, self._tuning), client)
                 self._opened[desk_id] = known
-            return known.desk
+            return known
 
     def profile(self, stored: Desk) -> DeskProfile:
         """Return what a stored desk says, with its credentials opened."""
@@ -120,8 +134,8 @@ class Desks:
         check(changed, profile)
         self.check_address(profile)
         before = await ticket_store.desk(unit.db, changed.id)
-        if before is not None and _place(before) != _place(changed):
-            there = await ticket_store.unfinished(unit.db, changed.id)
+        if before is not None and place_of(before) != place_of(changed):
+            there = await ticket_store.unfinished(unit.db, changed.id, place_of(before))
             if there:
                 raise Conflict(
                     f"{changed.id} has {there} ticket{'' if there == 1 else 's'} that would be looked for in another "
@@ -162,14 +176,14 @@ class Desks:
 
     @asynccontextmanager
     async def _reading(self, desk_id: str) -> AsyncIterator[TicketReader]:
-        yield _Reader(await self.connected(desk_id), self._database)
+        yield _Reader(await self._connected(desk_id), self._database)
 
 
 class _Reader:
     """Reads the ticket of a case: by what was kept when it was opened here, else by looking for it."""
 
-    def __init__(self, desk: ServiceDesk, database: Database) -> None:
-        self._desk = desk
+    def __init__(self, opened: _Opened, database: Database) -> None:
+        self._opened = opened
         self._database = database
 
     async def read(self, reference: str, *, since: datetime) -> TicketState | None:
@@ -177,11 +191,13 @@ class _Reader:
         async with self._database.reading() as db:
             kept = (await ticket_store.referred(db, {reference})).get(reference)
         ref = ref_of(kept) if kept else None
-        if ref is None:
-            ref = await self._desk.find_by_case(reference, since=since)
+        if kept is not None and ref is not None:
+            check_place(self._opened.stored, kept)
+        else:
+            ref = await self._opened.desk.find_by_case(reference, since=since)
         if ref is None:
             return None
-        said = await self._desk.read_decision(ref)
+        said = await self._opened.desk.read_decision(ref)
         return TicketState(
             ref.number,
             said.reading,
@@ -205,11 +221,22 @@ def _setting(platform: str, settings: Mapping[str, str], name: str) -> str:
     return settings.get(name, "") or defaults.get(name, "")
 
 
-def _place(stored: Desk) -> tuple[str, ...]:
-    """Return where the keys of a desk's tickets mean something."""
+def place_of(stored: Desk) -> str:
+    """Return where the keys of a desk's tickets mean something, in words: its platform, site, table and workspace."""
     settings = msgspec.json.decode(stored.settings, type=dict[str, str])
     found = {name: _setting(stored.platform, settings, name) for name in ("base_url", "table", "workspace_id")}
-    return stored.platform, found["base_url"].rstrip("/"), found["table"], found["workspace_id"]
+    place = f"{stored.platform} at {found.pop('base_url').rstrip('/')}"
+    return ", ".join([place, *(f"{name} {value}" for name, value in found.items() if value)])
+
+
+def check_place(stored: Desk, ticket: Ticket) -> None:
+    """Refuse to look a ticket up elsewhere than where it was opened.
+
+    Raises:
+        ElsewhereNow: its desk leads to another place now.
+    """
+    if ticket.place is not None and ticket.place != place_of(stored):
+        raise ElsewhereNow(ticket.number or ticket.reference, stored.id, was=ticket.place, now=place_of(stored))
 
 
 def ref_of(ticket: Ticket) -> TicketRef | None:

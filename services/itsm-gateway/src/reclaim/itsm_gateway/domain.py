@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from reclaim.common.contracts import (
     CaseClosed,
+    FulfilmentAnnounced,
     FulfilmentRequested,
     NoticeFailed,
     SeatReactivated,
@@ -17,9 +18,10 @@ from reclaim.common.contracts import (
     UserRestored,
 )
 
-State = Literal["waiting", "frozen", "restored", "reclaimed", "closed", "reactivated"]
+State = Literal["waiting", "announced", "frozen", "restored", "reclaimed", "closed", "reactivated"]
 RANK: Final[dict[State, int]] = {
     "waiting": 0,
+    "announced": 1,
     "frozen": 1,
     "restored": 2,
     "reclaimed": 2,
@@ -42,7 +44,9 @@ LONGEST_REFERENCE: Final = 80
 
 NO_DESK: Final = "No service desk is connected."
 
-Progress = UserFrozen | UserRestored | FulfilmentRequested | SeatReclaimed | SeatReactivated | CaseClosed
+Progress = (
+    UserFrozen | UserRestored | FulfilmentAnnounced | FulfilmentRequested | SeatReclaimed | SeatReactivated | CaseClosed
+)
 
 
 def trial(desk_id: str, token: str) -> str:
@@ -94,6 +98,14 @@ def step(event_id: str, event: Progress) -> Step:
         case UserRestored():
             state, at = "restored", event.restored_at
             text = f"The seat was restored by {event.actor}. {event.reason}"
+        case FulfilmentAnnounced():
+            until = f"{event.grace_ends_at:%d %B %Y, %H:%M} UTC"
+            decided = "Nobody answered in time" if event.decision == "timeout" else f"It was decided: {event.decision}"
+            state, at = "announced", event.announced_at
+            text = (
+                f"{decided}. A person is asked to free the seat after {until}; it stays as it is before. Until then it "
+                "can be kept: whoever needs it reopens this ticket."
+            )
         case FulfilmentRequested():
             rehearsal = "Dry run, nothing to do: " if event.dry_run else ""
             state, at, text = None, event.requested_at, f"{rehearsal}{event.instructions}"
@@ -112,10 +124,11 @@ def step(event_id: str, event: Progress) -> Step:
 def acts(event: Progress) -> tuple[Act, Act]:
     """Return what an event does to the ticket that asked, and to that of a task.
 
-    Once the seat is frozen the question is answered: its ticket is closed, so that reopening it is an appeal.
+    Once the seat is frozen, or is to be freed by a person, the question is answered: its ticket is closed, so that
+    reopening it is an appeal.
     """
     match event:
-        case UserFrozen():
+        case UserFrozen() | FulfilmentAnnounced():
             return "close", "comment"
         case FulfilmentRequested():
             return "comment", "reopen"
@@ -130,6 +143,11 @@ def acts(event: Progress) -> tuple[Act, Act]:
 def no_answer(why: str, how: str) -> str:
     """Return what a ticket is told that was closed and decides nothing."""
     return f"This is no answer yet. {why} {how}".strip()
+
+
+def have_it_answered(how: str) -> str:
+    """Return what a person can do about a ticket that decides nothing."""
+    return f"Decide on the case's page, or have the ticket answered. {how or 'The time to answer runs on.'}"
 
 
 def reopened_too_late(outcome: str | None) -> str:

@@ -27,7 +27,7 @@ from reclaim.itsm_gateway.keyring import Keyring
 from reclaim.itsm_gateway.ports import Desks
 from reclaim.itsm_gateway.settings import ItsmGatewaySettings
 from reclaim.itsm_gateway.setup import Setups
-from reclaim.itsm_gateway.ticketing import OPEN, TELL, Ticketing
+from reclaim.itsm_gateway.ticketing import OPEN, POLL, TELL, Ticketing
 
 
 def build(
@@ -47,17 +47,20 @@ def build(
     tickets = Ticketing(database, connected)
     keyring = Keyring(database, runtime.sealer, deps.settings.secrets())
     taken = Intake(database, keyring)
+    handling = deliveries.Handling(database, desks or connected)
     router = Router()
     router.include_router(api.router(deps))
     router.include_router(delivery_api.router(database, keyring))
     router.include_router(delivery_pages.router(database, keyring))
-    router.include_router(desk_api.router(database, runtime.sealer, connected))
     setups = Setups(database, runtime.sealer, connected)
+    router.include_router(desk_api.router(database, runtime.sealer, connected, setups))
     router.include_router(setup_pages.router(database, setups, keyring, runtime.settings.public_url))
     router.include_router(pages.router(deps))
 
     async def close() -> None:
         await taken.close()
+        await handling.close()
+        await tickets.close()
         await connected.close()
 
     return Service(
@@ -66,10 +69,10 @@ def build(
         migrations=Path(__file__).parent / "migrations",
         subscriptions=bind(SUBSCRIPTIONS, deps),
         jobs=[
-            Job(HANDLE, deliveries.Handling(database, desks or connected).run, every=1.0),
+            Job(HANDLE, handling.run, every=1.0),
             Job(OPEN, tickets.open_tickets, every=2.0),
             Job(TELL, tickets.tell_tickets, every=2.0),
-            Job("poll_tickets", tickets.poll_tickets, every=5.0),
+            Job(POLL, tickets.poll_tickets, every=5.0),
             Job("forget_webhooks", partial(jobs.forget_webhooks, deps), every=3600),
             Job("forget_deliveries", partial(deliveries.forget, database), every=3600),
         ],

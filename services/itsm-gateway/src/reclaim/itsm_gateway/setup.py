@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -18,11 +18,11 @@ from reclaim.common.db import Database
 from reclaim.common.errors import Conflict, Invalid, NotFound, ReclaimError
 from reclaim.common.security import Sealer
 from reclaim.connectors.itsm import templates
-from reclaim.connectors.itsm.base import tried
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Answer, Choice, FieldKind, FieldSpec, Json, PermissionResult, TicketRef
 from reclaim.connectors.itsm.registry import PLATFORMS
 from reclaim.itsm_gateway import delivery_store, domain, setup_store, ticket_store
+from reclaim.itsm_gateway.attempts import Attempt, within
 from reclaim.itsm_gateway.desks import Desks, drafted
 from reclaim.itsm_gateway.setup_store import Setup
 from reclaim.itsm_gateway.ticket_store import Desk
@@ -103,6 +103,20 @@ class Trial(msgspec.Struct, frozen=True):
     url: str
     results: list[Result]
     closed: bool = False
+
+
+class _Tried(msgspec.Struct, frozen=True):
+    """The ticket on which the connection is tested; without a `key` nobody knows whether it was opened."""
+
+    reference: str
+    at: datetime
+    key: str = ""
+    number: str = ""
+    url: str = ""
+
+    @property
+    def ref(self) -> TicketRef | None:
+        return TicketRef(self.key, self.number, self.url) if self.key else None
 
 
 class Setups:
@@ -206,7 +220,7 @@ class Setups:
             fields.extend(_field(one) for one in found)
             return ""
 
-        result = await _within(tried("read the fields", discover))
+        result = await within("read the fields", discover, PATIENCE)
         await self._note(desk_id, by, fields=_json(fields) if result.ok else None)
         return None if result.ok else result.detail
 
@@ -231,19 +245,57 @@ class Setups:
         begun, stored = await self._connected(desk_id)
         await self._store(begun, replace(stored, decisions=_json(rules)), by, then="test", results=None)
 
-    async def test(self, desk_id: str, by: str) -> None:
-        """Try everything that the connection needs, and keep what came of it."""
+    async def test(self, desk_id: str, by: str) -> list[Result]:
+        """Try everything that the connection needs, and keep what came of it: first reading, then on a ticket.
+
+        The ticket is marked as a test, and closed at the end. It is stored before it is opened, so that whoever tests
+        again closes one that was left, whatever had come in between.
+        """
         begun, stored = await self._connected(desk_id)
         try:
             async with asyncio.timeout(PATIENCE):
-                found = await self._desks.test(self._desks.profile(stored))
+                found = list(await self._desks.test(self._desks.profile(stored)))
         except TimeoutError:
-            found = [_no_answer("answer")]
+            found = [PermissionResult("answer", False, f"It did not within {PATIENCE:g} s.", "Check its address.")]
         except ReclaimError as error:
             found = [PermissionResult("reach the desk", False, str(error), "Go back to “Sign in” and mend it.")]
+        if any(one.ok for one in found):
+            found += await self._try_on_a_ticket(begun, stored, by)
         results = [Result(one.what, one.ok, one.detail, one.remedy) for one in found]
         then = _further(begun.step, "trial") if all(one.ok for one in results) else begun.step
         await self._note(desk_id, by, results=_json(results), tested_at=self._database.clock.now(), step=then)
+        return results
+
+    async def _try_on_a_ticket(self, begun: Setup, stored: Desk, by: str) -> list[PermissionResult]:
+        desk_id, token = begun.desk_id, secrets.token_hex(4)
+        left, results = await self._clear_away(begun, stored, by)
+        if left:
+            return results  # one that cannot be closed is enough
+        trying = await self._attempt(stored, token)
+        reference, now = domain.reference(domain.trial(desk_id, token), "trial"), self._database.clock.now()
+        draft = drafted(stored, EXAMPLE, reference=reference, kind="trial", opened_at=now, test=True)
+        await self._note(desk_id, by, attempt=_json(_Tried(reference, now)))
+        ref = await trying.open(draft)
+        if ref is not None:
+            await self._note(desk_id, by, attempt=_json(_Tried(reference, now, ref.key, ref.number, ref.url)))
+            if await trying.use(ref):
+                await self._note(desk_id, by, attempt=None)
+        return results + trying.results
+
+    async def _clear_away(self, begun: Setup, stored: Desk, by: str) -> tuple[bool, list[PermissionResult]]:
+        """Close the ticket that an earlier test left, if there is one; tell whether it still stands open."""
+        if begun.attempt is None:
+            return False, []
+        trying = await self._attempt(stored, secrets.token_hex(4))
+        before = msgspec.json.decode(begun.attempt, type=_Tried)
+        closed = await trying.clear_away(before.ref, before.reference, before.at)
+        if closed:
+            await self._note(begun.desk_id, by, attempt=None)
+        return not closed, trying.results
+
+    async def _attempt(self, stored: Desk, token: str) -> Attempt:
+        permissions = PLATFORMS[stored.platform].permissions
+        return Attempt(await self._desks.connected(stored.id), permissions, token, patience=PATIENCE)
 
     async def send_trial(self, desk_id: str, by: str) -> None:
         """Open a test ticket, comment on it and read it back, and keep what came of each."""
@@ -278,14 +330,14 @@ class Setups:
             said = await (await self._desks.connected(desk_id)).read_decision(refs[0])
             return f"It says: {said.reading}."
 
-        results = [await _within(tried("open a ticket", opens))]
+        results = [await within("open a ticket", opens, PATIENCE)]
         if refs:
             # Not every platform lets comments be read: one that was made is not made again.
             said = [one for one in (before.results if before else ()) if one.what == SAYING and one.ok]
             results.append(
-                PermissionResult(SAYING, True, said[0].detail) if said else await _within(tried(SAYING, comments))
+                PermissionResult(SAYING, True, said[0].detail) if said else await within(SAYING, comments, PATIENCE)
             )
-            results.append(await _within(tried("read it back", reads)))
+            results.append(await within("read it back", reads, PATIENCE))
         ref = refs[0] if refs else TicketRef("", "", "")
         shown = [Result(one.what, one.ok, one.detail, one.remedy) for one in results]
         then = _further(begun.step, "webhook") if all(one.ok for one in shown) else begun.step
@@ -303,6 +355,7 @@ class Setups:
     async def finish(self, desk_id: str, *, asks: bool, by: str) -> None:
         """Let new cases be asked at this desk, or not; close the test ticket."""
         begun, stored = await self._connected(desk_id)
+        await self._clear_away(begun, stored, by)
         trial = trial_of(begun)
         if trial is not None and trial.key and not trial.closed:
             ref = TicketRef(trial.key, trial.number, trial.url)
@@ -314,7 +367,7 @@ class Setups:
                 )
                 return "It is closed."
 
-            result = await _within(tried("close it", closes))
+            result = await within("close it", closes, PATIENCE)
             results = [one for one in trial.results if one.what != result.what]
             results.append(Result(result.what, result.ok, result.detail, result.remedy))
             closed = msgspec.structs.replace(trial, results=results, closed=result.ok)
@@ -463,20 +516,6 @@ def _add(into: dict[str, Answer], text: str, answer: Answer, what: str) -> None:
     if text.casefold() in {each.casefold() for each in into}:
         raise Invalid(f"Two answers have the {what} {text}.", field=f"{what}_{answer}")
     into[text] = answer
-
-
-def _no_answer(what: str) -> PermissionResult:
-    return PermissionResult(
-        what, False, f"The desk did not answer within {PATIENCE:g} s.", "Check its address, and try again."
-    )
-
-
-async def _within(attempt: Awaitable[PermissionResult]) -> PermissionResult:
-    try:
-        async with asyncio.timeout(PATIENCE):
-            return await attempt
-    except TimeoutError:
-        return _no_answer("answer")
 
 
 def _json(value: object) -> str:

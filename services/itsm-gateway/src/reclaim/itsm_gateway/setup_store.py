@@ -28,10 +28,12 @@ DESK_SETUP = sa.Table(
     sa.Column("changed_at", UtcDateTime, nullable=False),
     sa.Column("changed_by", sa.Text, nullable=False),
     sa.Column("token", sa.Text, nullable=False, server_default=""),
+    sa.Column("attempt", sa.Text),
 )
 """Set-ups. `fields` are what the platform reported, `results` what the test of the connection found, `trial` the test
 ticket with what was tried on it: each as JSON. A webhook counts that came after `listening_at`. The `token` tells the
-test ticket from those of set-ups before.
+test ticket from those of set-ups before. `attempt` is the ticket on which the test of the connection tries what it
+needs, as JSON, until that is closed.
 """
 
 
@@ -51,6 +53,7 @@ class Setup:
     changed_at: datetime
     changed_by: str
     token: str
+    attempt: str | None = None
 
 
 _SETUP = [DESK_SETUP.c[name] for name in Setup.__dataclass_fields__]

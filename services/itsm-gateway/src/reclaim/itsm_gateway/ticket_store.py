@@ -1,8 +1,9 @@
 """All SQL of service desks: the connections, the tickets that are opened on them, and what those are told.
 
 `due` is the wall clock in milliseconds: leases, backoff and polls are no business of a clock that a demo moves. A row
-is claimed by moving its `due` to the end of a lease and counting the attempt; whoever writes a result names the attempt
-that it belongs to, so that one whose lease was taken over writes nothing.
+is claimed by moving its `due` to the end of a `lease` and counting the attempt; whoever writes a result names the lease
+and the attempt that it belongs to, so that one whose lease was taken over writes nothing. What is claimed together is
+of one desk.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from reclaim.itsm_gateway.domain import Act, Kind
 from reclaim.itsm_gateway.store import TICKET_REQUEST, metadata
 
 TicketState = Literal["wanted", "open", "closed", "failed"]
+Doing = Literal["closing", "reopening"]
+"""What we are about to do to a ticket, or have done without having been told so."""
 
 DESK = sa.Table(
     "desk",
@@ -59,13 +62,19 @@ TICKET = sa.Table(
     sa.Column("failure", sa.Text),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("due", sa.BigInteger, nullable=False),
-    sa.Index("ix_ticket_state", "state", "due"),
+    sa.Column("lease", sa.BigInteger),
+    sa.Column("place", sa.Text),
+    sa.Column("doing", sa.Text),
+    sa.Column("leaves", sa.Text),
+    sa.Index("ix_ticket_state", "state", "desk_id", "due"),
     sa.Index("ix_ticket_case_id", "case_id"),
 )
 """One ticket a case that asks, and perhaps one for the task of freeing its seat. `values` fill its templates.
 
 `says` is what was last heard from it, and `closed_since` when it was closed, by us or as we heard: an open ticket that
-was closed before has been reopened.
+was closed before has been reopened. `place` is where its desk led when it was opened, and its `key` means something.
+`doing` is written before a ticket is closed or reopened from here, and stays if nobody learns what became of it;
+`leaves` is what one that is closed so says then, which is nobody's answer.
 """
 
 TICKET_WORD = sa.Table(
@@ -80,6 +89,7 @@ TICKET_WORD = sa.Table(
     sa.Column("failure", sa.Text),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("due", sa.BigInteger, nullable=False),
+    sa.Column("lease", sa.BigInteger),
     sa.Index("ix_ticket_word_state", "state", "due"),
     sa.Index("ix_ticket_word_reference", "reference"),
 )
@@ -125,6 +135,10 @@ class Ticket:
     failure: str | None
     attempts: int
     due: int
+    lease: int | None = None
+    place: str | None = None
+    doing: Doing | None = None
+    leaves: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +238,19 @@ async def _listed(
     return [Ticket(*row) for row in found.tuples()]
 
 
-async def claim(db: AsyncConnection, state: TicketState, *, now: int, until: int, most: int) -> list[Ticket]:
-    """Claim tickets of a state that are due, until the end of a lease."""
+async def due_desks(db: AsyncConnection, state: TicketState, now: int) -> set[str]:
+    """Return the desks that have tickets of a state that are due."""
+    due = sa.select(TICKET.c.desk_id).where(TICKET.c.state == state, TICKET.c.due <= now).distinct()
+    return set((await db.execute(due)).scalars())
+
+
+async def claim(
+    db: AsyncConnection, state: TicketState, desk_id: str, *, now: int, until: int, most: int
+) -> list[Ticket]:
+    """Claim tickets of a state that are due on a desk, until the end of a lease."""
     due = (
         sa.select(TICKET.c.reference)
-        .where(TICKET.c.state == state, TICKET.c.due <= now)
+        .where(TICKET.c.state == state, TICKET.c.desk_id == desk_id, TICKET.c.due <= now)
         .order_by(TICKET.c.due, TICKET.c.reference)
         .limit(most)
         .with_for_update(skip_locked=True)
@@ -237,7 +259,7 @@ async def claim(db: AsyncConnection, state: TicketState, *, now: int, until: int
     if not references:
         return []
     mine = TICKET.c.reference.in_(references)
-    await db.execute(sa.update(TICKET).where(mine).values(due=until, attempts=TICKET.c.attempts + 1))
+    await db.execute(sa.update(TICKET).where(mine).values(due=until, lease=until, attempts=TICKET.c.attempts + 1))
     found = await db.execute(sa.select(*_TICKET).where(mine).order_by(TICKET.c.reference))
     return [Ticket(*row) for row in found.tuples()]
 
@@ -250,10 +272,24 @@ async def settle(db: AsyncConnection, claimed: Ticket, **values: Any) -> bool:
             TICKET.c.reference == claimed.reference,
             TICKET.c.state == claimed.state,
             TICKET.c.attempts == claimed.attempts,
+            TICKET.c.lease == claimed.lease,
         )
-        .values(**values)
+        .values(lease=None, **values)
     )
     return bool(done.rowcount)
+
+
+async def begin(db: AsyncConnection, reference: str, doing: Doing, leaves: str | None = None) -> None:
+    """Record what is about to be done to a ticket: then it is ours, also if nobody learns what became of it.
+
+    `leaves` is what it says once it is closed as it stands; None where it has been answered already.
+    """
+    await db.execute(sa.update(TICKET).where(TICKET.c.reference == reference).values(doing=doing, leaves=leaves))
+
+
+async def not_done(db: AsyncConnection, reference: str) -> None:
+    """Record that a ticket's desk refused what was about to be done to it."""
+    await db.execute(sa.update(TICKET).where(TICKET.c.reference == reference).values(doing=None))
 
 
 async def given_up(db: AsyncConnection, reference: str) -> None:
@@ -267,23 +303,26 @@ async def given_up(db: AsyncConnection, reference: str) -> None:
 async def acted(db: AsyncConnection, reference: str, act: Act, now: int) -> None:
     """Record what was done to a ticket from here: at `now`, in milliseconds of the wall clock."""
     mine = sa.update(TICKET).where(TICKET.c.reference == reference)
+    closed_since = sa.func.coalesce(TICKET.c.closed_since, now)
     match act:
         case "close":
-            await db.execute(mine.values(closed_since=sa.func.coalesce(TICKET.c.closed_since, now)))
+            left = (TICKET.c.doing == "closing") & TICKET.c.leaves.is_not(None)
+            says = sa.case((left, TICKET.c.leaves), else_=TICKET.c.says)
+            await db.execute(mine.values(closed_since=closed_since, says=says, doing=None))
         case "end" | "end_quietly":
-            closed_since = sa.func.coalesce(TICKET.c.closed_since, now)
-            await db.execute(mine.values(state="closed", closed_since=closed_since))
+            await db.execute(mine.values(state="closed", closed_since=closed_since, doing=None))
         case "reopen":
-            await db.execute(mine.values(state="open", closed_since=None, says="open"))
+            await db.execute(mine.values(state="open", closed_since=None, says="open", doing=None))
         case "comment":
             pass
 
 
 async def heard(db: AsyncConnection, reference: str, says: str, closed_since: int | None) -> None:
-    """Record what a ticket said, and since when it is closed."""
-    await db.execute(
-        sa.update(TICKET).where(TICKET.c.reference == reference).values(says=says, closed_since=closed_since)
-    )
+    """Record what a ticket said, and since when it is closed; what was being done to it is known by that, if done."""
+    done: Doing = "closing" if closed_since is not None else "reopening"
+    doing = sa.case((TICKET.c.doing == done, None), else_=TICKET.c.doing)
+    mine = TICKET.c.reference == reference
+    await db.execute(sa.update(TICKET).where(mine).values(says=says, closed_since=closed_since, doing=doing))
 
 
 async def drop_words(db: AsyncConnection, reference: str) -> None:
@@ -292,13 +331,14 @@ async def drop_words(db: AsyncConnection, reference: str) -> None:
     await db.execute(sa.update(TICKET_WORD).where(waiting).values(state="told", failure=None))
 
 
-async def unfinished(db: AsyncConnection, desk_id: str) -> int:
-    """Return how many tickets of a desk are still read or told something."""
+async def unfinished(db: AsyncConnection, desk_id: str, place: str) -> int:
+    """Return how many tickets of a desk that are in a place are still read or told something."""
     to_hear = sa.exists().where(
         TICKET_WORD.c.reference == TICKET.c.reference, TICKET_WORD.c.state.in_(("waiting", "failed"))
     )
     here = (TICKET.c.desk_id == desk_id) & TICKET.c.key.is_not(None)
-    query = sa.select(sa.func.count()).select_from(TICKET).where(here, (TICKET.c.state == "open") | to_hear)
+    there = TICKET.c.place.is_(None) | (TICKET.c.place == place)
+    query = sa.select(sa.func.count()).select_from(TICKET).where(here, there, (TICKET.c.state == "open") | to_hear)
     return (await db.execute(query)).scalar_one()
 
 
@@ -353,7 +393,10 @@ async def troubles(db: AsyncConnection, limit: int) -> list[Trouble]:
 
 
 async def revive(db: AsyncConnection, desk_id: str, now: int) -> None:
-    """Let what failed on a desk, or is put off, be tried again now: somebody has mended its connection."""
+    """Let what failed on a desk, or is put off, be tried again now: somebody has mended its connection.
+
+    Whoever works on a ticket or a word just now is left to finish: another beside it would do the same once more.
+    """
     of_no_use = sa.exists().where(
         TICKET_WORD.c.reference == TICKET.c.reference, TICKET_WORD.c.act.in_(("end", "end_quietly"))
     )
@@ -362,10 +405,10 @@ async def revive(db: AsyncConnection, desk_id: str, now: int) -> None:
         .where(TICKET.c.desk_id == desk_id, TICKET.c.state == "failed", ~of_no_use)
         .values(state="wanted", due=now)
     )
-    late = TICKET.c.failure.is_not(None) & TICKET.c.state.in_(("wanted", "open"))
+    late = TICKET.c.failure.is_not(None) & TICKET.c.state.in_(("wanted", "open")) & _free(TICKET, now)
     await db.execute(sa.update(TICKET).where(TICKET.c.desk_id == desk_id, late).values(due=now))
     here = sa.select(TICKET.c.reference).where(TICKET.c.desk_id == desk_id)
-    left = TICKET_WORD.c.reference.in_(here) & TICKET_WORD.c.failure.is_not(None)
+    left = TICKET_WORD.c.reference.in_(here) & TICKET_WORD.c.failure.is_not(None) & _free(TICKET_WORD, now)
     # What failed before the end of its case was told would reopen or close a ticket that is done with.
     overtaken = sa.exists().where(
         _OTHER.c.reference == TICKET_WORD.c.reference,
@@ -375,6 +418,11 @@ async def revive(db: AsyncConnection, desk_id: str, now: int) -> None:
     failed = TICKET_WORD.c.state == "failed"
     await db.execute(sa.update(TICKET_WORD).where(left, failed, overtaken).values(state="told", failure=None))
     await db.execute(sa.update(TICKET_WORD).where(left).values(state="waiting", due=now))
+
+
+def _free(table: sa.Table, now: int) -> sa.ColumnElement[bool]:
+    """Return whether nobody works on a row just now."""
+    return table.c.lease.is_(None) | (table.c.lease <= now)
 
 
 # ------------------------------------------------------------------------------------------------ words
@@ -400,17 +448,34 @@ async def ending(db: AsyncConnection, references: set[str]) -> set[str]:
     return set(found.scalars())
 
 
-async def claim_words(db: AsyncConnection, *, now: int, until: int, most: int) -> list[tuple[Word, Ticket]]:
-    """Claim the next word of each ticket that is there, until the end of a lease."""
-    earlier = sa.exists().where(
-        _OTHER.c.reference == TICKET_WORD.c.reference,
-        _OTHER.c.state == "waiting",
-        _OTHER.c.number < TICKET_WORD.c.number,
+_EARLIER: Final = sa.exists().where(
+    _OTHER.c.reference == TICKET_WORD.c.reference,
+    _OTHER.c.state == "waiting",
+    _OTHER.c.number < TICKET_WORD.c.number,
+)
+
+
+def _next_words(column: sa.Column[Any], now: int) -> sa.Select[Any]:
+    """Select a column of the next word of each ticket that is there, as far as it is due."""
+    return (
+        sa.select(column)
+        .join_from(TICKET_WORD, TICKET, TICKET.c.reference == TICKET_WORD.c.reference)
+        .where(TICKET_WORD.c.state == "waiting", TICKET_WORD.c.due <= now, TICKET.c.key.is_not(None), ~_EARLIER)
     )
+
+
+async def desks_to_tell(db: AsyncConnection, now: int) -> set[str]:
+    """Return the desks that have tickets to which something is to be said now."""
+    return set((await db.execute(_next_words(TICKET.c.desk_id, now).distinct())).scalars())
+
+
+async def claim_words(
+    db: AsyncConnection, desk_id: str, *, now: int, until: int, most: int
+) -> list[tuple[Word, Ticket]]:
+    """Claim the next word of each ticket of a desk that is there, until the end of a lease."""
     due = (
-        sa.select(TICKET_WORD.c.number)
-        .join(TICKET, TICKET.c.reference == TICKET_WORD.c.reference)
-        .where(TICKET_WORD.c.state == "waiting", TICKET_WORD.c.due <= now, TICKET.c.key.is_not(None), ~earlier)
+        _next_words(TICKET_WORD.c.number, now)
+        .where(TICKET.c.desk_id == desk_id)
         .order_by(TICKET_WORD.c.due, TICKET_WORD.c.number)
         .limit(most)
         .with_for_update(skip_locked=True, of=TICKET_WORD)
@@ -419,7 +484,8 @@ async def claim_words(db: AsyncConnection, *, now: int, until: int, most: int) -
     if not numbers:
         return []
     mine = TICKET_WORD.c.number.in_(numbers)
-    await db.execute(sa.update(TICKET_WORD).where(mine).values(due=until, attempts=TICKET_WORD.c.attempts + 1))
+    claimed = {"due": until, "lease": until, "attempts": TICKET_WORD.c.attempts + 1}
+    await db.execute(sa.update(TICKET_WORD).where(mine).values(claimed))
     found = await db.execute(sa.select(*_WORD).where(mine).order_by(TICKET_WORD.c.number))
     words = [Word(*row) for row in found.tuples()]
     tickets = await referred(db, {word.reference for word in words})
@@ -431,6 +497,6 @@ async def settle_word(db: AsyncConnection, claimed: Word, **values: Any) -> bool
     done = await db.execute(
         sa.update(TICKET_WORD)
         .where(TICKET_WORD.c.number == claimed.number, TICKET_WORD.c.attempts == claimed.attempts)
-        .values(**values)
+        .values(lease=None, **values)
     )
     return bool(done.rowcount)

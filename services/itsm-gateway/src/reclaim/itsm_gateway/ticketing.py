@@ -1,7 +1,8 @@
 """Tickets of cases: opened once, told every later stage in order, and read now and then in case a webhook was lost.
 
 Each is claimed with a lease and worked on with no transaction open. The claim is committed before the desk is called,
-so that whoever takes over knows that the ticket may be there already, and looks for it the thorough way.
+so that whoever takes over knows that the ticket may be there already, and looks for it the thorough way. Each desk has
+a lane of its own for each of the three kinds of work.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
@@ -26,7 +28,7 @@ from reclaim.common.contracts import (
 )
 from reclaim.common.db import Database, Unit
 from reclaim.common.envelope import Received
-from reclaim.common.errors import Permanent, Transient
+from reclaim.common.errors import Permanent, ReclaimError, Transient
 from reclaim.common.timing import backoff, wall_milliseconds
 from reclaim.connectors.itsm.ports import (
     NotThere,
@@ -40,9 +42,10 @@ from reclaim.connectors.itsm.ports import (
 from reclaim.itsm_gateway import delivery_store, domain, store, ticket_store
 from reclaim.itsm_gateway.deliveries import SETTLING
 from reclaim.itsm_gateway.delivery_store import Arrival
-from reclaim.itsm_gateway.desks import Desks, draft, ref_of
+from reclaim.itsm_gateway.desks import Desks, draft, place_of, ref_of
 from reclaim.itsm_gateway.hints import Hint, Platform
 from reclaim.itsm_gateway.intake import HANDLE
+from reclaim.itsm_gateway.lanes import Lanes
 from reclaim.itsm_gateway.ticket_store import Ticket, Word
 from reclaim.itsm_gateway.verdicts import NotConnected
 
@@ -50,13 +53,15 @@ log = logging.getLogger(__name__)
 
 OPEN: Final = "open_tickets"
 TELL: Final = "tell_tickets"
+POLL: Final = "poll_tickets"
 CLAIM: Final = 16
 AT_ONCE: Final = 8
-"""Tickets, or words, claimed at a time, and those of them that are worked on at a time."""
+"""Tickets, or words, of a desk that are claimed at a time, and those of them that are worked on at a time."""
 PATIENCE: Final = 120.0
+LAST_LOOK: Final = 10.0
 LEASE: Final = 300_000
-"""A desk is given up after `PATIENCE` seconds. A claim holds for `LEASE` milliseconds: longer than it takes to give up
-everything that was claimed with it, round by round.
+"""A desk is given up after `PATIENCE` seconds, and after `LAST_LOOK` more when it refused something. A claim holds for
+`LEASE` milliseconds: longer than it takes to give up everything that was claimed with it, round by round.
 """
 FIRST_RETRY: Final = 5.0
 LAST_RETRY: Final = 900.0
@@ -218,31 +223,51 @@ class Ticketing:
     def __init__(self, database: Database, desks: Desks) -> None:
         self._database = database
         self._desks = desks
+        self._opening = Lanes(OPEN, partial(self._due, "wanted"), self._open_some)
+        self._telling = Lanes(TELL, self._to_tell, self._tell_some)
+        self._polling = Lanes(POLL, partial(self._due, "open"), self._poll_some)
 
     async def open_tickets(self) -> bool:
         """Open some of the tickets that are wanted; return whether there were any."""
-        claimed = await self._claim("wanted")
-        await self._each(claimed, self._open)
-        return bool(claimed)
+        return await self._opening.run()
 
     async def tell_tickets(self) -> bool:
         """Tell some tickets what they wait to hear; return whether there were any."""
-        now = wall_milliseconds()
-        async with self._database.unit() as unit:
-            claimed = await ticket_store.claim_words(unit.db, now=now, until=now + LEASE, most=CLAIM)
-        await self._each(claimed, self._tell)
-        return bool(claimed)
+        return await self._telling.run()
 
     async def poll_tickets(self) -> bool:
         """Read some open tickets, and have what they say anew handled as a webhook's; return whether there were any."""
-        claimed = await self._claim("open")
-        await self._each(claimed, self._poll)
-        return bool(claimed)
+        return await self._polling.run()
 
-    async def _claim(self, state: ticket_store.TicketState) -> list[Ticket]:
+    async def close(self) -> None:
+        """End what is under way."""
+        for lanes in (self._opening, self._telling, self._polling):
+            await lanes.close()
+
+    async def _due(self, state: ticket_store.TicketState) -> set[str]:
+        async with self._database.reading() as db:
+            return await ticket_store.due_desks(db, state, wall_milliseconds())
+
+    async def _to_tell(self) -> set[str]:
+        async with self._database.reading() as db:
+            return await ticket_store.desks_to_tell(db, wall_milliseconds())
+
+    async def _open_some(self, desk_id: str) -> None:
+        await self._each(await self._claim("wanted", desk_id), self._open)
+
+    async def _tell_some(self, desk_id: str) -> None:
         now = wall_milliseconds()
         async with self._database.unit() as unit:
-            return await ticket_store.claim(unit.db, state, now=now, until=now + LEASE, most=CLAIM)
+            claimed = await ticket_store.claim_words(unit.db, desk_id, now=now, until=now + LEASE, most=CLAIM)
+        await self._each(claimed, self._tell)
+
+    async def _poll_some(self, desk_id: str) -> None:
+        await self._each(await self._claim("open", desk_id), self._poll)
+
+    async def _claim(self, state: ticket_store.TicketState, desk_id: str) -> list[Ticket]:
+        now = wall_milliseconds()
+        async with self._database.unit() as unit:
+            return await ticket_store.claim(unit.db, state, desk_id, now=now, until=now + LEASE, most=CLAIM)
 
     async def _each(self, claimed: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
         slots = asyncio.Semaphore(AT_ONCE)
@@ -258,7 +283,7 @@ class Ticketing:
     async def _open(self, ticket: Ticket) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                ref = await self._created(ticket)
+                created = await self._created(ticket)
         except (Transient, TimeoutError) as error:
             await self._put_off(ticket, error)
         except Permanent as error:
@@ -268,10 +293,10 @@ class Ticketing:
             log.exception("the ticket of case %s could not be opened", ticket.case_id)
             await self._give_up(ticket, f"It failed unexpectedly ({type(error).__name__}); the log has more.")
         else:
-            await (self._opened(ticket, ref) if ref is not None else self._not_needed(ticket))
+            await (self._opened(ticket, *created) if created is not None else self._not_needed(ticket))
 
-    async def _created(self, ticket: Ticket) -> TicketRef | None:
-        """Open a ticket; None if its case has ended before there was one."""
+    async def _created(self, ticket: Ticket) -> tuple[TicketRef, str] | None:
+        """Open a ticket, and say where; None if its case has ended before there was one."""
         async with self._database.reading() as db:
             stored = await ticket_store.desk(db, ticket.desk_id)
             over = await store.has_ended(db, ticket.case_id)
@@ -282,11 +307,12 @@ class Ticketing:
             raise NotConnected(ticket.desk_id)
         if over:
             # One that was opened although no answer said so is told the end like any other.
-            return await desk.find_by_case(ticket.reference, since=ticket.flagged_at)
+            found = await desk.find_by_case(ticket.reference, since=ticket.flagged_at)
+            return None if found is None else (found, place_of(stored))
         # An attempt before this one may have opened it, whatever became of its answer.
-        return await desk.create(draft(stored, ticket), tried=ticket.attempts > 1)
+        return await desk.create(draft(stored, ticket), tried=ticket.attempts > 1), place_of(stored)
 
-    async def _opened(self, ticket: Ticket, ref: TicketRef) -> None:
+    async def _opened(self, ticket: Ticket, ref: TicketRef, place: str) -> None:
         async with self._database.unit() as unit:
             kept = await ticket_store.settle(
                 unit.db,
@@ -295,6 +321,7 @@ class Ticketing:
                 key=ref.key,
                 number=ref.number,
                 url=ref.url,
+                place=place,
                 failure=None,
                 attempts=0,
                 due=wall_milliseconds() + POLL_EVERY,
@@ -349,12 +376,11 @@ class Ticketing:
 
     async def _tell(self, claimed: tuple[Word, Ticket]) -> None:
         word, ticket = claimed
-        ref = ref_of(ticket)
-        assert ref is not None
         failure: str | None = None
+        reopened: ReadDecision | None = None
         try:
             async with asyncio.timeout(PATIENCE):
-                reopened = await _say(await self._desks.connected(ticket.desk_id), ref, word, ticket)
+                reopened = await self._say(await self._desks.of_ticket(ticket), word, ticket)
         except (Transient, TimeoutError, SignInRefused) as error:
             # Whoever mends the credentials would not know what was left unsaid.
             async with self._database.unit() as unit:
@@ -362,10 +388,11 @@ class Ticketing:
                 await ticket_store.settle_word(unit.db, word, failure=_reason(error), due=due)
             return
         except Permanent as error:
-            failure, reopened = str(error), None
+            failure = str(error)
         except Exception as error:
             log.exception("the ticket of case %s could not be told", ticket.case_id)
-            failure, reopened = f"It failed unexpectedly ({type(error).__name__}); the log has more.", None
+            failure = f"It failed unexpectedly ({type(error).__name__}); the log has more."
+        in_vain = failure is not None and await self._in_vain(word, ticket)
         async with self._database.unit() as unit:
             if reopened is not None:
                 if await ticket_store.settle_word(unit.db, word, due=wall_milliseconds() + SETTLING):
@@ -373,11 +400,64 @@ class Ticketing:
                 return
             state = "told" if failure is None else "failed"
             if await ticket_store.settle_word(unit.db, word, state=state, failure=failure):
-                if failure is not None and word.act in {"end", "end_quietly"}:
-                    await ticket_store.given_up(unit.db, word.reference)
-                elif failure is None:
+                if failure is None:
                     await ticket_store.acted(unit.db, word.reference, word.act, wall_milliseconds())
+                elif word.act in {"end", "end_quietly"}:
+                    await ticket_store.given_up(unit.db, word.reference)
+                if in_vain:
+                    await ticket_store.not_done(unit.db, word.reference)
                 unit.wake(TELL)
+
+    async def _say(self, desk: ServiceDesk, word: Word, ticket: Ticket) -> ReadDecision | None:
+        """Tell a ticket a word; one whose answer was lost before is looked for first.
+
+        What closes or reopens a ticket is recorded right before it is asked for, so that whoever reads the ticket next
+        knows whose doing it is, also if nobody is left who could say that it was done. A ticket that its people have
+        reopened since it was closed is not closed again before that was judged: then nothing is told, and what was
+        read is returned.
+        """
+        ref = ref_of(ticket)
+        assert ref is not None
+        mark = f"lr-note-{hashlib.sha256(word.event_id.encode()).hexdigest()[:10]}"
+        tried = word.attempts > 1
+        if word.act == "comment":
+            await desk.comment(ref, word.text, mark=mark, tried=tried)
+            return None
+        before = await desk.read_decision(ref)
+        if word.act == "reopen":
+            if before.closed:
+                await self._begin(ticket, "reopening")
+                await desk.reopen(ref, word.text, mark=mark, tried=tried)
+            else:
+                # By its people; or by an attempt before this one, which came no further.
+                await desk.comment(ref, word.text, mark=mark, tried=tried)
+            return None
+        if not before.closed:
+            if ticket.closed_since is not None and _counts(before, ticket):
+                return before
+            # What it says by being closed, its people have not said. An answer from before is still to be heard.
+            await self._begin(ticket, "closing", leaves=before.pending)
+            await desk.close(ref, word.text, mark=mark, tried=tried)
+        elif word.act != "end_quietly" or tried:
+            # One that its people closed is told as well; and one that was closed here, and perhaps not told.
+            await desk.comment(ref, word.text, mark=mark, tried=tried)
+        return None
+
+    async def _in_vain(self, word: Word, ticket: Ticket) -> bool:
+        """Tell whether what failed left the ticket as it was: a desk may have closed it and refused the words."""
+        ref = ref_of(ticket)
+        if ref is None or word.act == "comment":
+            return False
+        try:
+            async with asyncio.timeout(LAST_LOOK):
+                said = await (await self._desks.of_ticket(ticket)).read_decision(ref)
+        except (ReclaimError, TimeoutError):
+            return False
+        return said.closed is (word.act == "reopen")
+
+    async def _begin(self, ticket: Ticket, doing: ticket_store.Doing, *, leaves: str | None = None) -> None:
+        async with self._database.unit() as unit:
+            await ticket_store.begin(unit.db, ticket.reference, doing, leaves)
 
     # Reading ------------------------------------------------------------------------------------------------------
 
@@ -386,7 +466,7 @@ class Ticketing:
         assert ref is not None
         try:
             async with asyncio.timeout(PATIENCE):
-                said = await (await self._desks.connected(ticket.desk_id)).read_decision(ref)
+                said = await (await self._desks.of_ticket(ticket)).read_decision(ref)
         except NotThere as error:
             await self._gone(ticket, str(error))
             return
@@ -439,28 +519,6 @@ class Ticketing:
         )
         await delivery_store.add_deliveries(unit.db, [arrival], unit.now)
         unit.wake(HANDLE)
-
-
-async def _say(desk: ServiceDesk, ref: TicketRef, word: Word, ticket: Ticket) -> ReadDecision | None:
-    """Tell a ticket a word; one whose answer was lost before is looked for first.
-
-    A ticket that its people have reopened since it was closed is not closed again before that was judged: then nothing
-    is told, and what was read is returned.
-    """
-    mark = f"lr-note-{hashlib.sha256(word.event_id.encode()).hexdigest()[:10]}"
-    tried = word.attempts > 1
-    if word.act == "reopen":
-        await desk.reopen(ref, word.text, mark=mark, tried=tried)
-    elif word.act == "comment":
-        await desk.comment(ref, word.text, mark=mark, tried=tried)
-    elif not (said := await desk.read_decision(ref)).closed:
-        if ticket.closed_since is not None and _counts(said, ticket):
-            return said
-        await desk.close(ref, word.text, mark=mark, tried=tried)
-    elif word.act != "end_quietly" or tried:
-        # One that its people closed is told as well; and one that was closed here, and perhaps not told.
-        await desk.comment(ref, word.text, mark=mark, tried=tried)
-    return None
 
 
 def _counts(said: ReadDecision, ticket: Ticket) -> bool:

@@ -57,13 +57,24 @@ class OnAnotherDesk(Permanent):
         )
 
 
+class ElsewhereNow(Permanent):
+    """The ticket was opened in another place than the one that its connection leads to now."""
+
+    def __init__(self, number: str, desk_id: str, *, was: str, now: str) -> None:
+        super().__init__(
+            f"Ticket {number} was opened on {was}, and {desk_id} leads to {now} now, where {number} is another ticket "
+            f"or none: it is neither read nor told there. Connect the first as {desk_id} again and the second under "
+            "another name, or decide the case on its own page."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known when a delivery is judged. `ticket` is None for a generic sender, or where `problem` says why.
 
     `before` is what was last heard from this ticket, `decided` what the last webhook said that decided its case.
     `reopened`: it is open, and was closed when it was last heard. `ended`: its case is over, and we close it ourselves.
-    `how` says how to answer on this ticket.
+    `how` says how to answer on this ticket. `ours`: it says what it says by having been closed from here.
     """
 
     delivery: Delivery
@@ -75,6 +86,7 @@ class Facts:
     reopened: bool = False
     ended: bool = False
     how: str = ""
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,7 @@ class Verdict:
     word: str | None = None
     at: datetime | None = None
     heard: bool = True
+    undecided: str | None = None
 
 
 def judge(facts: Facts) -> Verdict:
@@ -113,7 +126,8 @@ def judge(facts: Facts) -> Verdict:
     if facts.problem is not None:
         if delivery.kind == "task" and isinstance(facts.problem, NotThere) and not facts.ended:
             return _task_is_gone(facts, str(facts.problem))
-        return Verdict("failed", str(facts.problem))
+        gone = isinstance(facts.problem, NotThere) and delivery.kind == "question" and _waits(request)
+        return Verdict("failed", str(facts.problem), undecided=str(facts.problem) if gone else None)
     if facts.ticket is None:
         return _taken(facts, cast("Decision", delivery.says), delivery.actor, delivery.reason)
     if delivery.kind == "trial":
@@ -132,8 +146,11 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
         return _reopened(facts, request, ticket)
     if ticket.says == "open":
         return Verdict("ignored", f"Ticket {ticket.ticket} has no answer yet.")
+    if facts.ours:
+        # That does not complete an answer which its people had not given by closing it.
+        return Verdict("ignored", f"Ticket {ticket.ticket} was closed from here.")
     if ticket.says == "undecided":
-        if request.state != "waiting" or request.outcome is not None:
+        if not _waits(request):
             # The case was decided elsewhere, and we closed the ticket ourselves: this is the echo.
             return Verdict("ignored", f"The case has moved on without ticket {ticket.ticket}.")
         return Verdict(
@@ -142,6 +159,9 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
             "decide the case on its own page.",
             # Once: every change of the ticket sends a webhook, this comment too.
             word=None if facts.before == "undecided" else domain.no_answer(ticket.reason, facts.how),
+            undecided=None
+            if facts.before == "undecided"
+            else f"Ticket {ticket.ticket} decides nothing. {ticket.reason}".strip(),
         )
     if ticket.says == "done":
         return Verdict(
@@ -150,6 +170,10 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
             "own ticket, or on the case's own page.",
         )
     return _taken(facts, ticket.says, _who(facts, ticket), _why(facts, ticket))
+
+
+def _waits(request: TicketRequest | None) -> bool:
+    return request is not None and request.state == "waiting" and request.outcome is None
 
 
 def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verdict:

@@ -100,6 +100,9 @@ RECLAIMS: Final = frozenset({Effect.HAND_OVER, Effect.DEACTIVATE, Effect.DOWNGRA
 UNSURE: Final = frozenset({Effect.FREEZE, Effect.DEACTIVATE, Effect.DOWNGRADE})
 """The effects that are known to have happened or not only when they were answered."""
 
+NOTED: Final = UNSURE | {Effect.UNFREEZE}
+"""The effects of which it is noted, before they are sent, that they may be: an answer means less to a later attempt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -361,7 +364,7 @@ class Actions:
                 held = {effect_id: Held(f"{switch}") for effect_id, switch in stopped.items() if switch is not None}
                 held |= _appealed_meanwhile(claimed)
             cleared = [effect for effect in claimed if effect.id not in held]
-            await store.mark_sent(unit.db, {effect.id for effect in cleared if effect.kind in UNSURE})
+            await store.mark_sent(unit.db, {effect.id for effect in cleared if effect.kind in NOTED})
         return cleared, held
 
     def _guarded(self, actor: SeatActor, cleared: Sequence[Claimed]) -> SeatActor:
@@ -441,12 +444,16 @@ class Actions:
                     outcomes[effect.id] = _found("exempt", "somebody else froze the account since it was checked")
                 case Done(changed, before):
                     evidence = msgspec.json.encode({"changed": changed, "before": before}).decode()
-                    outcomes[effect.id] = Answer(SUCCESS[kind], evidence, changed=changed)
+                    # That there was nothing left to undo may be what the attempt before this one did.
+                    undone = SeatUnfrozen(changed=changed or effect.tried)
+                    command = undone if kind is Effect.UNFREEZE else SUCCESS[kind]
+                    outcomes[effect.id] = Answer(command, evidence, changed=changed)
                 case Refused(code, message, remedy):
                     # Of a downgrade that is refused, a part may have been done.
                     unsure = kind is Effect.DOWNGRADE or (kind in UNSURE and effect.tried)
                     foreign = code == ports.FROZEN_BY_ANOTHER
-                    failed = ActionFailed(f"{code}: {message}", remedy, unsure=unsure, foreign=foreign)
+                    unseen = code == ports.NO_SUCH_ACCOUNT
+                    failed = ActionFailed(f"{code}: {message}", remedy, unsure=unsure, foreign=foreign, unseen=unseen)
                     outcomes[effect.id] = Answer(failed, message)
                 case TryLater(reason):
                     outcomes[effect.id] = Later(reason)
@@ -547,6 +554,8 @@ class Actions:
             return _found("clear", "the downgrade that was tried before has happened")
         if record is not None and not record.active and after_freeze and tried:
             return _found("clear", "the deactivation that was tried before has happened")
+        if record is None and after_freeze:
+            return _found("unseen", "The connection does not show the account any more that Reclaim froze.")
         if record is None or not record.active:
             return _found("gone", "the account is no longer active")
         if not case.seat.covers(record.product):

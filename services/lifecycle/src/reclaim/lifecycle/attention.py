@@ -1,4 +1,8 @@
-"""What waits for a person: cases, seats to be freed by hand, and parked messages, in one list with what to do."""
+"""What waits for a person, in one list with what to do.
+
+Cases, seats to be freed by hand, freezes that outlived their case, overrides for a second operator, parked messages;
+and that the pages are down on which people answer, for which every time-out waits.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,22 @@ from reclaim.common.db import Database
 from reclaim.common.errors import Invalid
 from reclaim.common.inbox import Parked
 from reclaim.common.routing import Router
-from reclaim.lifecycle import console_store
-from reclaim.lifecycle.domain import Accepted, Case, Command, Decide, Reactivate, Retry, State, decide
+from reclaim.common.timing import wall_milliseconds
+from reclaim.lifecycle import brake_store, console_store, drift_store, uptime_store
+from reclaim.lifecycle.domain import (
+    Accepted,
+    AccountDeleted,
+    Case,
+    Command,
+    Decide,
+    Reactivate,
+    Retry,
+    State,
+    Unfreeze,
+    decide,
+)
+from reclaim.lifecycle.drift_store import LEFT_FROZEN, Listed
+from reclaim.lifecycle.uptime import Uptime
 from reclaim.web.auth import require
 from reclaim.web.operations import parked_here
 from reclaim.web.pages import Pages
@@ -27,7 +45,7 @@ SHOWN: Final = 500
 
 _NAMED: Final[dict[str, tuple[str, tuple[State, ...]]]] = {
     "question": ("Nobody could be asked", (State.FLAGGED,)),
-    "answer": ("Nobody answered", (State.AWAITING_DECISION,)),
+    "answer": ("No answer, or none that decides", (State.AWAITING_DECISION,)),
     "freeze": ("Freeze", (State.CHECKING_BEFORE_FREEZE, State.FREEZING)),
     "restore": ("Restore", (State.RESTORING,)),
     "reclaim": ("Reclaim", (State.CHECKING_BEFORE_RECLAIM, State.HANDING_OVER, State.RECLAIMING)),
@@ -46,8 +64,17 @@ PARKED: Final = "message"
 TASK: Final = "task"
 """The kind of a seat that a person was asked to free: its case goes on when they say what became of it."""
 
+OVERRIDE: Final = "override"
+"""The kind of an override of a brake that a second operator has to approve."""
+
+PAGES: Final = "pages"
+"""The kind of an outage of the pages on which people answer."""
+
 LABELS: Final[dict[str, str]] = {kind: label for kind, (label, _states) in KINDS.items()} | {
     TASK: "To be freed by hand",
+    LEFT_FROZEN: "Left frozen",
+    OVERRIDE: "Override to approve",
+    PAGES: "Pages to answer on",
     PARKED: "Parked message",
 }
 
@@ -77,19 +104,21 @@ def resumes_of(kind: str) -> tuple[str, ...]:
 
 
 def offers(case: Case, now: datetime) -> frozenset[str]:
-    """Return which of *keep*, *revoke*, *retry* and *reactivate* the case would take from an operator now."""
+    """Return which of *keep*, *revoke*, *retry*, *reactivate*, *deleted* and *unfreeze* the case would take now."""
     commands: dict[str, Command] = {
         "keep": Decide("keep", "", "console", "", now),
         "revoke": Decide("revoke", "", "console", "", now),
         "retry": Retry(""),
         "reactivate": Reactivate("", ""),
+        "deleted": AccountDeleted("", ""),
+        "unfreeze": Unfreeze(""),
     }
     return frozenset(name for name, command in commands.items() if isinstance(decide(case, command, now), Accepted))
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing that waits: a case, or a parked message of a service."""
+    """One thing that waits: a case, an override of a tripped brake (`trip_id`), or a parked message of a service."""
 
     kind: str
     since: datetime
@@ -99,6 +128,7 @@ class Item:
     service: str = ""
     message: Parked | None = None
     offers: frozenset[str] = frozenset()
+    trip_id: str = ""
 
     def document(self) -> dict[str, Any]:
         """Return the item as the API shows it."""
@@ -117,7 +147,10 @@ class Item:
                 "product": seat.product_name,
                 "offers": sorted(self.offers),
             }
-        assert self.message is not None
+        if self.trip_id:
+            return shown | {"trip_id": self.trip_id}
+        if self.message is None:
+            return shown
         return shown | {"event_id": self.message.event_id, "event": self.message.wire}
 
 
@@ -141,20 +174,33 @@ async def listing(database: Database, parked: Mapping[str, Sequence[Parked]], ki
         Invalid: there is no such kind.
     """
     now = database.clock.now()
-    of_cases = kind not in {PARKED, TASK}
+    of_cases = kind not in {PARKED, TASK, LEFT_FROZEN, OVERRIDE, PAGES}
     resumes = resumes_of(kind) if of_cases else ()
     async with database.reading() as db:
         by_resume = await console_store.count_waiting(db)
         cases = await console_store.waiting(db, resumes, limit=SHOWN) if of_cases else []
         tasks = await console_store.tasks(db, limit=SHOWN) if kind in {"", TASK} else []
         asked = await console_store.count_tasks(db)
+        left = await drift_store.left_frozen(db, limit=SHOWN) if kind in {"", LEFT_FROZEN} else []
+        counted_left = await drift_store.count_left_frozen(db)
+        overrides = await brake_store.waiting_overrides(db)
+        uptime = await uptime_store.uptime(db)
+    down = not uptime.known(wall_milliseconds())
     counts = dict.fromkeys(LABELS, 0)
     for resume, count in by_resume.items():
         counts[_KIND_OF.get(resume, "other")] += count
     counts[TASK] = asked
+    counts[LEFT_FROZEN] = counted_left
+    counts[OVERRIDE] = len(overrides)
+    counts[PAGES] = int(down)
     counts[PARKED] = sum(len(messages) for messages in parked.values())
     items = [_of_case(waiting.case, waiting.since, now) for waiting in cases]
     items += [_of_task(waiting.case, waiting.since, now) for waiting in tasks]
+    items += [_of_drift(found, case, now) for found, case in left]
+    if kind in {"", OVERRIDE}:
+        items += [_of_override(*waiting) for waiting in overrides]
+    if kind in {"", PAGES} and down:
+        items.append(_of_pages(uptime))
     if kind in {"", PARKED}:
         items += [_of_message(name, message) for name, messages in parked.items() for message in messages]
     items.sort(key=lambda item: item.since)
@@ -171,6 +217,30 @@ def _of_task(case: Case, since: datetime, now: datetime) -> Item:
     reason = "A person was asked to free the seat, and has not said yet that it is done."
     remedy = "Say on the page of the tasks that it is done, or why it cannot be; or keep the seat."
     return Item(TASK, since, reason, remedy, case, "lifecycle", offers=offers(case, now))
+
+
+def _of_drift(found: Listed, case: Case, now: datetime) -> Item:
+    drift = found.drift
+    return Item(drift.kind, found.found_at, drift.detail, drift.remedy, case, "lifecycle", offers=offers(case, now))
+
+
+def _of_override(override: Any, trip: Any, cases: int) -> Item:
+    reason = (
+        f"{override.asked_by} asked to let {cases} held case{'' if cases == 1 else 's'} through ({override.reason}). "
+        f"The brake: {trip.reason}"
+    )
+    remedy = "Look at the cases; if they should go on, another operator than the one who asked approves it."
+    return Item(OVERRIDE, override.asked_at, reason, remedy, service="lifecycle", trip_id=override.trip_id)
+
+
+def _of_pages(uptime: Uptime) -> Item:
+    last = max(stretch.until for stretch in uptime.stretches)
+    reason = "Nothing is heard of the pages on which people answer: no time-out and no end of grace counts meanwhile."
+    remedy = (
+        "See that the approvals service runs, and reaches its database and the broker. What waits goes on by itself "
+        "then, with the time added that was missed."
+    )
+    return Item(PAGES, last, reason, remedy, service="approvals")
 
 
 def _of_message(service: str, message: Parked) -> Item:

@@ -568,6 +568,23 @@ async def override(db: AsyncConnection, override_id: str) -> sa.Row[Any] | None:
     return (await db.execute(sa.select(OVERRIDE).where(OVERRIDE.c.id == override_id))).one_or_none()
 
 
+async def waiting_overrides(db: AsyncConnection) -> list[tuple[sa.Row[Any], sa.Row[Any], int]]:
+    """Return the overrides that wait for a second operator, with their trips and how many cases each would let go.
+
+    One whose cases have all moved on lets nothing through any more, and waits for nobody. The longest waiting comes
+    first.
+    """
+    open_trips = sa.select(TRIP.c.id).where(TRIP.c.closed_at.is_(None))
+    asked = sa.select(OVERRIDE).where(OVERRIDE.c.approved_at.is_(None), OVERRIDE.c.trip_id.in_(open_trips))
+    found = []
+    for row in await db.execute(asked.order_by(OVERRIDE.c.asked_at, OVERRIDE.c.id)):
+        still = sum(asked_for == row.id for _, asked_for in await held(db, row.trip_id))
+        of = await trip(db, row.trip_id)
+        if still and of is not None:
+            found.append((row, of, still))
+    return found
+
+
 async def ask_override(
     db: AsyncConnection, trip_id: str, case_ids: Sequence[str], *, by: str, reason: str, now: datetime
 ) -> str:

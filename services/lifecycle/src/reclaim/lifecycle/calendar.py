@@ -22,17 +22,18 @@ def is_working_day(policy: Policy, day: date) -> bool:
     return day.weekday() < SATURDAY and day not in policy.days_off
 
 
-def grace_end(policy: Policy, frozen_at: datetime) -> datetime:
+def grace_end(policy: Policy, frozen_at: datetime, *, missed: timedelta = timedelta()) -> datetime:
     """Return when grace is over for a seat that was frozen (or whose task was announced) at an instant.
 
     Counted in working days it ends at the same time of day after that many of them, and who was frozen on a day off
     has every working day whole: the count begins with the next one's midnight. It is never less than as many times
     24 hours. Where the rule wants no reclaim before days off, grace lasts until the first moment that is allowed.
+    What of it was `missed`, because nobody could appeal, is added before that.
     """
     end = frozen_at + policy.grace_days * DAY
     if policy.grace_calendar == "business":
         end = max(end, _after_working_days(policy, frozen_at))
-    return next_reclaim(policy, end)
+    return next_reclaim(policy, end + missed)
 
 
 def may_act(policy: Policy, at: datetime) -> bool:

@@ -38,6 +38,7 @@ from reclaim.common.contracts import (
     CheaperLicence,
     Decision,
     Event,
+    FulfilmentAnnounced,
     FulfilmentRequested,
     Outcome,
     Person,
@@ -88,13 +89,16 @@ ENDED: Final = frozenset(
 class Attention(msgspec.Struct, frozen=True):
     """Why a person must look, what they can do, and the state the case goes on from.
 
-    `foreign`: somebody else's freeze is in the way, and may be left as it is.
+    A case that awaits a decision may stay in that state all the same: its deadline stands. `foreign`: somebody else's
+    freeze is in the way, and may be left as it is. `unseen`: the connection does not show the account any more, and
+    only a person can tell whether it was deleted.
     """
 
     reason: str
     remedy: str
     resume: State
     foreign: bool = False
+    unseen: bool = False
 
 
 class UseTold(msgspec.Struct, frozen=True):
@@ -111,7 +115,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     `checked_at` is when the last check before a step was clear. `unsure`: a freeze, or once frozen a deactivation or
     downgrade, was given up without an answer, and may have happened, a downgrade in part. `before` is what the holder
     had before a downgrade, as the connector gave it, for putting it back. `run_id` is the scan that flagged the seat.
-    `withdrawn`: what stands as an appeal is the scanner's withdrawal, so that the case ends as skipped.
+    `withdrawn`: what stands as an appeal is the scanner's withdrawal, so that the case ends as skipped, or as cancelled
+    where `withdrawal`, which says why, is use. `closed_as` is how the case ended, once that was said.
     `told` is what sources of use said last, of a rule that rests on them. `again`: a step that hung was carried out
     while the account was given back, which is done once more therefore. `given_back_at` is when it was said that a
     reclaimed seat is back.
@@ -150,11 +155,19 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     told: UseTold | None = None
     again: bool = False
     given_back_at: datetime | None = None
+    withdrawal: Withdrawal | None = None
+    closed_as: State | None = None
 
     @property
     def open(self) -> bool:
         """Whether the case stands in the way of another one for its seat. Giving a seat back never does."""
         return self.state not in ENDED and self.reclaimed_at is None
+
+    @property
+    def left_frozen(self) -> bool:
+        """Whether the case ended with its seat out of reach, and left a freeze there that is, or may be, ours."""
+        ours = self.frozen_at is not None or self.unsure
+        return self.state is State.SKIPPED and ours and not self.policy.dry_run
 
 
 TIMED: Final[Mapping[str, frozenset[State]]] = {
@@ -179,6 +192,13 @@ class NoticeUndeliverable(msgspec.Struct, frozen=True):
     """Nobody could be asked over this channel."""
 
     channel: Channel
+    reason: str
+    remedy: str
+
+
+class LeftUndecided(msgspec.Struct, frozen=True):
+    """The ticket that asks was closed, and decides nothing: a person has to look while the time to decide runs on."""
+
     reason: str
     remedy: str
 
@@ -209,23 +229,28 @@ class Withdraw(msgspec.Struct, frozen=True):
 
 
 class DeadlinePassed(msgspec.Struct, frozen=True):
-    """The time for the decision is over."""
+    """The time for the decision is over. `down`: for how long of it the pages to answer on were not up."""
+
+    down: timedelta = timedelta()
 
 
 class GraceOver(msgspec.Struct, frozen=True):
-    """The time for an appeal is over."""
+    """The time for an appeal is over. `down`: for how long of it the pages to appeal on were not up."""
+
+    down: timedelta = timedelta()
 
 
 class SeatChecked(msgspec.Struct, frozen=True):
     """What the fresh re-check found; `evidence` is for people.
 
     `clear`: still unused and every check passes. `active`: used since. `exempt`: a check leaves it alone now.
-    `gone`: the seat is no longer there. `changed`: somebody else changed what we did (unfroze it).
+    `gone`: the seat is no longer there. `unseen`: the account that we froze is not shown any more, which may be for
+    want of permission. `changed`: somebody else changed what we did (unfroze it).
     `tried`: the step that waits for the check was tried before, and may have happened. `before` is what a downgrade
     would have to put back.
     """
 
-    found: Literal["clear", "active", "exempt", "gone", "changed"]
+    found: Literal["clear", "active", "exempt", "gone", "unseen", "changed"]
     evidence: str
     tried: bool = False
     before: dict[str, Any] | None = None
@@ -248,7 +273,9 @@ class TakenLate(msgspec.Struct, frozen=True):
 
 
 class SeatUnfrozen(msgspec.Struct, frozen=True):
-    """The holder can sign in again."""
+    """The holder can sign in again. `changed`: because of us, or it is not known that they could before."""
+
+    changed: bool = True
 
 
 class RecordsHandedOver(msgspec.Struct, frozen=True):
@@ -294,7 +321,8 @@ class ActionFailed(msgspec.Struct, frozen=True):
     """An effect was refused, or was tried as often as is reasonable. `moved` counts records moved before that.
 
     `unsure`: it is a freeze or a deactivation that got no answer, and may have happened, or a downgrade.
-    `foreign`: the account is frozen, and it was somebody else who changed its freeze last.
+    `foreign`: the account is frozen, and it was somebody else who changed its freeze last. `unseen`: there is no such
+    account, as far as the connection shows.
     """
 
     reason: str
@@ -302,6 +330,7 @@ class ActionFailed(msgspec.Struct, frozen=True):
     moved: int = 0
     unsure: bool = False
     foreign: bool = False
+    unseen: bool = False
 
 
 class BrakeTripped(msgspec.Struct, frozen=True):
@@ -321,9 +350,23 @@ class Retry(msgspec.Struct, frozen=True):
     actor: str
 
 
+class AccountDeleted(msgspec.Struct, frozen=True):
+    """An operator says that an account which the connection does not show any more was deleted."""
+
+    actor: str
+    note: str
+
+
+class Unfreeze(msgspec.Struct, frozen=True):
+    """An operator wants the freeze undone that was left on an account after its case had ended."""
+
+    actor: str
+
+
 Command = (
     NoticeArrived
     | NoticeUndeliverable
+    | LeftUndecided
     | Decide
     | SeatTaken
     | Withdraw
@@ -345,6 +388,8 @@ Command = (
     | ActionFailed
     | BrakeTripped
     | Retry
+    | AccountDeleted
+    | Unfreeze
 )
 
 
@@ -379,10 +424,13 @@ EFFECT_OF: Final[Mapping[State, Effect]] = {
 }
 
 
+TimerName = Literal["deadline", "grace"]
+
+
 class Timer(msgspec.Struct, frozen=True):
     """A command to give at an instant; a case has at most one of each."""
 
-    command: Literal["deadline", "grace"]
+    command: TimerName
     at: datetime
 
 
@@ -458,11 +506,14 @@ def _end(
     *events: Event,
     withdrawn: Withdrawal | None = None,
 ) -> Accepted:
+    if case.closed_as is not None:
+        # It was closed before; what was done since then is told by its own event.
+        return _go(case, state, note, *events)
     closed = CaseClosed(case_id=case.id, outcome=outcome, reason=note, closed_at=now, withdrawn=withdrawn)
     if case.frozen_at is not None and outcome != "reclaimed":
         target = _target(case)
         closed = replace(closed, frozen=case.seat, downgrade_to=target, dry_run=case.policy.dry_run)
-    return _go(case, state, note, *events, closed)
+    return _go(replace(case, closed_as=state), state, note, *events, closed)
 
 
 def _target(case: Case) -> CheaperLicence | None:
@@ -475,10 +526,17 @@ def _to_downgrade(case: Case) -> bool:
 
 
 def _call_a_person(
-    case: Case, resume: State, reason: str, remedy: str, now: datetime, *, foreign: bool = False
+    case: Case,
+    resume: State,
+    reason: str,
+    remedy: str,
+    now: datetime,
+    *,
+    foreign: bool = False,
+    unseen: bool = False,
 ) -> Accepted:
     raised = AttentionRaised(case_id=case.id, seat=case.seat, reason=reason, remedy=remedy, raised_at=now)
-    attention = Attention(reason, remedy, resume, foreign)
+    attention = Attention(reason, remedy, resume, foreign, unseen)
     moved = replace(case, state=State.ATTENTION, version=case.version + 1, attention=attention)
     return Accepted(moved, reason, (raised,))
 
@@ -503,6 +561,15 @@ def _not_notified(case: Case, command: NoticeUndeliverable, now: datetime) -> Ve
     if case.notified_at is not None:
         return Rejected(f"could not ask by {command.channel} ({command.reason}), but the question arrived elsewhere")
     return _call_a_person(case, State.FLAGGED, command.reason, command.remedy, now)
+
+
+def _left_undecided(case: Case, command: LeftUndecided, now: datetime) -> Verdict:
+    """List the case with those that wait for a person; it stays where it is, and its deadline stands."""
+    attention = Attention(command.reason, command.remedy, case.state)
+    if case.attention == attention:
+        return Rejected("a person has been called for this already")
+    called = _call_a_person(case, case.state, command.reason, command.remedy, now)
+    return msgspec.structs.replace(called, case=replace(called.case, state=case.state))
 
 
 # Deciding.
@@ -533,11 +600,15 @@ def _method(policy: Policy, decision: Decision | Literal["timeout"]) -> ReclaimB
     return "downgrade" if decision == "downgrade" else policy.reclaim_by
 
 
-def _timed_out(case: Case, command: DeadlinePassed, now: datetime) -> Verdict:  # noqa: ARG001
+def _timed_out(case: Case, command: DeadlinePassed, now: datetime) -> Verdict:
     if case.notified_at is None or case.decide_by is None:
         return Rejected("a time-out needs proof that the question was delivered")
     if now < case.decide_by:
         return Rejected(f"the deadline is {case.decide_by.isoformat()}")
+    until = case.notified_at + timedelta(days=case.policy.decision_days) + command.down
+    if now < until:
+        note = f"the deadline is {until.isoformat()} now: {_down(command.down)}"
+        return _go(replace(case, decide_by=until), State.AWAITING_DECISION, note, timer=Timer("deadline", until))
     rule = f"rule {case.policy.rule_name!r} (version {case.policy.rule_version})"
     match case.policy.on_timeout:
         case "freeze":
@@ -635,13 +706,13 @@ def _kept_after_reclaim(case: Case, command: Decide, now: datetime) -> Verdict:
 
 
 def _in_time(case: Case, command: Decide) -> bool:
-    """Tell whether it is an appeal from before the end of grace, however long its message took."""
-    return (
-        command.decision == "keep"
-        and case.appealed_by is None
-        and case.grace_ends_at is not None
-        and command.at < case.grace_ends_at
-    )
+    """Tell whether it is an appeal from before the seat was freed, however long its message took.
+
+    Grace may have lasted longer than was promised, and until its end an appeal is taken.
+    """
+    if command.decision != "keep" or case.appealed_by is not None or case.grace_ends_at is None:
+        return False
+    return command.at < max(case.grace_ends_at, case.reclaimed_at or case.grace_ends_at)
 
 
 def _too_late(case: Case, command: Decide) -> Verdict:
@@ -675,6 +746,9 @@ def _withdrawn(case: Case, command: Withdraw, now: datetime) -> Verdict:
     if command.kind == "vanished":
         if case.state in _BEING_CHECKED or case.state is State.AWAITING_FULFILMENT:
             return Rejected(f"the next check finds out itself: {_why(command)}")
+        if case.frozen_at is not None and not case.policy.dry_run:
+            # Our freeze would be left behind on an account that is only out of sight.
+            return Rejected(f"the account is frozen, and the check at the end of grace finds out: {_why(command)}")
         return _vanished(case, SeatChecked("gone", _why(command)), now)
     withdrawn = _withdrawing(case, command)
     may_be_frozen = case.frozen_at is not None or case.unsure or resume is State.FREEZING
@@ -684,6 +758,10 @@ def _withdrawn(case: Case, command: Withdraw, now: datetime) -> Verdict:
         # The outcome says it. The kind is younger than its field, and older readers would refuse the event for it.
         return _end(withdrawn, State.CANCELLED, "cancelled", _why(command), now)
     return _end(withdrawn, State.SKIPPED, "skipped", _why(command), now, withdrawn=command.kind)
+
+
+def _withdrawn_too_late(case: Case, command: Withdraw, now: datetime) -> Verdict:  # noqa: ARG001
+    return Rejected(f"{_why(command)}. It came too late: the seat is freed already")
 
 
 def _withdrawn_while_acting(case: Case, command: Withdraw, now: datetime) -> Verdict:  # noqa: ARG001
@@ -700,8 +778,23 @@ def _withdrawn_while_acting(case: Case, command: Withdraw, now: datetime) -> Ver
 
 def _withdrawing(case: Case, command: Withdraw) -> Case:
     return replace(
-        case, withdrawn=True, appealed_by=command.actor, appeal_reason=command.reason, appealed_at=command.at
+        case,
+        withdrawn=True,
+        withdrawal=command.kind,
+        appealed_by=command.actor,
+        appeal_reason=command.reason,
+        appealed_at=command.at,
     )
+
+
+def _end_withdrawn(case: Case, note: str, now: datetime, *events: Event) -> Accepted:
+    """End a case whose withdrawal had to wait for a step: use cancels it, anything else skips it."""
+    why = f"{note}: withdrawn by {case.appealed_by}"
+    if case.withdrawal == "used":
+        return _end(
+            case, State.CANCELLED, "cancelled", f"{why}, as the seat is used: {case.appeal_reason}", now, *events
+        )
+    return _end(case, State.SKIPPED, "skipped", f"{why}: {case.appeal_reason}", now, *events)
 
 
 def _why(command: Withdraw) -> str:
@@ -732,7 +825,7 @@ def _checked_before_freeze(case: Case, command: SeatChecked, now: datetime) -> V
             return _go(checked, State.FREEZING, command.evidence)
         case "active":
             return _end(case, State.CANCELLED, "cancelled", command.evidence, now)
-        case "exempt" | "gone" | "changed":
+        case "exempt" | "gone" | "unseen" | "changed":
             return _end(case, State.SKIPPED, "skipped", command.evidence, now)
 
 
@@ -762,6 +855,9 @@ def _checked_before_reclaim(case: Case, command: SeatChecked, now: datetime) -> 
             return _go(replace(case, unsure=case.unsure or command.tried), State.RESTORING, command.evidence)
         case "gone":
             return _end(case, State.SKIPPED, "skipped", command.evidence, now)
+        case "unseen":
+            doubtful = replace(case, unsure=case.unsure or command.tried)
+            return _call_about_unseen(doubtful, State.CHECKING_BEFORE_RECLAIM, command.evidence, now)
         case "changed":
             return _call_a_person(
                 case,
@@ -770,6 +866,33 @@ def _checked_before_reclaim(case: Case, command: SeatChecked, now: datetime) -> 
                 "Somebody changed the account during grace. Keep it, or freeze it again in the system and retry.",
                 now,
             )
+
+
+def _call_about_unseen(case: Case, resume: State, reason: str, now: datetime) -> Accepted:
+    """Call a person: that an account is not shown proves nothing, and our freeze may still be on it."""
+    remedy = (
+        "Look for it in the connected system. If it is there, mend what the connection's user may see, then retry. "
+        "If it was deleted, say so on the case's page: that closes the case, and nothing is booked as saved."
+    )
+    return _call_a_person(case, resume, reason, remedy, now, unseen=True)
+
+
+def _deleted(case: Case, command: AccountDeleted, now: datetime) -> Verdict:
+    assert case.attention is not None
+    if not case.attention.unseen:
+        return Rejected("the case does not wait for an account that is out of sight")
+    note = f"{command.actor} says that the account was deleted: {command.note}"
+    if case.attention.resume is State.REACTIVATING:
+        return _go(case, State.RECLAIMED, f"{note}; the seat stays freed")
+    return _end(case, State.SKIPPED, "skipped", note, now)
+
+
+def _unfreeze_what_was_left(case: Case, command: Unfreeze, now: datetime) -> Verdict:
+    if not case.left_frozen:
+        return Rejected("the case left no freeze behind")
+    reason = "the account is back, and Reclaim's freeze was still on it"
+    asked = replace(case, withdrawn=False, appealed_by=command.actor, appeal_reason=reason, appealed_at=now)
+    return _go(asked, State.RESTORING, f"{command.actor} has the freeze undone that was left after the case had ended")
 
 
 def _last_step(case: Case) -> State:
@@ -837,7 +960,7 @@ def _taken_after_the_end(case: Case, command: TakenLate, now: datetime) -> Verdi
     """Undo what a process did that was stopped right before its call for longer than its lease."""
     if command.kind is not Effect.FREEZE:
         case = _to_give_back_whole(case, now)
-    note = f"a step that hung ({command.kind}) was carried out after the case had ended; the account is restored"
+    note = f"{_HUNG} ({command.kind}); the account is given back, if that did not come before it"
     return _go(case, State.RESTORING, note)
 
 
@@ -924,7 +1047,17 @@ def _announced(case: Case, now: datetime) -> Accepted:
     """Begin the grace of a seat that a person will free: it stays as it is until then."""
     until = calendar.grace_end(case.policy, now)
     note = f"a person frees the seat when grace is over; until {until.isoformat()} it can be kept"
-    return _go(replace(case, grace_ends_at=until), State.IN_GRACE, note, timer=Timer("grace", until))
+    assert case.decision in {"revoke", "downgrade", "timeout"}
+    said = FulfilmentAnnounced(
+        case_id=case.id,
+        seat=case.seat,
+        decision=case.decision,
+        announced_at=now,
+        grace_ends_at=until,
+        dry_run=case.policy.dry_run,
+        downgrade_to=_target(case),
+    )
+    return _go(replace(case, grace_ends_at=until), State.IN_GRACE, note, said, timer=Timer("grace", until))
 
 
 def _ask_for_fulfilment(case: Case, now: datetime) -> Accepted:
@@ -995,10 +1128,24 @@ def _not_fulfilled(case: Case, command: NotFulfilled, now: datetime) -> Verdict:
     )
 
 
-def _grace_over(case: Case, command: GraceOver, now: datetime) -> Verdict:  # noqa: ARG001
+def _down(missed: timedelta) -> str:
+    return f"the pages to answer on were down for {_span(missed)} of the time"
+
+
+def _span(length: timedelta) -> str:
+    hours, minutes = divmod(round(length.total_seconds() / 60), 60)
+    return f"{hours} h {minutes} min"
+
+
+def _grace_over(case: Case, command: GraceOver, now: datetime) -> Verdict:
     assert case.grace_ends_at is not None
     if now < case.grace_ends_at:
         return Rejected(f"grace ends {case.grace_ends_at.isoformat()}")
+    if case.frozen_at is not None and command.down:
+        until = calendar.grace_end(case.policy, case.frozen_at, missed=command.down)
+        if now < until:
+            note = f"grace lasts until {until.isoformat()}: {_down(command.down)}"
+            return _go(replace(case, grace_ends_at=until), State.FROZEN, note, timer=Timer("grace", until))
     if not calendar.may_reclaim(case.policy, now):
         return _wait_for_working_days(case, now)
     return _go(case, State.CHECKING_BEFORE_RECLAIM, "grace is over and nobody appealed")
@@ -1020,24 +1167,28 @@ def _day_off(case: Case, command: DayOff, now: datetime) -> Verdict:
     return _wait_for_working_days(waiting, now)
 
 
-def _unfrozen(case: Case, command: SeatUnfrozen, now: datetime) -> Verdict:  # noqa: ARG001
+def _unfrozen(case: Case, command: SeatUnfrozen, now: datetime) -> Verdict:
     if case.again:
         return _go(replace(case, again=False), State.RESTORING, _ONCE_MORE)
-    actor = case.appealed_by or "the check before the reclaim"
+    restored = replace(case, frozen_at=None, grace_ends_at=None, unsure=False)
+    if case.closed_as is not None and not command.changed:
+        return _go(restored, case.closed_as, "nothing had to be restored")
+    actor = case.appealed_by or ("the check before the reclaim" if case.closed_as is None else "Reclaim")
     said = UserRestored(
         case_id=case.id,
         seat=case.seat,
         actor=actor,
-        reason=case.appeal_reason,
+        reason=case.appeal_reason or (_HUNG if case.closed_as is not None else ""),
         restored_at=now,
         dry_run=case.policy.dry_run,
         downgrade_to=_target(case),
     )
-    restored = replace(case, frozen_at=None, grace_ends_at=None, unsure=False)
     if case.withdrawn:
-        note = f"restored, as the case was withdrawn: {case.appeal_reason}"
-        return _end(restored, State.SKIPPED, "skipped", note, now, said)
+        return _end_withdrawn(restored, "restored", now, said)
     return _end(restored, State.RESTORED, "restored", f"restored for {actor}", now, said)
+
+
+_HUNG: Final = "a step that hung was carried out after the case had ended"
 
 
 def _handed_over(case: Case, command: RecordsHandedOver, now: datetime) -> Verdict:
@@ -1079,8 +1230,11 @@ def _freed(case: Case, note: str, now: datetime) -> Accepted:
     reclaimed = replace(case, reclaimed_at=now, unsure=False)
     if case.withdrawn:
         # It came too late. Somebody may still have appealed in time.
-        reclaimed = replace(reclaimed, withdrawn=False, appealed_by=None, appeal_reason="", appealed_at=None)
-        return _end(reclaimed, State.RECLAIMED, "reclaimed", f"{note}; the withdrawal came too late", now, said)
+        why = f"it was withdrawn by {case.appealed_by} ({case.appeal_reason}), which came too late to stop the step"
+        reclaimed = replace(
+            reclaimed, withdrawn=False, withdrawal=None, appealed_by=None, appeal_reason="", appealed_at=None
+        )
+        return _end(reclaimed, State.RECLAIMED, "reclaimed", f"{note}; {why}", now, said)
     ended = _end(reclaimed, State.RECLAIMED, "reclaimed", note, now, said)
     if case.appealed_by is None:
         return ended
@@ -1129,10 +1283,16 @@ def _given_back(case: Case, command: SeatGivenBack, now: datetime) -> Verdict:  
 
 def _failed(case: Case, command: ActionFailed, now: datetime) -> Verdict:
     remedy = command.remedy
+    if command.unseen and case.state in _MAY_BE_DELETED:
+        return _call_about_unseen(_after_failure(case, command), case.state, command.reason, now)
     foreign = command.foreign and case.state in {State.FREEZING, State.RESTORING}
     if foreign:
         remedy += " If it is to stay frozen, keep the seat here: that closes the case, and changes nothing there."
     return _call_a_person(_after_failure(case, command), case.state, command.reason, remedy, now, foreign=foreign)
+
+
+_MAY_BE_DELETED: Final = frozenset({State.FREEZING, State.RESTORING, State.REACTIVATING})
+"""States whose step meets an account that is out of sight by itself; the check before a reclaim finds the others."""
 
 
 def _after_failure(case: Case, command: ActionFailed) -> Case:
@@ -1159,8 +1319,7 @@ def _grant_what_waited(case: Case, why: str, now: datetime) -> Accepted:
     if case.state is State.FREEZING and not case.unsure:
         # Were it undone, what somebody else froze meanwhile would be.
         if case.withdrawn:
-            note = f"withdrawn by {case.appealed_by}, nothing had been done yet: {case.appeal_reason}"
-            return _end(case, State.SKIPPED, "skipped", note, now)
+            return _end_withdrawn(case, "nothing had been done yet", now)
         return _end(case, State.KEPT, "kept", f"{case.appealed_by} wants it kept; nothing had been done yet", now)
     return _go(case, State.RESTORING, f"restored: {_what_came(case)} while {why}")
 
@@ -1203,6 +1362,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.FLAGGED, Withdraw): _withdrawn,
     (State.AWAITING_DECISION, NoticeArrived): _notified,
     (State.AWAITING_DECISION, NoticeUndeliverable): _not_notified,
+    (State.AWAITING_DECISION, LeftUndecided): _left_undecided,
     (State.AWAITING_DECISION, Decide): _decided,
     (State.AWAITING_DECISION, SeatChecked): _vanished,
     (State.AWAITING_DECISION, Withdraw): _withdrawn,
@@ -1231,6 +1391,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.KEPT, TakenLate): _taken_after_the_end,
     (State.CANCELLED, TakenLate): _taken_after_the_end,
     (State.SKIPPED, TakenLate): _taken_after_the_end,
+    (State.SKIPPED, Unfreeze): _unfreeze_what_was_left,
     (State.RESTORED, TakenLate): _taken_after_the_end,
     (State.CHECKING_BEFORE_FREEZE, TakenLate): _taken_before_its_turn,
     (State.FREEZING, TakenLate): _taken_while_freezing,
@@ -1283,6 +1444,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.SKIPPED, Fulfilled): _fulfilled_after_the_end,
     (State.RECLAIMED, Reactivate): _reactivate,
     (State.RECLAIMED, Decide): _kept_after_reclaim,
+    (State.RECLAIMED, Withdraw): _withdrawn_too_late,
     (State.REACTIVATING, SeatGivenBack): _given_back,
     (State.REACTIVATING, ActionFailed): _failed,
     (State.ATTENTION, NoticeArrived): _notified,
@@ -1291,5 +1453,6 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Command]], Callable[..., Verdict]]]
     (State.ATTENTION, Fulfilled): _fulfilled_in_attention,
     (State.ATTENTION, Reactivate): _reactivate_in_attention,
     (State.ATTENTION, SeatChecked): _vanished,
+    (State.ATTENTION, AccountDeleted): _deleted,
     (State.ATTENTION, Withdraw): _withdrawn,
 }

@@ -30,7 +30,7 @@ from reclaim.connectors.ports import (
 )
 from reclaim.lifecycle import drift_store, store
 from reclaim.lifecycle.domain import Case, SeatChecked, State
-from reclaim.lifecycle.drift_store import Drift
+from reclaim.lifecycle.drift_store import LEFT_FROZEN, Drift
 from reclaim.lifecycle.submit import Submission, submit
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,10 @@ def compare(case: Case, record: SeatRecord | None, frozen: Reading[frozenset[str
             )
         case State.REACTIVATED | State.AWAITING_FULFILMENT:
             return None
+        case State.SKIPPED:
+            return _after_an_end_out_of_reach(case, record, frozen)
+    if record is None and case.frozen_at is not None and not case.policy.dry_run:
+        return _out_of_sight(case)
     return _while_open(case, there=there, held=held, now_has=now_has, frozen=frozen)
 
 
@@ -102,6 +106,33 @@ def _frozen_by_its_switch(case: Case, record: SeatRecord) -> bool:
         and case.frozen_at is not None
         and not case.policy.dry_run
         and case.state not in {State.RECLAIMED, State.REACTIVATED}
+    )
+
+
+def _after_an_end_out_of_reach(case: Case, record: SeatRecord | None, frozen: Reading[frozenset[str]]) -> Drift | None:
+    """Look after a freeze of ours that a case left behind; who is switched off by somebody else is not held by it."""
+    if record is None or not (record.active or record.one_switch):
+        return None
+    if not isinstance(frozen, Known) or case.seat.holder.id not in frozen.value:
+        return None
+    return _drift(
+        case,
+        LEFT_FROZEN,
+        "The case ended while the account was out of reach. The account is back, and Reclaim's freeze is still on it.",
+        "Unfreeze it here, or on the case's page, unless it is to stay frozen.",
+    )
+
+
+def _out_of_sight(case: Case) -> Drift | None:
+    """Report an account that we froze and that is not shown any more; what stands in attention has been told."""
+    if case.attention is not None:
+        return None
+    return _drift(
+        case,
+        "unseen",
+        "The account was frozen by Reclaim, and the connection does not show it any more.",
+        "Look whether it was deleted, or whether the connection's user may no longer see it; at the end of grace the "
+        "case stops and waits for you.",
     )
 
 
@@ -226,7 +257,11 @@ class Comparison:
             return
         records = await reader.seats_of([case.seat.holder.id for case in cases])
         frozen: Reading[frozenset[str]] = Unknown("nobody is frozen by us")
-        ours = [case.seat.holder.id for case in cases if case.frozen_at is not None and case.reclaimed_at is None]
+        ours = [
+            case.seat.holder.id
+            for case in cases
+            if case.left_frozen or (case.frozen_at is not None and case.reclaimed_at is None)
+        ]
         if ours:
             frozen = (await reader.survey(ours, since=self._clock.now() - EVERY)).frozen
         for case in cases:

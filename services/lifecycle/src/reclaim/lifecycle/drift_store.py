@@ -41,11 +41,15 @@ DRIFT_RUN: Final = sa.Table(
 )
 """When each connection is compared next, and how the last comparison went."""
 
+LEFT_FROZEN: Final = "left_frozen"
+"""The kind of a freeze that outlived its case: nothing but a person ends it, so it stands in attention too."""
+
 WATCHED: Final = (
     State.FLAGGED, State.AWAITING_DECISION, State.IN_GRACE, State.FROZEN, State.AWAITING_FULFILMENT, State.ATTENTION,
     State.RECLAIMED, State.REACTIVATED,
 )  # fmt: skip
-"""States in which nothing of ours is under way, so that what changes was changed by somebody else."""
+"""States in which nothing of ours is under way, so that what changes was changed by somebody else. A case that ended
+and left our freeze behind is followed as well."""
 
 WATCH_REACTIVATED: Final = timedelta(days=30)
 """For how long a seat that was given back is looked after; then it is a seat as any other."""
@@ -121,7 +125,7 @@ async def cases_to_compare(db: AsyncConnection, connection_id: str, now: datetim
         partition_by=(CASE.c.holder_id, CASE.c.product), order_by=(CASE.c.flagged_at.desc(), CASE.c.id.desc())
     )
     newest = (
-        sa.select(CASE.c.id, CASE.c.state, CASE.c.changed_at, place.label("place"))
+        sa.select(CASE.c.id, CASE.c.state, CASE.c.left_frozen, CASE.c.changed_at, place.label("place"))
         .where(CASE.c.connection_id == connection_id)
         .subquery()
     )
@@ -129,7 +133,7 @@ async def cases_to_compare(db: AsyncConnection, connection_id: str, now: datetim
         sa.select(newest.c.id)
         .where(
             newest.c.place == 1,
-            newest.c.state.in_([state.value for state in WATCHED]),
+            sa.or_(newest.c.state.in_([state.value for state in WATCHED]), newest.c.left_frozen),
             sa.or_(newest.c.state != State.REACTIVATED.value, newest.c.changed_at > now - WATCH_REACTIVATED),
         )
         .order_by(newest.c.id)
@@ -141,7 +145,7 @@ async def read_cases(db: AsyncConnection, ids: Sequence[str]) -> list[Case]:
     """Return those of these cases that still stand where they are compared, without locking them."""
     rows = await db.execute(sa.select(CASE.c.document).where(CASE.c.id.in_(ids)))
     cases = [_decode(bytes(document)) for document in rows.scalars()]
-    return [case for case in cases if case.state in WATCHED]
+    return [case for case in cases if case.state in WATCHED or case.left_frozen]
 
 
 async def save(db: AsyncConnection, connection_id: str, found: Sequence[Drift], now: datetime) -> int:
@@ -188,22 +192,32 @@ async def drifts(db: AsyncConnection, *, cleared: bool = False, limit: int = 500
     """Return what differs now, or (`cleared`) what did; the latest found first."""
     query = sa.select(DRIFT).order_by(DRIFT.c.found_at.desc(), DRIFT.c.case_id, DRIFT.c.kind).limit(limit)
     rows = await db.execute(query.where(DRIFT.c.cleared_at.is_not(None) if cleared else DRIFT.c.cleared_at.is_(None)))
-    return [
-        Listed(
-            Drift(
-                row.case_id,
-                row.kind,
-                row.connection_id,
-                row.holder_name,
-                row.product_name,
-                row.detail,
-                row.remedy,
-            ),
-            row.found_at,
-            row.cleared_at,
-        )
-        for row in rows
-    ]
+    return [_listed(row) for row in rows]
+
+
+def _listed(row: sa.Row[Any]) -> Listed:
+    drift = Drift(row.case_id, row.kind, row.connection_id, row.holder_name, row.product_name, row.detail, row.remedy)
+    return Listed(drift, row.found_at, row.cleared_at)
+
+
+_LEFT: Final = sa.and_(
+    DRIFT.c.kind == LEFT_FROZEN,
+    DRIFT.c.cleared_at.is_(None),
+    DRIFT.c.case_id.in_(sa.select(CASE.c.id).where(CASE.c.left_frozen)),
+)
+"""What was undone since the comparison is not waited for any more."""
+
+
+async def left_frozen(db: AsyncConnection, *, limit: int) -> list[tuple[Listed, Case]]:
+    """Return the freezes that outlived their case, each with it; the longest known first."""
+    found = sa.select(DRIFT, CASE.c.document).join(CASE, CASE.c.id == DRIFT.c.case_id).where(_LEFT)
+    rows = await db.execute(found.order_by(DRIFT.c.found_at, DRIFT.c.case_id).limit(limit))
+    return [(_listed(row), _decode(bytes(row.document))) for row in rows]
+
+
+async def count_left_frozen(db: AsyncConnection) -> int:
+    """Return how many freezes outlived their case."""
+    return int((await db.execute(sa.select(sa.func.count()).select_from(DRIFT).where(_LEFT))).scalar_one())
 
 
 async def runs(db: AsyncConnection) -> list[Mapping[str, Any]]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlencode
 
-from fastapi import Depends, Form, Request
+from fastapi import Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from reclaim.common.db import Database
 from reclaim.common.routing import Router
-from reclaim.lifecycle import store
+from reclaim.lifecycle import console_store
 from reclaim.lifecycle.api import command, shown
 from reclaim.lifecycle.domain import Fulfilled, NotFulfilled, State
 from reclaim.web.auth import require
 from reclaim.web.operators import Operator
 from reclaim.web.pages import Pages
 
-LISTED: Final = 500
+LISTED: Final = 100
+"""Tasks on a page."""
 
 
 class FulfilmentIn(BaseModel):
@@ -49,10 +51,18 @@ def page_routes(database: Database) -> Router:
     templates = Pages("reclaim.lifecycle")
 
     @pages.get("/tasks", dependencies=[Depends(require("viewer"))])
-    async def tasks(request: Request) -> HTMLResponse:
+    async def tasks(request: Request, after: Annotated[str, Query(max_length=200)] = "") -> HTMLResponse:
+        wanted = console_store.Filter(states=(State.AWAITING_FULFILMENT.value,))
         async with database.reading() as db:
-            cases = await store.search(db, states=[State.AWAITING_FULFILMENT.value], limit=LISTED)
-        return templates.render(request, "lifecycle/tasks.html", cases=cases)
+            cases, older = await console_store.page(db, wanted, limit=LISTED, after=after or None)
+        here = "/lifecycle/tasks"
+        return templates.render(
+            request,
+            "lifecycle/tasks.html",
+            cases=cases,
+            first=here if after else None,
+            older=f"{here}?{urlencode({'after': older})}" if older else None,
+        )
 
     @pages.post("/cases/{case_id}/fulfilment")
     async def fulfil(

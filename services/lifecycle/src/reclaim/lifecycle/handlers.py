@@ -14,23 +14,28 @@ from reclaim.common.contracts import (
     FulfilmentReported,
     NoticeDelivered,
     NoticeFailed,
+    PagesServed,
+    TicketUndecided,
     UsageJudged,
     UserFlagged,
 )
 from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
+from reclaim.common.errors import NotYet
 from reclaim.common.inbox import Subscriptions
-from reclaim.lifecycle import brake_store, store
+from reclaim.lifecycle import brake_store, store, uptime_store
 from reclaim.lifecycle.audit import Entry, Personal, fresh_salts
 from reclaim.lifecycle.domain import (
     ASKED,
     Case,
     Decide,
     Fulfilled,
+    LeftUndecided,
     NotFulfilled,
     NoticeArrived,
     NoticeUndeliverable,
     SeatTaken,
+    State,
     UseTold,
     Withdraw,
     open_case,
@@ -119,6 +124,29 @@ async def note_failure(_deps: None, unit: Unit, events: Sequence[Received[Notice
     )
 
 
+async def note_undecided(_deps: None, unit: Unit, events: Sequence[Received[TicketUndecided]]) -> None:
+    """Call a person for the cases whose tickets were closed and decide nothing.
+
+    Raises:
+        NotYet: that a case's question was delivered was not heard here yet.
+    """
+    for case in (await store.load(unit.db, {received.data.case_id for received in events})).values():
+        if case.state is State.FLAGGED:
+            raise NotYet(f"that anybody was asked in case {case.id} was not heard here yet")
+    await submit(
+        unit,
+        [
+            Submission(
+                case_id=received.data.case_id,
+                command=LeftUndecided(received.data.reason, received.data.remedy),
+                channel="itsm",
+                evidence=f"noticed at {received.data.noticed_at.isoformat()}",
+            )
+            for received in events
+        ],
+    )
+
+
 async def take_decisions(_deps: None, unit: Unit, events: Sequence[Received[DecisionReceived]]) -> None:
     """Give decisions to their cases: the first wins, a later keep is an appeal, what conflicts is recorded."""
     await submit(
@@ -197,6 +225,12 @@ async def learn_connections(_deps: None, unit: Unit, events: Sequence[Received[C
     await store.save_connections(unit.db, [received.data for received in events])
 
 
+async def learn_uptime(_deps: None, unit: Unit, events: Sequence[Received[PagesServed]]) -> None:
+    """Remember when the pages on which people answer were up."""
+    await uptime_store.learn(unit.db, [received.data for received in events])
+    unit.wake("timers")
+
+
 SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     ConnectionChanged: learn_connections,
     UserFlagged: open_cases,
@@ -204,6 +238,8 @@ SUBSCRIPTIONS: Final[Subscriptions[None]] = {
     UsageJudged: learn_use,
     NoticeDelivered: note_delivery,
     NoticeFailed: note_failure,
+    TicketUndecided: note_undecided,
     DecisionReceived: take_decisions,
     FulfilmentReported: take_fulfilments,
+    PagesServed: learn_uptime,
 }

@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, cast
 
 from reclaim.common.db import Database
 from reclaim.common.errors import Transient
-from reclaim.lifecycle import store
-from reclaim.lifecycle.domain import TIMED, Command, DeadlinePassed, GraceOver
+from reclaim.common.timing import wall_milliseconds
+from reclaim.lifecycle import store, uptime_store
+from reclaim.lifecycle.domain import TIMED, Case, Command, DeadlinePassed, GraceOver, Timer, TimerName
 from reclaim.lifecycle.submit import Submission, submit
+from reclaim.lifecycle.uptime import Uptime, answered_on_pages
 
 log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 200
 
-COMMANDS: Final[dict[str, Command]] = {"deadline": DeadlinePassed(), "grace": GraceOver()}
+LOOK_AGAIN: Final = timedelta(minutes=1)
+"""After how long a wait is looked at again that cannot end while nothing is heard of the pages to answer on."""
 
 
 class Heard:
@@ -47,6 +50,9 @@ async def fire_timers(database: Database, heard: Heard) -> bool:
     None fires before everything was heard that was sent by its time: after an outage a decision may wait in the queue
     that was made in time. A case leaves its timer behind when it leaves the state that the timer ends; such a one is
     only taken out.
+
+    What can be answered on the pages of approvals does not end while these are not heard of: once they are, it is known
+    for how long they were down, and that is added to the wait.
     """
     async with database.unit() as unit:
         # A clock that was set back must not make an hour count as heard which is still to come.
@@ -56,17 +62,29 @@ async def fire_timers(database: Database, heard: Heard) -> bool:
         # The case is locked before its timers, as everybody does it.
         cases = await store.load(unit.db, due)
         taken = await store.take_timers(unit.db, cases, heard.until)
+        over = [(cases[case_id], command) for case_id, command in taken if cases[case_id].state in TIMED[command]]
+        uptime = await uptime_store.uptime(unit.db) if over else Uptime()
+        known = uptime.known(wall_milliseconds())
+        put_off = [(case.id, command) for case, command in over if not known and answered_on_pages(case)]
+        later = unit.now + LOOK_AGAIN
+        await store.set_timers(unit.db, [(case_id, Timer(cast("TimerName", name), later)) for case_id, name in put_off])
         await submit(
             unit,
             [
-                Submission(case_id, COMMANDS[command], channel="timer")
-                for case_id, command in taken
-                if cases[case_id].state in TIMED[command]
+                Submission(case.id, _command(command, case, uptime, unit.now), channel="timer")
+                for case, command in over
+                if (case.id, command) not in put_off
             ],
         )
     if passed and not due:
         return await heard.listen(unit.now) and await fire_timers(database, heard)
     return bool(due)
+
+
+def _command(timer: str, case: Case, uptime: Uptime, now: datetime) -> Command:
+    began = case.notified_at if timer == "deadline" else case.frozen_at
+    down = uptime.missed(began, now) if began is not None and answered_on_pages(case) else timedelta()
+    return DeadlinePassed(down) if timer == "deadline" else GraceOver(down)
 
 
 async def erase_personal(database: Database, keep_days: int) -> bool:

@@ -23,6 +23,7 @@ from reclaim.lifecycle import (
     fulfilment,
     handlers,
     jobs,
+    out_of_reach,
     pages,
     store,
 )
@@ -49,8 +50,9 @@ def build(
     router.include_router(audit_api.router(runtime.database, notary))
     router.include_router(attention.router(runtime.database))
     router.include_router(console.router(runtime.database))
-    for more in (fulfilment.api_routes, fulfilment.page_routes, drift_pages.api_routes, drift_pages.page_routes):
-        router.include_router(more(runtime.database))
+    for part in (fulfilment, drift_pages, out_of_reach):
+        router.include_router(part.api_routes(runtime.database))
+        router.include_router(part.page_routes(runtime.database))
     router.include_router(pages.router(runtime.database, runtime.clock))
     return Service(
         name="lifecycle",

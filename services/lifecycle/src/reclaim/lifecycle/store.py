@@ -44,6 +44,8 @@ CASE: Final = sa.Table(
     sa.Column("document", sa.LargeBinary, nullable=False),
     # The state that a case in attention goes on from.
     sa.Column("attention", sa.Text),
+    # Whether it ended and left a freeze behind that is, or may be, ours.
+    sa.Column("left_frozen", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("case_flagged", "flagged_at", "id"),
     sa.Index(
         "case_attention",
@@ -163,6 +165,7 @@ def _row(case: Case, now: datetime) -> dict[str, Any]:
         "holder_name": case.seat.holder.name,
         "holder_email": case.seat.holder.email,
         "attention": case.attention.resume.value if case.attention is not None else None,
+        "left_frozen": case.left_frozen,
         "rule_id": case.policy.rule_id,
         "dry_run": case.policy.dry_run,
         "records_transferred": case.records_transferred,
@@ -228,6 +231,7 @@ async def update(db: AsyncConnection, cases: Sequence[Case], now: datetime) -> N
                 "id": case.id,
                 "state": case.state.value,
                 "attention": case.attention.resume.value if case.attention is not None else None,
+                "left_frozen": case.left_frozen,
                 "records_transferred": case.records_transferred,
                 "document": _encode(case),
             }

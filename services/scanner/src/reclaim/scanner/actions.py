@@ -6,7 +6,7 @@ about is still the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid5
@@ -17,9 +17,18 @@ from reclaim.common.contracts import ConnectionChanged, Money
 from reclaim.common.db import Unit
 from reclaim.common.errors import Conflict, Invalid, Permanent, ReclaimError
 from reclaim.common.ids import new_id
-from reclaim.connectors.ports import ConnectionProfile, Licence, TestResult
-from reclaim.connectors.registry import must_be_able, must_hold_seats, validate_profile
-from reclaim.scanner import catalog_actions, catalog_store, exclusion_store, profile_store, profiles, store
+from reclaim.connectors.ports import ConnectionProfile, Licence, Members, TestResult
+from reclaim.connectors.registry import capabilities, must_be_able, must_hold_seats, validate_profile
+from reclaim.scanner import (
+    catalog_actions,
+    catalog_store,
+    exclusion_store,
+    groups,
+    known_seats,
+    profile_store,
+    profiles,
+    store,
+)
 from reclaim.scanner.domain import (
     APPLIES_TO,
     INSTALLED,
@@ -27,6 +36,8 @@ from reclaim.scanner.domain import (
     Change,
     Exclusion,
     Exclusions,
+    ExclusionTerms,
+    Rejected,
     Terms,
     check_profile,
     clean_name,
@@ -265,6 +276,7 @@ async def add_rule(deps: Deps, connection_id: str, raw: Mapping[str, object], *,
         must_hold_seats(connection.kind, connection.settings)
         terms = read_terms(applying(raw, connection.kind))
         must_apply(terms, connection.kind)
+        groups.must_tell(terms, connection)
         rule = await store.add_rule(unit.db, connection_id=connection.id, terms=terms, author=author, now=unit.now)
         await catalog_actions.follow(unit, rule, author=author)
         return rule
@@ -291,6 +303,8 @@ async def change_rule(
             must_apply(terms, (await store.connection(unit.db, before.connection_id)).kind)
         if terms == before.terms:
             return before
+        if terms.filter != before.terms.filter:
+            groups.must_tell(terms, await store.connection(unit.db, before.connection_id))
         changed = await store.change_rule(unit.db, before, terms=terms, author=author, now=unit.now)
         await catalog_actions.follow(unit, changed, author=author)
         return changed
@@ -319,6 +333,7 @@ async def activate_rule(deps: Deps, rule_id: str, *, by: str | None = None) -> R
     results = await _test(deps, connection)
     if not all(result.ok for result in results):
         raise DoesNotWork(results, then="Mend this, test the connection, then activate the rule.")
+    await _must_know_groups(deps, connection, groups.named(groups.filters_of(rule.terms, covered)), field="filter")
     there = {licence.product for licence in pooled(await licences(deps, connection.id), covered.suites)}
     if absent := [product for product in rule.terms.products if product not in there]:
         raise Invalid(
@@ -330,6 +345,22 @@ async def activate_rule(deps: Deps, rule_id: str, *, by: str | None = None) -> R
         if present.version != rule.version:
             raise Conflict("Somebody else changed this rule meanwhile. Look at it again, then activate it.")
         return await store.set_status(unit.db, rule_id, next_status(present.status, "activate"), unit.now, by=by)
+
+
+async def _must_know_groups(
+    deps: Deps, connection: Connection, names: Collection[str], *, field: str
+) -> dict[str, Members]:
+    """Return who is in some groups; Invalid, saying what to mend, if that is not known of one of them."""
+    if not names:
+        return {}
+    async with deps.reader(connection) as reader:
+        found = await groups.read(reader, names)
+    if doubts := groups.doubts(found):
+        raise Invalid(
+            f"Whom the groups of {connection.name} have in them has to be known: {' '.join(doubts.values())}",
+            field=field,
+        )
+    return found
 
 
 async def pause_rule(deps: Deps, rule_id: str, *, by: str | None = None) -> Rule:
@@ -393,12 +424,16 @@ async def add_exclusion(deps: Deps, raw: Mapping[str, object], *, author: str) -
 
     Raises:
         Rejected: parts that do not fit, each with what to enter instead.
+        Invalid: it is not known who is in the group.
         NotFound: there is no such connection.
+        Transient, Permanent: the connected system could not be asked for the group.
     """
+    terms = read_exclusion(raw, deps.clock.now())
+    members = await _members(deps, terms)
     async with deps.database.unit() as unit:
-        terms = read_exclusion(raw, unit.now)
         if terms.connection_id is not None:
             await store.connection(unit.db, terms.connection_id)
+            await known_seats.set_members(unit.db, terms.connection_id, members, unit.now)
         await exclusion_store.lock_connections(unit.db, terms.connection_id)
         added = await exclusion_store.add(unit.db, terms, author=author, now=unit.now)
         cases = await exclusion_store.open_seats(unit.db, connection_id=terms.connection_id)
@@ -409,13 +444,26 @@ async def add_exclusion(deps: Deps, raw: Mapping[str, object], *, author: str) -
             [
                 (case_id, evidence)
                 for case_id, seat in cases
-                if (evidence := Exclusions([added], seat.connection_id, unit.now, kin, names).evidence(seat))
+                if (evidence := Exclusions([added], seat.connection_id, unit.now, kin, names, members).evidence(seat))
                 is not None
             ],
             kind="exempted",
             actor=author,
         )
     return added, closed
+
+
+async def _members(deps: Deps, terms: ExclusionTerms) -> dict[str, Members]:
+    """Return who is in the group that an exclusion is about: asked before anything is written, as all is outside."""
+    if terms.kind != "group" or terms.connection_id is None:
+        return {}
+    async with deps.database.reading() as db:
+        connection = await store.connection(db, terms.connection_id)
+    if "groups" not in capabilities(connection.kind, connection.settings):
+        raise Rejected(
+            {"kind": f"{connection.name} tells nobody's groups: exclude a department, or the persons by their ids."}
+        )
+    return await _must_know_groups(deps, connection, {terms.value}, field="value")
 
 
 async def end_exclusion(deps: Deps, exclusion_id: str, *, by: str) -> Exclusion:

@@ -286,8 +286,10 @@ class WithdrawnOut(BaseModel):
 
 
 class ExclusionIn(_In):
-    kind: Literal["person", "group", "product", "connection"]
-    value: str = Field("", description="A holder's id or address, a department, a licence's key or name")
+    kind: Literal["person", "group", "department", "product", "connection"]
+    value: str = Field(
+        "", description="A holder's id or address, a group of the connection, a department, a licence's key or name"
+    )
     connection_id: str | None = Field(None, description="Needed for a connection; else: on that connection only")
     reason: str
     expires_at: str | None = Field(None, description="A date (to its end, UTC) or an instant; without: until ended")

@@ -36,8 +36,8 @@ from reclaim.scanner.catalog import (
     without_product,
 )
 from reclaim.scanner.catalog_csv import BadLine, read_csv, take_in
-from reclaim.scanner.catalog_jobs import REVIEW
 from reclaim.scanner.catalog_store import StoredRow
+from reclaim.scanner.merging import REVIEW
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Rule
 
@@ -182,7 +182,7 @@ async def add_to_rule(
     product = read_key(product)
     async with deps.database.unit() as unit:
         rule, rows, known = await _opened(unit, rule_id, product)
-        text = choosing.checked(filter, rule.terms.applies_to)
+        text = await _checked(unit, rule, filter)
         return await _change(unit, rule, rows, with_product(rows, product, known, filter=text), known, author=author)
 
 
@@ -206,7 +206,7 @@ async def change_in_rule(
     async with deps.database.unit() as unit:
         rule, rows, known = await _opened(unit, rule_id, by or "")
         present = await _changeable(unit, rule_id, row_id)
-        text = None if filter is None else choosing.checked(filter, rule.terms.applies_to)
+        text = None if filter is None else await _checked(unit, rule, filter)
         after = rows
         if by is not None and by != present:
             after = exchanged(after, present, by, known)
@@ -214,6 +214,14 @@ async def change_in_rule(
         if text is not None:
             after = filtered(after, present, text)
         return await _change(unit, rule, rows, after, known, author=author)
+
+
+async def _checked(unit: Unit, rule: Rule, text: str) -> str:
+    """Return a filter as it is kept; who takes one away needs no connection for it."""
+    if not text.strip():
+        return ""
+    connection = await store.connection(unit.db, rule.connection_id)
+    return choosing.checked(text, rule.terms.applies_to, connection)
 
 
 async def remove_from_rule(deps: Deps, rule_id: str, row_id: str, *, author: str) -> Rule:

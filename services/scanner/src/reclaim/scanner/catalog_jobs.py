@@ -1,8 +1,8 @@
 """Looks again at open cases after the catalogue changed: whether each still stands on what its rule covers now.
 
-The connection is read as a scan reads it, with the same refusals to believe what cannot be everybody. Nothing is
-opened; a case whose seat is in use, is gone, or is no longer the rule's is taken back, and the lifecycle undoes what
-was done for it.
+The connection is read as a scan reads it, with the same refusals to believe what cannot be everybody. A case whose seat
+is in use, is gone, or is no longer the rule's is taken back, and the lifecycle undoes what was done for it. Nothing is
+opened but what merged cases wait for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.catalog_store import Review
 from reclaim.scanner.domain import Baseline, SeatKey, check_population, expected_seats, use_of
 from reclaim.scanner.judging import Judge
+from reclaim.scanner.merging import REVIEW, open_merged
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Rule
 from reclaim.scanner.suites import comparable, folded, outlived, pooled, readable
@@ -29,7 +30,6 @@ from reclaim.scanner.withdrawals import withdraw
 
 log = logging.getLogger(__name__)
 
-REVIEW: Final = "review"
 REVIEWER: Final = "the catalogue"
 """Who takes a case back; it stands in the audit trail."""
 
@@ -77,6 +77,8 @@ async def _put_off(deps: Deps, claimed: Review, error: Exception) -> None:
 async def _review(deps: Deps, claimed: Review) -> None:
     async with deps.database.reading() as db:
         rule = await store.rule(db, claimed.rule_id)
+    await open_merged(deps, rule)
+    async with deps.database.reading() as db:
         connection = await store.connection(db, rule.connection_id)
         covered = await catalog_store.covered(db, rule.terms.products, rule.id)
         baseline = await store.baseline(db, rule.id, connection.id)

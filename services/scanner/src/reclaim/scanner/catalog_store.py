@@ -24,7 +24,7 @@ from reclaim.common.ids import new_id
 from reclaim.common.timing import wall_milliseconds
 from reclaim.scanner.catalog import Changes, Coverage, Process, Product, Row, Rows, coverage, followed, related
 from reclaim.scanner.domain import Found
-from reclaim.scanner.store import CANDIDATES, HOLDS, OPEN, metadata
+from reclaim.scanner.store import CANDIDATES, OPEN, metadata
 from reclaim.scanner.suites import Merge, OpenCase
 
 PRODUCTS = sa.Table(
@@ -81,6 +81,20 @@ MERGES = sa.Table(
     # The suite's open case that takes them in; null if one is to be opened.
     sa.Column("into_case", sa.Text),
 )
+
+OPENINGS = sa.Table(
+    "openings",
+    metadata,
+    sa.Column("rule_id", sa.Text, primary_key=True),
+    sa.Column("suite", sa.Text, primary_key=True),
+    sa.Column("holder_id", sa.Text, primary_key=True),
+    # The scan that opened the newest of the cases, and all of them.
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("dry_run", sa.Boolean, nullable=False),
+    sa.Column("cases", Json, nullable=False),
+    sa.Index("openings_holder", "holder_id"),
+)
+"""Suites of holders whose cases were withdrawn to become one, which a review opens if a scan would."""
 
 REVIEWS = sa.Table(
     "reviews",
@@ -375,21 +389,6 @@ async def flagged(db: AsyncConnection, case_ids: Collection[str]) -> list[Flagge
     ]
 
 
-async def kept(
-    db: AsyncConnection, connection_id: str, holders: Collection[str], products: Collection[str], since: datetime
-) -> set[str]:
-    """Return which of these holders were left one of these products on purpose since then."""
-    found = await db.execute(
-        sa.select(HOLDS.c.holder_id).where(
-            HOLDS.c.connection_id == connection_id,
-            HOLDS.c.since > since,
-            among(HOLDS.c.holder_id, holders),
-            among(HOLDS.c.product, products),
-        )
-    )
-    return set(found.scalars())
-
-
 async def begin_merges(db: AsyncConnection, rule_id: str, merges: Iterable[Merge]) -> None:
     """Remember which cases are to become one."""
     planned = [(new_id(), merge) for merge in merges]
@@ -437,6 +436,75 @@ async def end_merges(db: AsyncConnection, merge_ids: Collection[str]) -> None:
 async def leave_out(db: AsyncConnection, case_ids: Collection[str]) -> None:
     """Forget cases that ended otherwise than by being merged."""
     await db.execute(sa.delete(MERGES).where(among(MERGES.c.case_id, case_ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A suite of a holder, of which the cases that were to become one are withdrawn, or are about to be."""
+
+    rule_id: str
+    suite: str
+    holder_id: str
+    run_id: str
+    dry_run: bool
+    cases: tuple[str, ...]
+
+
+async def ask_openings(db: AsyncConnection, openings: Collection[Opening]) -> None:
+    """Have the cases of suites opened, if a scan would open them."""
+    rows = [
+        {
+            "rule_id": one.rule_id,
+            "suite": one.suite,
+            "holder_id": one.holder_id,
+            "run_id": one.run_id,
+            "dry_run": one.dry_run,
+            "cases": list(one.cases),
+        }
+        for one in openings
+    ]
+    await insert_many(db, OPENINGS, rows, replacing=("rule_id", "suite", "holder_id"))
+
+
+async def openings(
+    db: AsyncConnection, *, rule_id: str | None = None, holders: Collection[str] | None = None, lock: bool = False
+) -> list[Opening]:
+    """Return the openings that wait, of a rule or of some holders; locked until the transaction ends, if asked for."""
+    query = sa.select(OPENINGS).order_by(*OPENINGS.primary_key)
+    if lock:
+        query = query.with_for_update()
+    if rule_id is not None:
+        query = query.where(OPENINGS.c.rule_id == rule_id)
+    if holders is not None:
+        query = query.where(among(OPENINGS.c.holder_id, holders))
+    return [
+        Opening(row.rule_id, row.suite, row.holder_id, row.run_id, row.dry_run, tuple(row.cases))
+        for row in await db.execute(query)
+    ]
+
+
+async def end_openings(db: AsyncConnection, openings: Collection[Opening]) -> None:
+    """Forget openings: their cases were opened, or nobody would open them."""
+    for one in openings:
+        await db.execute(
+            sa.delete(OPENINGS).where(
+                OPENINGS.c.rule_id == one.rule_id,
+                OPENINGS.c.suite == one.suite,
+                OPENINGS.c.holder_id == one.holder_id,
+            )
+        )
+
+
+async def still_open(db: AsyncConnection, case_ids: Collection[str]) -> set[str]:
+    """Return which of these cases are open."""
+    found = await db.execute(sa.select(CANDIDATES.c.id).where(OPEN, among(CANDIDATES.c.id, case_ids)))
+    return set(found.scalars())
+
+
+async def holders_of(db: AsyncConnection, case_ids: Collection[str]) -> set[str]:
+    """Return whose seats these cases are about."""
+    found = await db.execute(sa.select(CANDIDATES.c.holder_id).where(among(CANDIDATES.c.id, case_ids)))
+    return set(found.scalars())
 
 
 # ------------------------------------------------------------------------------------------------ reviews

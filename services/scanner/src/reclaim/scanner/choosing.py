@@ -14,26 +14,34 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.contracts import Money
-from reclaim.connectors.ports import SeatRecord
+from reclaim.connectors.ports import Members, SeatRecord
 from reclaim.scanner import known_seats
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.domain import Chooses, Terms, price_of
-from reclaim.scanner.filters import Kind, combined, compile_memory, parse, show
+from reclaim.scanner.filters import Kind, Superiors, combined, compile_memory, parse, show
 from reclaim.scanner.filters.fields import FIRST_SEEN
 from reclaim.scanner.filters.tree import names
+from reclaim.scanner.groups import must_be_told
+from reclaim.scanner.known_seats import Holders, Reporting
+from reclaim.scanner.store import Connection
 
 EVERYTHING: Final = Coverage(())
 """What is covered where no product has a filter of its own."""
 
 
-def checked(text: str, applies_to: Kind) -> str:
+def checked(text: str, applies_to: Kind, connection: Connection) -> str:
     """Return a product's filter as it is kept, empty for none.
 
     Raises:
-        FilterRefused: it does not fit what the rule applies to, with every problem and its place.
+        FilterRefused: it does not fit what the rule applies to, with every problem and its place; or it asks for what
+            the connection cannot tell.
     """
     text = text.strip()
-    return show(parse(text, applies_to)) if text else ""
+    if not text:
+        return ""
+    tree = parse(text, applies_to)
+    must_be_told(tree, connection)
+    return show(tree)
 
 
 async def chooser(
@@ -45,20 +53,24 @@ async def chooser(
     prices: Mapping[str, Money],
     now: datetime,
     covered: Coverage = EVERYTHING,
+    groups: Mapping[str, Members] | None = None,
+    reading: Reporting | None = None,
 ) -> Chooses | None:
     """Return what answers the filters of a rule and of its products for seats of these holders; None if there is none.
 
-    Seats are those of `covered`: of a suite and its components one, the suite's. Groups, reporting lines and when a
-    seat was first seen are read only for a filter that asks about them.
+    Seats are those of `covered`: of a suite and its components one, the suite's. `groups` are the members of those that
+    the filters name, `reading` who works for whom by the reading that the seats are from. Reporting lines and when a
+    seat was first seen are looked up only for a filter that asks about them.
     """
     own = parse(terms.filter, terms.applies_to) if terms.filter else None
     trees = {product: combined(own, parse(text, terms.applies_to)) for product, text in covered.filters.items()}
     asked = [tree for tree in (own, *trees.values()) if tree is not None]
     if not asked:
         return None
-    known = None
-    if any(map(known_seats.asks_about_holders, asked)):
-        known = await known_seats.holders(db, connection_id, holders)
+    above: Mapping[str, Superiors] = {}
+    if any(map(known_seats.asks_about_superiors, asked)):
+        above = await known_seats.superiors(db, connection_id, holders, reading)
+    known = Holders(groups or {}, above)
     seen: Mapping[tuple[str, str], datetime] = {}
     if any(FIRST_SEEN in names(tree) for tree in asked):
         seen = await _first_seen(db, connection_id, holders, covered)

@@ -37,7 +37,7 @@ from reclaim.common.contracts import (
 )
 from reclaim.common.errors import Conflict, Invalid, Permanent
 from reclaim.connectors.checks import CHECK_NAMES, WARNABLE, evaluate, is_unused, left_alone_by
-from reclaim.connectors.ports import Known, Licence, Reading, SeatRecord, Survey, Unknown
+from reclaim.connectors.ports import Known, Licence, Members, Reading, SeatRecord, Survey, Unknown
 from reclaim.scanner.filters.fields import KINDS as SOFTWARE
 from reclaim.scanner.filters.fields import Kind as Software
 from reclaim.scanner.filters.text import read as read_filter
@@ -50,6 +50,12 @@ FEW: Final = 10
 
 POPULATION_TOLERANCE: Final = Decimal("0.10")
 """How far the number of seats may be from the last good scan's before a scan refuses to believe it."""
+
+WATCHED: Final = timedelta(days=90)
+"""How far back scans are compared with: what goes missing a little at a time is not seen from one to the next."""
+
+SLOW_TOLERANCE: Final = Decimal("0.20")
+"""By how much the number of seats may fall below the highest of that time before a scan refuses to believe it."""
 
 APPLIES_TO: Final[Software] = "subscription"
 """What a rule is about that does not say so: the seats that connected systems list."""
@@ -904,7 +910,7 @@ def diff(before: Terms, after: Terms) -> tuple[Change, ...]:
 
 # ------------------------------------------------------------------------------------------------ exclusions
 
-ExclusionKind = Literal["person", "group", "product", "connection"]
+ExclusionKind = Literal["person", "group", "department", "product", "connection"]
 EXCLUSION_KINDS: Final[tuple[ExclusionKind, ...]] = get_args(ExclusionKind)
 
 
@@ -912,9 +918,9 @@ EXCLUSION_KINDS: Final[tuple[ExclusionKind, ...]] = get_args(ExclusionKind)
 class Exclusion:
     """Seats that a person wants left alone, and why.
 
-    `value` is a holder's id or address, the name of a group (a department), the key or name of a product; empty for a
-    whole connection. `connection_id` None means every connection. It holds until `expires_at` (None: until somebody
-    ends it), or until it was ended.
+    `value` is a holder's id or address, the name of a group of the connection, a department, the key or name of a
+    product; empty for a whole connection. `connection_id` None means every connection. It holds until `expires_at`
+    (None: until somebody ends it), or until it was ended.
     """
 
     id: str
@@ -955,6 +961,9 @@ class Exclusions:
 
     `names` has, for a person's account, the addresses that go with it: software on devices is held by whom a feed
     names, seldom by an account.
+
+    `groups` has the members of the connection's groups. Who may be in an excluded one, because that is not known, is
+    left alone as well.
     """
 
     def __init__(
@@ -964,11 +973,17 @@ class Exclusions:
         now: datetime,
         kin: Kin | None = None,
         names: Names | None = None,
+        groups: Mapping[str, Members] | None = None,
     ) -> None:
         self._by_key: dict[tuple[str, str], str] = {}
+        self._groups: list[tuple[Exclusion, Members]] = []
         related: dict[tuple[str, str], str] = {}
         for exclusion in exclusions:
             if exclusion.holds(now) and exclusion.connection_id in (None, connection_id):
+                if exclusion.kind == "group":
+                    members = (groups or {}).get(exclusion.value, Members(doubt="who is in it was not read"))
+                    self._groups.append((exclusion, members))
+                    continue
                 value = folded(exclusion.value)
                 self._by_key.setdefault((exclusion.kind, value), exclusion.evidence)
                 for product in (kin or {}).get(value, ()) if exclusion.kind == "product" else ():
@@ -980,19 +995,30 @@ class Exclusions:
 
     def evidence(self, seat: SeatRecord | Seat) -> str | None:
         """Return why a seat is left alone; None if no exclusion covers it."""
-        if not self._by_key:
+        if not self._by_key and not self._groups:
             return None
         keys: tuple[tuple[str, str], ...] = (
             ("connection", ""),
             ("product", folded(seat.product)),
             ("product", folded(seat.product_name)),
-            ("group", folded(seat.department or "")),
+            ("department", folded(seat.department or "")),
             ("person", folded(seat.holder.id)),
             ("person", folded(seat.holder.email or "")),
         )
         if seat.devices if isinstance(seat, Seat) else seat.device:
             keys += tuple((_ON_DEVICES, folded(name)) for name in (seat.holder.id, seat.holder.email or ""))
-        return next((self._by_key[key] for key in keys if key in self._by_key), None)
+        found = next((self._by_key[key] for key in keys if key in self._by_key), None)
+        return found or self._by_group(seat.holder.id)
+
+    def _by_group(self, holder: str) -> str | None:
+        unsure = None
+        for exclusion, members in self._groups:
+            answer = members.has(holder)
+            if answer is True:
+                return f"in the group {exclusion.value}, {exclusion.evidence}"
+            if answer is None:
+                unsure = f"may be in the group {exclusion.value}, {exclusion.evidence}. {members.doubt}"
+        return unsure
 
 
 def folded(value: str) -> str:
@@ -1026,8 +1052,17 @@ def read_exclusion(raw: Mapping[str, object], now: datetime) -> ExclusionTerms:
         if connection_id is None:
             given.problems["connection_id"] = "Choose the connection that is left alone."
     elif not value:
-        what = {"person": "the holder's id or address", "group": "the department", "product": "the licence's key"}
+        what = {
+            "person": "the holder's id or address",
+            "group": "the group's name",
+            "department": "the department",
+            "product": "the licence's key",
+        }
         given.problems["value"] = f"Enter {what.get(str(kind), 'who or what is excluded')}."
+    if kind == "group" and connection_id is None:
+        given.problems["connection_id"] = (
+            "Choose the connection whose group it is: each has its own. A department is excluded everywhere."
+        )
     reason = ""
     try:
         reason = clean_reason(raw.get("reason"))
@@ -1320,10 +1355,14 @@ class Tally:
     by_product: Counter[str] = field(default_factory=Counter)
     stale: list[str] = field(default_factory=list)
 
+    def read(self, page: Sequence[SeatRecord]) -> None:
+        """Count the seats of a page that was read."""
+        self.seen += len(page)
+        self.by_product.update(seat.product for seat in page)
+
     def add(self, page: Assessed) -> None:
-        """Count one page."""
+        """Count what became of a page."""
         self.pages += 1
-        self.seen += page.seen
         self.used += page.used
         self.flagged += page.flagged_before + len(page.found)
         self.left_alone.update(page.left_alone)
@@ -1344,10 +1383,21 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Highest:
+    """The scan of a rule that read most seats in a while; `reclaimed` are those that we ourselves took since then."""
+
+    expected: int
+    seen: int
+    at: datetime
+    reclaimed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """The last good scan of a rule: its products, how many seats the licences announced and how many were read.
 
-    `reclaimed` and `reactivated` are the seats that we ourselves took and gave back since then.
+    `reclaimed` and `reactivated` are the seats that we ourselves took and gave back since then, `suites` those whose
+    seats were counted as one. `highest` is the scan with most seats of those that can be compared with it.
     """
 
     products: tuple[str, ...]
@@ -1355,6 +1405,8 @@ class Baseline:
     seen: int
     reclaimed: int = 0
     reactivated: int = 0
+    suites: tuple[str, ...] = ()
+    highest: Highest | None = None
 
 
 def expected_seats(terms: Terms, licences: Sequence[Licence]) -> int:
@@ -1396,7 +1448,8 @@ def check_share(terms: Terms, *, flagged: int, seen: int) -> None:
 
 
 def check_population(terms: Terms, baseline: Baseline | None, *, expected: int, seen: int | None) -> None:
-    """Refuse a reading that cannot be everybody: no rows, or far from what the last good scan read.
+    """Refuse a reading that cannot be everybody: no rows, far from what the last good scan read, or far below the
+    highest of a while, though each scan was near the one before.
 
     `seen` is None before the seats were read. A rule whose products changed has nothing to compare with.
 
@@ -1420,6 +1473,19 @@ def check_population(terms: Terms, baseline: Baseline | None, *, expected: int, 
             raise Stopped(
                 f"{now} {what}, where the last good scan had {before}: more than 10 % off.",
                 "If people really came or went, start the scan again and accept the new population; if not, check "
+                "what the connection's user may see.",
+                acceptable=True,
+            )
+    if (most := baseline.highest) is None:
+        return
+    pairs = [(expected, most.expected, "seats in use")]
+    if seen is not None:
+        pairs.append((seen, most.seen, "active seats read"))
+    for now, before, what in pairs:
+        if now < (before - most.reclaimed) * (1 - SLOW_TOLERANCE):
+            raise Stopped(
+                f"{now} {what}, where the scan of {most.at:%Y-%m-%d} had {before}: more than 20 % fewer by and by.",
+                "If so many people really left, start the scan again and accept the new population; if not, check "
                 "what the connection's user may see.",
                 acceptable=True,
             )

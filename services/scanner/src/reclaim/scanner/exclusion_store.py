@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from reclaim.common.contracts import Person, Seat
 from reclaim.common.db import UtcDateTime, among
 from reclaim.common.errors import Conflict, NotFound
 from reclaim.common.ids import new_id
+from reclaim.connectors.ports import Members
 from reclaim.scanner import catalog_store
 from reclaim.scanner.domain import Exclusion, Exclusions, ExclusionTerms, Kin, Names, folded
 from reclaim.scanner.known_seats import KNOWN_SEATS, user_key
@@ -66,8 +67,13 @@ async def exclusions(db: AsyncConnection, now: datetime, *, past: bool = False) 
     return [_exclusion(row) for row in rows]
 
 
-async def on(db: AsyncConnection, connection_id: str, now: datetime) -> Exclusions:
-    """Return what is excluded on one connection at an instant; a product with what it goes with."""
+async def on(
+    db: AsyncConnection, connection_id: str, now: datetime, groups: Mapping[str, Members] | None = None
+) -> Exclusions:
+    """Return what is excluded on one connection at an instant; a product with what it goes with.
+
+    `groups` are its groups as they were just read; whoever a group that is left out may have in it counts as excluded.
+    """
     rows = await db.execute(
         _EXCLUSION.where(
             _holds(now),
@@ -75,7 +81,17 @@ async def on(db: AsyncConnection, connection_id: str, now: datetime) -> Exclusio
         ).order_by(EXCLUSIONS.c.created_at, EXCLUSIONS.c.id)
     )
     found = [_exclusion(row) for row in rows]
-    return Exclusions(found, connection_id, now, await kin(db, found), await names(db, found))
+    return Exclusions(found, connection_id, now, await kin(db, found), await names(db, found), groups)
+
+
+async def groups(db: AsyncConnection, connection_id: str, now: datetime) -> frozenset[str]:
+    """Return the groups that are excluded on one connection."""
+    rows = await db.execute(
+        sa.select(EXCLUSIONS.c.value).where(
+            _holds(now), EXCLUSIONS.c.kind == "group", EXCLUSIONS.c.connection_id == connection_id
+        )
+    )
+    return frozenset(rows.scalars())
 
 
 async def kin(db: AsyncConnection, exclusions: Sequence[Exclusion]) -> Kin:

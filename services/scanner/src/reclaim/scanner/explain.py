@@ -13,7 +13,7 @@ from typing import Literal
 from reclaim.common.contracts import CheckFinding, Person
 from reclaim.common.errors import NotFound
 from reclaim.connectors.ports import SeatReader, SeatRecord, Survey
-from reclaim.scanner import catalog_store, exclusion_store, store
+from reclaim.scanner import catalog_store, exclusion_store, groups, store
 from reclaim.scanner.choosing import chooser
 from reclaim.scanner.domain import (
     Chooses,
@@ -29,6 +29,7 @@ from reclaim.scanner.domain import (
 )
 from reclaim.scanner.installed_seats import InstalledSeats
 from reclaim.scanner.judging import Judge, tells_use
+from reclaim.scanner.known_seats import Reporting
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Connection, Rule
 from reclaim.scanner.suites import fold, readable, spread
@@ -76,8 +77,10 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
     async with deps.database.reading() as db:
         connection = await store.connection(db, connection_id)
         rules = [rule for rule in await store.rules(db) if rule.connection_id == connection_id]
-    now = deps.clock.now()
-    longest = max((rule.terms.inactive_days for rule in rules), default=30)
+        now = deps.clock.now()
+        longest = max((rule.terms.inactive_days for rule in rules), default=30)
+        trees = [tree for rule in rules for tree in groups.filters_of(rule.terms)]
+        wanted = await groups.wanted(db, connection_id, trees, now)
     async with deps.reader(connection) as reader:
         seats = await _seats(reader, holder)
         if not seats:
@@ -86,16 +89,29 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
         holder = seat.holder.id
         licences = await reader.licences()
         survey = await reader.survey([holder], since=now - timedelta(days=longest))
+        members = await groups.read(reader, wanted)
+    reading = Reporting()
+    reading.add(seats)
     verdicts = []
     async with deps.database.reading() as db:
         prices = await store.prices(db, connection_id)
-        exclusions = await exclusion_store.on(db, connection_id, now)
+        exclusions = await exclusion_store.on(db, connection_id, now, members)
         for rule in rules:
             held = await store.held(
                 db, connection_id, {seat.holder.id}, cooldown_days=rule.terms.cooldown_days, now=now
             )
             covered = await catalog_store.covered(db, rule.terms.products, rule.id)
-            chooses = await chooser(db, rule.terms, connection_id, {holder}, prices=prices, now=now, covered=covered)
+            chooses = await chooser(
+                db,
+                rule.terms,
+                connection_id,
+                {holder},
+                prices=prices,
+                now=now,
+                covered=covered,
+                groups=members,
+                reading=reading,
+            )
             held = spread(held, await catalog_store.relations(db, covered.products))
             whole = fold(seats, covered.suites)
             meant = [one for one in whole if one.product in rule.terms.products] or whole[:1]

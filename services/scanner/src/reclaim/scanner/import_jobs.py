@@ -31,6 +31,7 @@ from reclaim.scanner.imports import Matcher, Summing, covered, installed, option
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import LeaseLost
 from reclaim.scanner.usage import InstallationRecord, Report, Window
+from reclaim.scanner.usage_store import COUNT_UNMATCHED
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -174,6 +175,7 @@ async def _read_installations(
                 device=row.device,
                 version=row.version,
                 installed_at=row.installed_at,
+                platform=row.platform,
             )
             for product, row in installed(rows, matcher)
         ]
@@ -249,6 +251,7 @@ async def _finish(
         findings=msgspec.to_builtins(findings),
         vouched=vouched,
     )
+    unit.wake(COUNT_UNMATCHED)
     log.info("import %s: %d rows, %d refused, %d kept", claimed.file.id, report.rows, report.bad, kept)
 
 

@@ -26,6 +26,7 @@ from reclaim.connectors.ports import (
     Known,
     Licence,
     Manager,
+    Members,
     SeatRecord,
     Survey,
     TestResult,
@@ -36,6 +37,8 @@ from reclaim.scanner.catalog import Catalog
 from reclaim.scanner.known_seats import KNOWN_SEATS, user_key
 from reclaim.scanner.suites import PEOPLE
 from reclaim.scanner.usage_store import INSTALLATIONS, INVENTORIES, NOBODY
+
+NO_GROUPS: Final = "Feeds of installed software tell nobody's groups: filter by department instead."
 
 PAGE: Final = 500
 """Holders that are read together."""
@@ -136,6 +139,10 @@ class InstalledSeats(Installed):
             open_business=none,
         )
 
+    async def members(self, groups: Sequence[str]) -> Mapping[str, Members]:
+        """Return that nobody knows: a feed names people, and not their groups."""
+        return dict.fromkeys(groups, Members(doubt=NO_GROUPS))
+
     def _ours(self) -> sa.ColumnElement[bool]:
         if not self._sources:
             return sa.true()
@@ -169,6 +176,7 @@ class InstalledSeats(Installed):
                 *place,
                 sa.func.max(INSTALLATIONS.c.user_name).label("user_name"),
                 sa.func.max(INSTALLATIONS.c.version).label("version"),
+                sa.func.max(INSTALLATIONS.c.platform).label("platform"),
                 sa.func.max(INSTALLATIONS.c.installed_at).label("installed_at"),
                 sa.func.min(INSTALLATIONS.c.first_seen_at).label("first_seen_at"),
             )
@@ -209,7 +217,8 @@ def _record(row: Any, person: Any, known: Catalog) -> SeatRecord:
         above = Person(id=person.manager_id, name=person.manager_name or "", email=person.manager_email)
         # A feed names the holder otherwise than the system does that knows who is above whom.
         themselves = person.manager_id == person.holder_id
-        manager = Manager(above, able=bool(person.manager_able) and not themselves)
+        # Nobody said so: of a seat that an earlier release read, it is not known whether its manager could answer.
+        manager = Manager(above, able=person.manager_able is True and not themselves)
     return SeatRecord(
         holder=Person(
             id=row.holder_key,
@@ -227,6 +236,7 @@ def _record(row: Any, person: Any, known: Catalog) -> SeatRecord:
         assigned_at=row.installed_at,
         device=row.device,
         version=row.version,
+        platform=row.platform,
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import datetime
 from functools import partial
@@ -18,29 +17,27 @@ from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from reclaim.common.contracts import UserFlagged
 from reclaim.common.db import Unit, is_outage
 from reclaim.common.errors import Permanent, Transient
-from reclaim.common.ids import new_id
 from reclaim.common.service import Job
 from reclaim.common.timing import backoff
 from reclaim.scanner import (
     catalog_jobs,
     catalog_store,
-    exclusion_store,
     import_jobs,
     known_seats,
     leases,
     store,
     sync_jobs,
     usage_cases,
-    usage_store,
 )
-from reclaim.scanner.domain import Found, Stopped, Tally, last_due
+from reclaim.scanner.domain import Stopped, Tally, last_due
+from reclaim.scanner.opening import must_be_active, open_cases
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Scan
 from reclaim.scanner.store import Claim, LeaseLost, Rule
-from reclaim.scanner.suites import comparable, spread
+from reclaim.scanner.suites import comparable, suite_keys
+from reclaim.scanner.usage_store import COUNT_UNMATCHED
 
 log = logging.getLogger(__name__)
 
@@ -121,10 +118,11 @@ async def _attempt(deps: Deps, claim: Claim) -> None:
     async with deps.database.unit() as unit:
         run = await store.run(unit.db, claim.run_id)
         rule = await store.rule(unit.db, run.rule_id)
-        _must_be_active(rule)
+        must_be_active(rule)
         covered = await catalog_store.covered(unit.db, rule.terms.products, rule.id)
         related = await catalog_store.relations(unit.db, covered.products)
-        await store.update_run(unit.db, claim, {"rule_version": rule.version, "products": list(covered.products)})
+        covers = {"products": list(covered.products), "suites": list(suite_keys(covered))}
+        await store.update_run(unit.db, claim, {"rule_version": rule.version, **covers})
         connection = await store.connection(unit.db, rule.connection_id)
         prices = await store.prices(unit.db, connection.id)
         baseline = None if run.accept_population else await store.baseline(unit.db, rule.id, connection.id)
@@ -132,7 +130,7 @@ async def _attempt(deps: Deps, claim: Claim) -> None:
     reading = Scan(rule.terms, connection.id, prices, baseline, deps.clock.now(), covered, related, run.id)
     log.info("scan %s of rule %s begins, attempt %d", run.id, rule.terms.name, claim.attempt)
     async with deps.reader(connection) as reader:
-        survey = await reading.begin(reader)
+        survey = await reading.begin(reader, deps.database)
         async with deps.database.unit() as unit:
             await _note(deps, unit, claim, reading.tally)
         async with aclosing(reading.pages(reader, survey, deps.database)) as pages:
@@ -152,6 +150,7 @@ async def _attempt(deps: Deps, claim: Claim) -> None:
             claim,
             {**store.progress(reading.tally), **store.ended("finished", unit.now), "flagged": flagged},
         )
+        unit.wake(COUNT_UNMATCHED)
     log.info("scan %s of rule %s finished: %d seen, %d flagged", run.id, rule.terms.name, reading.tally.seen, flagged)
 
 
@@ -161,16 +160,11 @@ async def _open_page(deps: Deps, claim: Claim, rule: Rule, reading: Scan, *, dry
         found = await store.take_page(unit.db, claim.run_id)
         if found is None:
             return False
-        await exclusion_store.share_connection(unit.db, rule.connection_id)
-        _must_be_unchanged(rule, await store.rule(unit.db, rule.id))
-        exclusions = await exclusion_store.on(unit.db, rule.connection_id, unit.now)
-        wanted = [seat for seat in found if exclusions.evidence(seat.seat) is None]
-        opened = await _open(unit, claim, rule, reading, wanted, dry_run=dry_run)
-        excluded = len(found) - len(wanted)
-        if excluded:
-            reading.tally.flagged -= excluded
-            reading.tally.left_alone[EXCLUDED] += excluded
-        lost = len(wanted) - opened
+        opened = await open_cases(unit, rule, reading, found, run_id=claim.run_id, dry_run=dry_run)
+        if opened.excluded:
+            reading.tally.flagged -= opened.excluded
+            reading.tally.left_alone[EXCLUDED] += opened.excluded
+        lost = len(found) - opened.excluded - opened.cases
         if lost:
             # Somebody else's since they were read: another run opened a case, or a person asked to keep the seat.
             reading.tally.flagged -= lost
@@ -179,56 +173,9 @@ async def _open_page(deps: Deps, claim: Claim, rule: Rule, reading: Scan, *, dry
     return True
 
 
-async def _open(unit: Unit, claim: Claim, rule: Rule, reading: Scan, found: Sequence[Found], *, dry_run: bool) -> int:
-    await catalog_store.lock_seats(unit.db, rule.connection_id)
-    held = await store.held(
-        unit.db,
-        rule.connection_id,
-        {seat.seat.holder.id for seat in found},
-        cooldown_days=rule.terms.cooldown_days,
-        now=reading.now,
-        run_id=claim.run_id,
-    )
-    held = spread(held, reading.related)
-    free = {new_id(): seat for seat in found if seat.key not in held.back and seat.key not in held.flagged}
-    opened = await store.open_candidates(unit.db, claim.run_id, free, rule=rule, dry_run=dry_run, now=unit.now)
-    policy = rule.terms.policy(rule.id, rule.version, dry_run=dry_run, prices=reading.prices)
-    unit.emit(
-        *(
-            UserFlagged(
-                case_id=case_id,
-                seat=seat.seat,
-                approver=seat.approver,
-                policy=policy,
-                findings=seat.findings,
-                last_used_at=seat.last_used_at,
-                flagged_at=unit.now,
-                run_id=claim.run_id,
-                seats_total=reading.tally.by_product[seat.seat.product],
-            )
-            for case_id, seat in free.items()
-            if case_id in opened
-        )
-    )
-    # What was heard while the seats were read found no case to take back: these are looked at once more.
-    await usage_store.tell_news(unit.db, {free[case_id].seat.product for case_id in opened}, unit.now)
-    return len(opened)
-
-
 async def _note(deps: Deps, unit: Unit, claim: Claim, tally: Tally) -> None:
     """Write the progress down, and prove in the same transaction that the run is still ours."""
     await store.update_run(unit.db, claim, {**store.progress(tally), **store.lease_until(deps.settings.lease_seconds)})
-
-
-def _must_be_active(rule: Rule) -> None:
-    if rule.status != "active":
-        raise Stopped(f"The rule is {rule.status.replace('_', ' ')}.", "Activate it and start the scan again.")
-
-
-def _must_be_unchanged(read: Rule, present: Rule) -> None:
-    _must_be_active(present)
-    if present.version != read.version:
-        raise Stopped("The rule was edited while the scan was under way.", "Start the scan again.")
 
 
 async def _give_up(deps: Deps, claim: Claim, error: Exception) -> None:

@@ -1,13 +1,15 @@
 """The register: every seat as it was last read, when it was first seen, and what is known of who works for whom.
 
 It is what a filter in SQL runs over, and where the clock of a seat that was never used starts if its assignment has no
-date. A scan that reads a page of seats writes it here (`remember`); what tells about groups writes those.
+date. A scan that reads a page of seats writes it here (`remember`), and the groups that were asked for
+(`set_members`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -17,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.contracts import Money
 from reclaim.common.db import Amount, UtcDateTime, among, insert_many
-from reclaim.connectors.ports import SeatRecord
+from reclaim.connectors.ports import Members, SeatRecord
 from reclaim.scanner.filters.fields import Kind
 from reclaim.scanner.filters.memory import FieldValue, Row, Superiors
 from reclaim.scanner.filters.sql import Expression, Source, compile_sql
@@ -80,9 +82,19 @@ PEOPLE = sa.Table(
     # Not known: who is only known as somebody's manager. Known and without a manager: the top.
     sa.Column("manager_known", sa.Boolean, nullable=False),
     sa.Column("manager_id", sa.Text),
-    sa.Column("groups_known", sa.Boolean, nullable=False),
     sa.Index("people_manager", "connection_id", "manager_id"),
 )
+
+GROUPS = sa.Table(
+    "groups",
+    metadata,
+    sa.Column("connection_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("read_at", UtcDateTime, nullable=False),
+    # Whether all of its members are known: who is not listed then is not in it.
+    sa.Column("whole", sa.Boolean, nullable=False),
+)
+"""The groups that a filter or an exclusion named when they were last read."""
 
 MEMBERSHIPS = sa.Table(
     "memberships",
@@ -148,11 +160,15 @@ def of_record(seat: SeatRecord, price: Money | None) -> KnownSeat:
         device_id=seat.device,
         granted_at=seat.assigned_at,
         version=seat.version,
+        # A feed has one name for a device, by which it tells it apart as well.
+        device_name=seat.device or None,
+        device_platform=seat.platform,
         holder_email=seat.holder.email,
         department=seat.department,
-        account_type=seat.usage_type,
-        active=seat.active,
-        account_created_at=seat.created_at,
+        # There is no account behind what is installed.
+        account_type=None if seat.device else seat.usage_type,
+        active=None if seat.device else seat.active,
+        account_created_at=None if seat.device else seat.created_at,
         manager_id=manager.id if manager else None,
         manager_name=manager.name if manager else None,
         manager_email=manager.email if manager else None,
@@ -237,7 +253,6 @@ async def remember(db: AsyncConnection, connection_id: str, seats: Sequence[Know
             "email": seat.holder_email,
             "manager_known": True,
             "manager_id": seat.manager_id,
-            "groups_known": False,
         }
         for seat in seats
         # A feed of installations names people, and not who is above them.
@@ -249,7 +264,6 @@ async def remember(db: AsyncConnection, connection_id: str, seats: Sequence[Know
         list(people.values()),
         same={"connection_id": connection_id},
         replacing=("connection_id", "id"),
-        keeping=("groups_known",),
     )
     above = {
         seat.manager_id: {
@@ -257,7 +271,6 @@ async def remember(db: AsyncConnection, connection_id: str, seats: Sequence[Know
             "email": seat.manager_email,
             "manager_known": False,
             "manager_id": None,
-            "groups_known": False,
         }
         for seat in seats
         if seat.manager_id is not None and seat.manager_id not in people
@@ -268,7 +281,7 @@ async def remember(db: AsyncConnection, connection_id: str, seats: Sequence[Know
         list(above.values()),
         same={"connection_id": connection_id},
         replacing=("connection_id", "id"),
-        keeping=("email", "manager_known", "manager_id", "groups_known"),
+        keeping=("email", "manager_known", "manager_id"),
     )
 
 
@@ -329,24 +342,20 @@ async def products(db: AsyncConnection, connection_id: str, about: Collection[st
     return frozenset(rows.scalars())
 
 
-async def set_groups(db: AsyncConnection, connection_id: str, groups: Mapping[str, Collection[str]]) -> None:
-    """Replace the groups that people are in: person's id → names of all groups. Who is left out stays as they are."""
+async def set_members(db: AsyncConnection, connection_id: str, groups: Mapping[str, Members], now: datetime) -> None:
+    """Replace who is in some groups, by name; of one that is in doubt only those are kept who certainly are."""
     if not groups:
         return
-    theirs = among(MEMBERSHIPS.c.person_id, groups)
-    await db.execute(sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.connection_id == connection_id, theirs))
-    rows = [{"person_id": person, "group_name": name} for person, names in groups.items() for name in set(names)]
+    named = among(MEMBERSHIPS.c.group_name, groups)
+    await db.execute(sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.connection_id == connection_id, named))
+    rows = [{"person_id": one, "group_name": name} for name, members in groups.items() for one in sorted(members.ids)]
     await insert_many(db, MEMBERSHIPS, rows, same={"connection_id": connection_id})
     await insert_many(
         db,
-        PEOPLE,
-        [
-            {"id": person, "email": None, "manager_known": False, "manager_id": None, "groups_known": True}
-            for person in groups
-        ],
-        same={"connection_id": connection_id},
-        replacing=("connection_id", "id"),
-        keeping=("email", "manager_known", "manager_id"),
+        GROUPS,
+        [{"name": name, "whole": not members.doubt} for name, members in groups.items()],
+        same={"connection_id": connection_id, "read_at": now},
+        replacing=("connection_id", "name"),
     )
 
 
@@ -355,10 +364,34 @@ async def set_groups(db: AsyncConnection, connection_id: str, groups: Mapping[st
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """What filters may ask about the holders of a page, by id. Who is left out is not known."""
+    """What filters may ask about the holders of a page: who is in which group, by the group's name, and who is above
+    whom, by the holder's id. What is left out is not known.
+    """
 
-    groups: Mapping[str, frozenset[str]]
+    groups: Mapping[str, Members]
     superiors: Mapping[str, Superiors]
+
+
+@dataclass(slots=True)
+class Reporting:
+    """Who works for whom by one reading of a connection: it goes before what the register has from earlier ones.
+
+    Held in memory for as long as the reading takes: 46 MB for 200,000 holders.
+    """
+
+    managers: dict[str, str | None] = field(default_factory=dict)
+    emails: dict[str, str] = field(default_factory=dict)
+
+    def add(self, page: Sequence[SeatRecord]) -> None:
+        """Take in the managers of a page of seats."""
+        for seat in page:
+            above = seat.manager.person if seat.manager is not None else None
+            # A feed of installations names people, and not who is above them.
+            if above is not None or not seat.device:
+                self.managers[seat.holder.id] = None if above is None else sys.intern(above.id)
+            for person in (seat.holder, above):
+                if person is not None and person.email is not None:
+                    self.emails[person.id] = person.email
 
 
 def filter_row(seat: KnownSeat, holders: Holders | None = None) -> Row:
@@ -366,43 +399,58 @@ def filter_row(seat: KnownSeat, holders: Holders | None = None) -> Row:
     values: dict[str, FieldValue] = {path: getattr(seat, name) for path, name in PATHS[seat.kind].items()}
     if holders is None:
         return Row(values)
-    return Row(values, holders.groups.get(seat.holder_id), holders.superiors.get(seat.holder_id))
+    groups = {name: members.has(seat.holder_id) for name, members in holders.groups.items()}
+    return Row(values, groups, holders.superiors.get(seat.holder_id))
 
 
-def asks_about_holders(tree: Condition) -> bool:
-    """Whether a filter needs `Holders`."""
-    return any(isinstance(node, Related) for node, _ in walk(tree))
+def asks_about_superiors(tree: Condition) -> bool:
+    """Whether a filter asks who reports to whom."""
+    return any(isinstance(node, Related) and node.how == "reports_to" for node, _ in walk(tree))
 
 
-async def holders(db: AsyncConnection, connection_id: str, ids: Collection[str]) -> Holders:
-    """Return groups and reporting lines of some holders, by a statement for each level of the hierarchy."""
-    known: dict[str, Any] = {}
+def named_groups(tree: Condition) -> frozenset[str]:
+    """Return the groups that a filter names."""
+    return frozenset(node.name for node, _ in walk(tree) if isinstance(node, Related) and node.how == "in_group")
+
+
+@dataclass(frozen=True, slots=True)
+class _Person:
+    """Who is above somebody, if that is known, and what they are called beside their id."""
+
+    email: str | None
+    manager_known: bool
+    manager_id: str | None
+
+
+async def superiors(
+    db: AsyncConnection, connection_id: str, ids: Collection[str], reading: Reporting | None = None
+) -> dict[str, Superiors]:
+    """Return the reporting lines of some holders, by at most a statement for each level of the hierarchy.
+
+    Who was read in `reading` has the manager that they have there, and everybody else the one that the register knows.
+    """
+    known: dict[str, _Person] = {}
     asked: set[str] = set()
     wanted = set(ids)
+    own = reading or Reporting()
     while wanted:
         asked |= wanted
         rows = await db.execute(
             sa.select(PEOPLE).where(PEOPLE.c.connection_id == connection_id, among(PEOPLE.c.id, wanted))
         )
-        found = {row.id: row for row in rows}
+        found = {row.id: _Person(row.email, row.manager_known, row.manager_id) for row in rows}
+        for one in wanted:
+            if one in own.managers:
+                found[one] = _Person(own.emails.get(one), manager_known=True, manager_id=own.managers[one])
+            elif one in own.emails:
+                before = found.get(one) or _Person(None, manager_known=False, manager_id=None)
+                found[one] = replace(before, email=own.emails[one])
         known.update(found)
-        wanted = {row.manager_id for row in found.values() if row.manager_id is not None} - asked
-    members: dict[str, set[str]] = {person: set() for person in ids if person in known and known[person].groups_known}
-    rows = await db.execute(
-        sa.select(MEMBERSHIPS.c.person_id, MEMBERSHIPS.c.group_name).where(
-            MEMBERSHIPS.c.connection_id == connection_id,
-            among(MEMBERSHIPS.c.person_id, members),
-        )
-    )
-    for row in rows:
-        members[row.person_id].add(row.group_name)
-    return Holders(
-        groups={person: frozenset(names) for person, names in members.items()},
-        superiors={person: _above(person, known) for person in ids if person in known},
-    )
+        wanted = {one.manager_id for one in found.values() if one.manager_id is not None} - asked
+    return {person: _above(person, known) for person in ids if person in known}
 
 
-def _above(person: str, known: Mapping[str, Any]) -> Superiors:
+def _above(person: str, known: Mapping[str, _Person]) -> Superiors:
     names: set[str] = set()
     passed = set()
     at = person
@@ -415,8 +463,8 @@ def _above(person: str, known: Mapping[str, Any]) -> Superiors:
             break
         at = row.manager_id
         names.add(at)
-        if at in known and known[at].email is not None:
-            names.add(known[at].email)
+        if at in known and (email := known[at].email) is not None:
+            names.add(email)
     return Superiors(frozenset(names))
 
 
@@ -430,12 +478,9 @@ def source(db: AsyncConnection, kind: Kind) -> Source:
 
 
 def _in_group(name: str) -> Expression:
-    return sa.case(
-        (
-            _there(PEOPLE, PEOPLE.c.id, PEOPLE.c.groups_known),
-            _there(MEMBERSHIPS, MEMBERSHIPS.c.person_id, MEMBERSHIPS.c.group_name == name),
-        )
-    )
+    listed = _there(MEMBERSHIPS, MEMBERSHIPS.c.person_id, MEMBERSHIPS.c.group_name == name)
+    whole = sa.select(GROUPS.c.connection_id).where(GROUPS.c.name == name, GROUPS.c.whole)
+    return sa.case((listed, sa.true()), (KNOWN_SEATS.c.connection_id.in_(whole), sa.false()))
 
 
 def _reports_to(name: str) -> Expression:

@@ -1,9 +1,10 @@
 """Makes one case of the open cases that a holder has in one suite.
 
 The scanner asks to have the components' cases withdrawn, and the lifecycle answers: it withdraws those that are not
-past the decision and refuses the others. The suite's case is opened when the first one was really withdrawn, in the
-transaction that learns of it. So no holder is ever asked about the parts and the whole at once, and where every case
-was past the decision already, nothing is opened.
+past the decision and refuses the others. When one was really withdrawn, the suite's case is asked for, and opened by
+whoever looks at open cases again, if a scan would open it: the seat is judged anew by what is known then. A part's case
+that is still open holds the whole back, as in a scan. So no holder is ever asked about the parts and the whole at once,
+and where every case was past the decision already, nothing is opened.
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import timedelta
+from contextlib import aclosing
+from typing import Final
 
-from reclaim.common.contracts import CaseClosed, UserFlagged
+from reclaim.common.contracts import CaseClosed
 from reclaim.common.db import Unit
-from reclaim.common.ids import new_id
-from reclaim.scanner import catalog_store, exclusion_store, store, usage_store
+from reclaim.scanner import catalog_store, store
 from reclaim.scanner.catalog import Suite
-from reclaim.scanner.catalog_jobs import REVIEW
-from reclaim.scanner.catalog_store import Flagged, Pending
-from reclaim.scanner.domain import Found, price_of
+from reclaim.scanner.catalog_store import Opening, Pending
+from reclaim.scanner.domain import Found
+from reclaim.scanner.opening import must_be_unchanged, open_cases
+from reclaim.scanner.ports import Deps
+from reclaim.scanner.scan import Scan
 from reclaim.scanner.store import Rule
-from reclaim.scanner.suites import plan_merges, united
+from reclaim.scanner.suites import comparable, plan_merges
 from reclaim.scanner.withdrawals import withdraw
 
 log = logging.getLogger(__name__)
+
+REVIEW: Final = "review"
+"""The job that looks at open cases again, and opens merged ones."""
 
 
 async def begin(unit: Unit, rule: Rule, suites: Sequence[Suite], *, actor: str) -> None:
@@ -43,7 +49,7 @@ async def begin(unit: Unit, rule: Rule, suites: Sequence[Suite], *, actor: str) 
 
 
 async def settle(unit: Unit, closed: Sequence[CaseClosed]) -> None:
-    """Open the suites' cases for those that were withdrawn to be merged; whatever ended otherwise is left out."""
+    """Ask for the suites' cases where one was withdrawn to be merged; whatever ended otherwise is left out."""
     ended = {case.case_id: case for case in closed}
     ready, others = [], set(ended)
     for merge in await catalog_store.pending(unit.db, ended):
@@ -52,72 +58,84 @@ async def settle(unit: Unit, closed: Sequence[CaseClosed]) -> None:
             others -= set(merge.cases)
     await catalog_store.leave_out(unit.db, others)
     await catalog_store.end_merges(unit.db, {merge.merge_id for merge in ready})
-    by_rule: dict[str, list[Pending]] = defaultdict(list)
-    for merge in ready:
-        if merge.into is None:
-            by_rule[merge.rule_id].append(merge)
-    for rule_id, merges in sorted(by_rule.items()):
-        await _open(unit, await store.rule(unit.db, rule_id), merges)
-
-
-async def _open(unit: Unit, rule: Rule, merges: Sequence[Pending]) -> None:
-    """Open one case for each of these merges of a rule, unless it has lost its reason meanwhile."""
-    if rule.connection_id not in {connection.id for connection in await store.connections(unit.db)}:
-        log.warning("no merged cases of rule %s are opened: its connection was removed", rule.terms.name)
-        return
-    await exclusion_store.share_connection(unit.db, rule.connection_id)
-    exclusions = await exclusion_store.on(unit.db, rule.connection_id, unit.now)
-    await catalog_store.lock_seats(unit.db, rule.connection_id)
-    covered = await catalog_store.covered(unit.db, rule.terms.products, rule.id)
-    suites = {suite.product: suite for suite in covered.suites}
-    prices = await store.prices(unit.db, rule.connection_id)
-    origins = {case.case_id: case for case in await catalog_store.flagged(unit.db, _cases(merges))}
-    since = unit.now - timedelta(days=rule.terms.cooldown_days)
-    about = {product for suite in covered.suites for product in suite.products}
-    holders = {case.found.seat.holder.id for case in origins.values()}
-    kept = await catalog_store.kept(unit.db, rule.connection_id, holders, about, since)
-    # By what a case's record has to say of its scan, and whether it is rehearsed.
-    batches: dict[tuple[str, bool], dict[str, Found]] = defaultdict(dict)
-    for merge in merges:
-        own = sorted((origins[case_id] for case_id in merge.cases), key=_age)
-        suite = suites.get(merge.suite)
-        if suite is None or own[-1].found.seat.holder.id in kept:
-            continue
-        price = price_of(prices, suite.product, suite.name)
-        found = united([case.found for case in own], suite, price)
-        if exclusions.evidence(found.seat) is not None:
-            continue
-        dry_run = rule.terms.dry_run or any(case.dry_run for case in own)
-        batches[own[-1].run_id, dry_run][new_id()] = found
-    for (run_id, dry_run), batch in sorted(batches.items()):
-        opened = await store.open_candidates(unit.db, run_id, batch, rule=rule, dry_run=dry_run, now=unit.now)
-        policy = rule.terms.policy(rule.id, rule.version, dry_run=dry_run, prices=prices)
-        unit.emit(
-            *(
-                UserFlagged(
-                    case_id=case_id,
-                    seat=found.seat,
-                    approver=found.approver,
-                    policy=policy,
-                    findings=found.findings,
-                    last_used_at=found.last_used_at,
-                    flagged_at=unit.now,
-                    run_id=run_id,
-                )
-                for case_id, found in batch.items()
-                if case_id in opened
-            )
-        )
-        await usage_store.tell_news(unit.db, {batch[case_id].seat.product for case_id in opened}, unit.now)
-    if batches:
-        # What the holder does with the other components was never looked at by the cases that were merged.
-        await catalog_store.ask_review(unit.db, rule.id, {merge.suite for merge in merges}, unit.now)
+    await catalog_store.ask_openings(unit.db, await _openings(unit, [merge for merge in ready if merge.into is None]))
+    # What waits until other cases of a holder have ended is looked at when one has.
+    waiting = await catalog_store.openings(unit.db, holders=await catalog_store.holders_of(unit.db, ended))
+    for rule_id in sorted({one.rule_id for one in waiting}):
+        suites = {one.suite for one in waiting if one.rule_id == rule_id}
+        await catalog_store.ask_review(unit.db, rule_id, suites, unit.now)
         unit.wake(REVIEW)
 
 
-def _cases(merges: Sequence[Pending]) -> set[str]:
-    return {case_id for merge in merges for case_id in merge.cases}
+async def _openings(unit: Unit, merges: Sequence[Pending]) -> list[Opening]:
+    """Return the cases to open for merges: of the newest case's scan, and a rehearsal if one of them was."""
+    cases = {case_id for merge in merges for case_id in merge.cases}
+    origins = {case.case_id: case for case in await catalog_store.flagged(unit.db, cases)}
+    found = []
+    for merge in merges:
+        own = [origins[case_id] for case_id in merge.cases]
+        newest = max(own, key=lambda case: (case.flagged_at, case.case_id))
+        found.append(
+            Opening(
+                rule_id=merge.rule_id,
+                suite=merge.suite,
+                holder_id=newest.found.seat.holder.id,
+                run_id=newest.run_id,
+                dry_run=any(case.dry_run for case in own),
+                cases=merge.cases,
+            )
+        )
+    return found
 
 
-def _age(case: Flagged) -> tuple[object, str]:
-    return case.flagged_at, case.case_id
+async def open_merged(deps: Deps, rule: Rule) -> None:
+    """Open the suites' cases that a rule's merges wait for, if a scan of the rule would open them now.
+
+    The connection is read as by a scan: whoever uses it, is excluded, kept it, or has another open case, is left alone.
+    An opening waits for as long as one of the cases that were to be merged is open.
+
+    Raises:
+        Stopped: what was read cannot be everybody, or the rule was edited meanwhile.
+        Transient, Permanent: the connection did not answer, or a person has to mend it.
+    """
+    async with deps.database.reading() as db:
+        waiting = {(one.holder_id, one.suite): one for one in await catalog_store.openings(db, rule_id=rule.id)}
+    if not waiting:
+        return
+    if rule.status != "active":
+        log.warning("no merged cases of rule %s are opened: it is %s", rule.terms.name, rule.status)
+        async with deps.database.unit() as unit:
+            await catalog_store.end_openings(unit.db, waiting.values())
+        return
+    reading, found = await _read(deps, rule, {holder for holder, _suite in waiting})
+    batches: dict[tuple[str, bool], list[Found]] = defaultdict(list)
+    for seat in found:
+        if (opening := waiting.get(seat.key)) is not None:
+            batches[opening.run_id, rule.terms.dry_run or opening.dry_run].append(seat)
+    async with deps.database.unit() as unit:
+        # What was asked for meanwhile has not been judged: it waits for the next time.
+        present = await catalog_store.openings(unit.db, rule_id=rule.id, lock=True)
+        judged = [one for one in present if waiting.get((one.holder_id, one.suite)) == one]
+        must_be_unchanged(rule, await store.rule(unit.db, rule.id))
+        for (run_id, dry_run), batch in sorted(batches.items()):
+            await open_cases(unit, rule, reading, batch, run_id=run_id, dry_run=dry_run)
+        held = await catalog_store.still_open(unit.db, {case_id for one in judged for case_id in one.cases})
+        await catalog_store.end_openings(unit.db, [one for one in judged if held.isdisjoint(one.cases)])
+    log.info("%d of %d merged cases of rule %s are as a scan has them", len(found), len(waiting), rule.terms.name)
+
+
+async def _read(deps: Deps, rule: Rule, holders: set[str]) -> tuple[Scan, list[Found]]:
+    """Read a rule's connection, and return what a scan would flag of some holders' seats."""
+    async with deps.database.reading() as db:
+        connection = await store.connection(db, rule.connection_id)
+        covered = await catalog_store.covered(db, rule.terms.products, rule.id)
+        related = await catalog_store.relations(db, covered.products)
+        prices = await store.prices(db, connection.id)
+        baseline = comparable(await store.baseline(db, rule.id, connection.id), rule.terms, covered)
+    reading = Scan(
+        rule.terms, connection.id, prices, baseline, deps.clock.now(), covered, related, only=frozenset(holders)
+    )
+    async with deps.reader(connection) as reader:
+        survey = await reading.begin(reader, deps.database)
+        async with aclosing(reading.pages(reader, survey, deps.database)) as pages:
+            return reading, [seat async for page in pages for seat in page.found]

@@ -24,7 +24,8 @@ Editor = Annotated[Operator, Depends(require("operator"))]
 
 KINDS: Final = (
     ("person", "A person", "By the account's id or e-mail address."),
-    ("group", "A group", "Everybody of a department."),
+    ("group", "A group", "By its name; everybody who is in it on the connection that you choose."),
+    ("department", "A department", "Everybody of whom a connection names it as theirs."),
     ("product", "A product", "By the licence's key or name."),
     ("connection", "A connection", "Nobody there is flagged."),
 )

@@ -15,7 +15,7 @@ from starlette.datastructures import FormData
 from reclaim.common.errors import NotFound, ReclaimError
 from reclaim.common.routing import Router
 from reclaim.connectors.registry import capabilities
-from reclaim.scanner import import_store, profile_store, profiles, store, sync_store, usage_store
+from reclaim.scanner import import_store, profile_store, profiles, retiring, store, sync_store, usage_store
 from reclaim.scanner.import_store import Import, Inventory
 from reclaim.scanner.pages import Refused
 from reclaim.scanner.ports import Deps
@@ -84,6 +84,7 @@ def _source_pages(deps: Deps, pages: Pages) -> Router:
             last = await import_store.last_of_sources(db)
             unmatched = await usage_store.unmatched(db, source or None, limit=UNMATCHED_SHOWN + 1)
             chosen = await profile_store.profiles(db, ended=False)
+            retired = await retiring.retired(db)
         found = _sources(said, listed, syncs, last, [profile.connection_id for profile in chosen])
         return pages.render(
             request,
@@ -96,6 +97,8 @@ def _source_pages(deps: Deps, pages: Pages) -> Router:
             unmatched=unmatched[:UNMATCHED_SHOWN],
             more=len(unmatched) > UNMATCHED_SHOWN,
             chosen_source=source,
+            retired=retired,
+            retirable=[(one.name, one.name) for one in found if one.sync is None and (one.said or one.listed)],
             unmatched_links=[
                 (one.name, f"/scanner/sources?{urlencode({'source': one.name})}#unmatched", one.name == source)
                 for one in found
@@ -118,6 +121,15 @@ def _source_pages(deps: Deps, pages: Pages) -> Router:
         except ReclaimError as error:
             return await page(request, refused=Refused.of(error), status_code=error.status)
         return Response(status_code=303, headers={"Location": "/scanner/sources"})
+
+    @router.post("/retire")
+    async def retire(request: Request, operator: Editor) -> Response:
+        form = await request.form()
+        try:
+            await retiring.retire(deps, _text(form, "retire"), _text(form, "reason"), by=operator.name)
+        except ReclaimError as error:
+            return await page(request, refused=Refused.of(error), status_code=error.status)
+        return Response(status_code=303, headers={"Location": "/scanner/sources#retired"})
 
     return router
 

@@ -25,7 +25,7 @@ from reclaim.common.errors import Conflict, NotFound
 from reclaim.common.ids import new_id
 from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.ports import TestResult
-from reclaim.scanner.domain import Baseline, Found, Held, SeatKey, Tally, Terms
+from reclaim.scanner.domain import WATCHED, Baseline, Found, Held, Highest, SeatKey, Tally, Terms
 
 metadata = migrate.service_metadata()
 
@@ -102,6 +102,8 @@ RUNS = sa.Table(
     sa.Column("started_at", UtcDateTime),
     sa.Column("ended_at", UtcDateTime),
     sa.Column("products", Json, nullable=False),
+    # Which of them were suites whose seats were counted as one.
+    sa.Column("suites", Json, nullable=False, server_default="[]"),
     sa.Column("expected", sa.Integer, nullable=False),
     sa.Column("pages", sa.Integer, nullable=False),
     sa.Column("seen", sa.Integer, nullable=False),
@@ -809,37 +811,73 @@ def progress(tally: Tally) -> dict[str, Any]:
 
 
 async def baseline(db: AsyncConnection, rule_id: str, connection_id: str) -> Baseline | None:
-    """Return what the last good scan of a rule read, and what we ourselves changed since; None if there is none."""
-    row = (
-        await db.execute(
-            sa.select(RUNS.c.products, RUNS.c.expected, RUNS.c.seen, RUNS.c.started_at)
-            .where(RUNS.c.rule_id == rule_id, RUNS.c.status == "finished")
-            .order_by(*_NEWEST)
-            .limit(1)
-        )
-    ).one_or_none()
-    if row is None:
+    """Return what the last good scan of a rule read, and what we ourselves changed since; None if there is none.
+
+    With it comes the highest population that scans of the same products had in the `WATCHED` before: since the last one
+    of which a person accepted that it was another.
+    """
+    finished = sa.and_(RUNS.c.rule_id == rule_id, RUNS.c.status == "finished")
+    last = (await db.execute(sa.select(RUNS).where(finished).order_by(*_NEWEST).limit(1))).one_or_none()
+    if last is None:
         return None
-    products = tuple(row.products)
-    reclaimed = await db.execute(
-        sa.select(sa.func.count()).where(
-            CANDIDATES.c.connection_id == connection_id,
-            CANDIDATES.c.product.in_(products),
-            CANDIDATES.c.outcome == "reclaimed",
-            CANDIDATES.c.closed_at >= row.started_at,
-            CANDIDATES.c.dry_run.is_(False),
+    highest = last
+    earlier = await db.execute(
+        sa.select(
+            RUNS.c.products,
+            RUNS.c.suites,
+            RUNS.c.expected,
+            RUNS.c.seen,
+            RUNS.c.started_at,
+            RUNS.c.accept_population,
         )
+        .where(finished, RUNS.c.ended_at >= last.ended_at - WATCHED)
+        .order_by(*_NEWEST)
     )
+    for row in earlier:
+        if (row.products, row.suites) != (last.products, last.suites):
+            break
+        if row.seen > highest.seen:
+            highest = row
+        if row.accept_population:
+            break
+    products = tuple(last.products)
     reactivated = await db.execute(
         sa.select(sa.func.count()).where(
             HOLDS.c.connection_id == connection_id,
             HOLDS.c.product.in_(products),
             HOLDS.c.cause == "reactivated",
-            HOLDS.c.since >= row.started_at,
+            HOLDS.c.since >= last.started_at,
             HOLDS.c.dry_run.is_(False),
         )
     )
-    return Baseline(products, row.expected, row.seen, reclaimed.scalar_one(), reactivated.scalar_one())
+    return Baseline(
+        products,
+        last.expected,
+        last.seen,
+        await _reclaimed(db, connection_id, products, last.started_at),
+        reactivated.scalar_one(),
+        suites=tuple(last.suites),
+        highest=Highest(
+            highest.expected,
+            highest.seen,
+            highest.started_at,
+            await _reclaimed(db, connection_id, products, highest.started_at),
+        ),
+    )
+
+
+async def _reclaimed(db: AsyncConnection, connection_id: str, products: Collection[str], since: datetime) -> int:
+    """Return how many seats of some products we ourselves freed since an instant."""
+    counted = await db.execute(
+        sa.select(sa.func.count()).where(
+            CANDIDATES.c.connection_id == connection_id,
+            CANDIDATES.c.product.in_(products),
+            CANDIDATES.c.outcome == "reclaimed",
+            CANDIDATES.c.closed_at >= since,
+            CANDIDATES.c.dry_run.is_(False),
+        )
+    )
+    return counted.scalar_one()
 
 
 # ------------------------------------------------------------------------------------------------ found seats

@@ -16,10 +16,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from reclaim.common.contracts import CheckFinding, Money, Withdrawal
+from reclaim.common.contracts import Withdrawal
 from reclaim.connectors.ports import Licence, SeatRecord
 from reclaim.scanner.catalog import Coverage, Suite
-from reclaim.scanner.domain import Assessed, Baseline, Found, Held, SeatKey, Stopped, Terms
+from reclaim.scanner.domain import Assessed, Baseline, Held, SeatKey, Stopped, Terms
 
 PEOPLE: Final = "Standard"
 """The kind of account that a person has; any other kind is never flagged."""
@@ -88,6 +88,7 @@ def _whole(suite: Suite, seats: Sequence[SeatRecord]) -> SeatRecord:
         assigned_at=None if None in assigned else max(at for at in assigned if at is not None),
         device=face.device,
         version=face.version,
+        platform=face.platform,
     )
 
 
@@ -180,11 +181,18 @@ def readable(covered: Coverage, licences: Sequence[Licence]) -> list[str]:
 
 def comparable(baseline: Baseline | None, terms: Terms, covered: Coverage) -> Baseline | None:
     """Return a baseline as the rule's own products can be compared with it; None if a suite was another one then."""
-    if baseline is None or not covered.suites:
+    if baseline is None or baseline.suites != suite_keys(covered):
+        return None
+    if not covered.suites:
         return baseline
     if baseline.products != covered.products:
         return None
-    return Baseline(terms.products, baseline.expected, baseline.seen, baseline.reclaimed, baseline.reactivated)
+    return dataclasses.replace(baseline, products=terms.products)
+
+
+def suite_keys(covered: Coverage) -> tuple[str, ...]:
+    """Return the suites whose seats are counted as one, in order."""
+    return tuple(sorted(suite.product for suite in covered.suites))
 
 
 def spread(held: Held, related: Mapping[str, frozenset[str]]) -> Held:
@@ -255,36 +263,6 @@ def plan_merges(cases: Iterable[OpenCase], suites: Sequence[Suite]) -> tuple[Mer
             if parts:
                 merges.append(Merge(suite.product, holder, parts, whole))
     return tuple(merges)
-
-
-_GRAVITY: Final = ("pass", "warn", "unknown", "skip")
-
-
-def united(cases: Sequence[Found], suite: Suite, price: Money | None) -> Found:
-    """Return merged cases, the oldest first, as the suite's seat: its latest use, each check's gravest finding.
-
-    Whoever was asked last is asked again, being the manager now.
-    """
-    newest = cases[-1]
-    findings: dict[str, CheckFinding] = {}
-    for case in cases:
-        for finding in case.findings:
-            present = findings.get(finding.check)
-            if present is None or _GRAVITY.index(finding.outcome) > _GRAVITY.index(present.outcome):
-                findings[finding.check] = finding
-    return Found(
-        seat=replace(
-            newest.seat,
-            product=suite.product,
-            product_name=suite.name,
-            price=price,
-            components=tuple(sorted(suite.components)),
-            devices=tuple(sorted({device for case in cases for device in case.seat.devices})),
-        ),
-        approver=newest.approver,
-        findings=tuple(findings.values()),
-        last_used_at=max((case.last_used_at for case in cases if case.last_used_at is not None), default=None),
-    )
 
 
 @dataclass(frozen=True, slots=True)

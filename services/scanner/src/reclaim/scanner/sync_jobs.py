@@ -36,6 +36,7 @@ from reclaim.scanner.profile_store import Profile
 from reclaim.scanner.store import LeaseLost
 from reclaim.scanner.sync_store import SYNC, Claimed
 from reclaim.scanner.usage import Report, UsageRecord, Window
+from reclaim.scanner.usage_store import COUNT_UNMATCHED
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +181,7 @@ async def _read_log(deps: Deps, claimed: Claimed) -> None:
         done = sync_store.succeeded(unit.now, again_after=deps.settings.sync_seconds)
         # The day that is not over is read whole again the next time.
         await sync_store.update(unit.db, claimed, {**done, "cursor": _day(covers.until)})
+        unit.wake(COUNT_UNMATCHED)
     log.info("%s was read until %s", claimed.sync.source, covers.until)
 
 

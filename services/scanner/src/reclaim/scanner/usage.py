@@ -34,6 +34,9 @@ SILENCE: Final = timedelta(hours=72)
 MOST_LATE: Final = timedelta(days=7)
 MOST_SILENCE: Final = timedelta(days=40)
 
+ZONES_APART: Final = timedelta(hours=26)
+"""How far the beginnings of one month lie apart in two time zones at most: from UTC+14 to UTC-12."""
+
 _ZERO: Final = timedelta(0)
 _TICK: Final = timedelta(microseconds=1)
 _AHEAD: Final = timedelta(days=1)
@@ -183,6 +186,7 @@ class InstallationRecord(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
     installed_at: Aware | None = None
     path: str = ""
+    platform: str | None = None
 
 
 def trouble_with_installation(record: InstallationRecord, now: datetime) -> str | None:
@@ -300,6 +304,8 @@ class Plan:
     why nobody can be called unused (empty: coverage is proven); `stale` the sources to raise an alert about.
     `others` are sources whose hours could count in the whole window, and which the cells give no or only a part of it.
     `doubtful` are the (source, product) that are stale or leave a hole: whom they know may be seen by nobody else.
+    `unseen` is how long, at the edges of a window of months, no report covers a member: in all of it the seat may have
+    been used. `remedy` says what to do where that leaves it open.
     `unwitnessed` are the sources that prove the absence of use, in groups of which one each is enough, as long as none
     of the group has a record of any of the seats: a source that never named one of them may not see the product.
     """
@@ -313,6 +319,8 @@ class Plan:
     unwitnessed: frozenset[frozenset[str]] = frozenset()
     others: tuple[Cell, ...] = ()
     doubtful: frozenset[tuple[str, str]] = frozenset()
+    unseen: timedelta = _ZERO
+    remedy: str = ""
 
     @property
     def witnessed(self) -> bool:
@@ -333,11 +341,14 @@ def plan(
     now: datetime,
     zone: str,
     preference: Sequence[str] = (),
+    named: Mapping[str, Collection[str]] | None = None,
 ) -> Plan:
     """Decide by which sources the seats of a product are judged.
 
     `preference` orders the sources whose hours count; those it leaves out come after it, by name. By whom
-    the seats are seen nobody has asked yet, see `Plan.seen_by`.
+    the seats are seen nobody has asked yet, see `Plan.seen_by`. `named` has the products that a source has records of,
+    for sources that report on all they know: what one has never named it does not know. Of a source that is left out,
+    nothing limits what such a report is about.
     """
     window = condition.span.window(now, zone)
     if condition.minimum_hours is None:
@@ -353,8 +364,15 @@ def plan(
     doubtful: set[tuple[str, str]] = set()
     proving: set[frozenset[str]] = set()
     unproven: list[str] = []
+    unseen = _ZERO
+    remedy = ""
     for member in members:
-        about = [report for report in reports if report.product in ("", member)]
+        strangers = {source for source, products in (named or {}).items() if member not in products}
+        about = [
+            report
+            for report in reports
+            if report.product == member or (not report.product and report.source not in strangers)
+        ]
         usable = [
             report
             for report in about
@@ -379,8 +397,12 @@ def plan(
             proving |= {frozenset({cell.source}) for cell in chosen if member in needed}
             whole = [Cell(source, member, window) for source in sources]
             others += [cell for cell in whole if cell not in chosen]
+            if member in needed and chosen and _at_the_edges(condition, window, holes):
+                unseen += sum((hole.length for hole in holes), _ZERO)
+                remedy = remedy or _cut_by(window, holes)
+                holes = []
         if holes and member in needed:
-            unproven.append(_why_unproven(condition, member, about, stale, holes[0]))
+            unproven.append(_why_unproven(condition, member, about, stale, holes[0], strangers))
     alerts = tuple(each for each in known if each.stale)
     return Plan(
         condition,
@@ -392,14 +414,38 @@ def plan(
         unwitnessed=frozenset(proving),
         others=tuple(others),
         doubtful=frozenset(doubtful),
+        unseen=unseen,
+        remedy=remedy,
     )
 
 
+def _at_the_edges(condition: UsageCondition, window: Window, holes: Sequence[Window]) -> bool:
+    """Whether what no report covers of a window of months is no more than months of another zone leave out."""
+    return condition.span.unit == "months" and all(
+        hole.length <= ZONES_APART and (hole.start == window.start or hole.end == window.end) for hole in holes
+    )
+
+
+def _cut_by(window: Window, holes: Iterable[Window]) -> str:
+    """Return what to do about months that are cut by another zone than the rule's."""
+    ends = [hole.start if hole.end == window.end else hole.end for hole in holes]
+    if not ends:
+        return ""
+    in_utc = all(end == _month(end.astimezone(UTC), 0) for end in ends)
+    return f"{_SAME_ZONE} ({'UTC' if in_utc else 'see where its months begin'})."
+
+
+_SAME_ZONE: Final = "Set the rule's time zone to the one that its source cuts months by"
+
+
 def _covered(reports: Iterable[Report], window: Window, now: datetime) -> list[Window]:
-    """Return what reports cover, where one that ends as near to the present as its source can reaches to the end."""
+    """Return what reports cover, where one that ends as near to the present as its source can reaches to the end.
+
+    Only of a window that ends now: of one that is over, what a source has not told yet it can still tell.
+    """
     return merged(
         Window(report.period.start, max(report.period.end, window.end))
-        if report.period.end >= now - report.late
+        if window.end >= now and report.period.end >= now - report.late
         else report.period
         for report in reports
     )
@@ -464,8 +510,12 @@ def _why_unproven(
     about: Sequence[Report],
     stale: Collection[tuple[str, str]],
     hole: Window,
+    strangers: Collection[str] = (),
 ) -> str:
     """Return why nobody can be said not to have used a product, for a person to mend."""
+    unnamed = f" {', '.join(sorted(strangers))} has never named it, and so may not know it." if strangers else ""
+    if not about and strangers:
+        return f"No source reports the use of {product}.{unnamed}"
     if not about:
         return f"No source reports the use of {product}."
     for report in sorted(about, key=lambda each: each.heard_at, reverse=True):
@@ -478,7 +528,7 @@ def _why_unproven(
         return f"No source sees the use of {product} through {', '.join(blind)}, which counts."
     if condition.minimum_hours is not None and not any(report.timed for report in about):
         return f"No source measures for how long {product} is used."
-    return f"No source covers the use of {product} from {_at(hole.start)} to {_at(hole.end)}."
+    return f"No source covers the use of {product} from {_at(hole.start)} to {_at(hole.end)}.{unnamed}"
 
 
 # ------------------------------------------------------------------------------------------------ sums
@@ -638,11 +688,20 @@ def _judge_hours(
     if activity.doubts:
         return Verdict("UNKNOWN", f"{min(activity.doubts)} measured use as well, and did not report the whole window.")
     if most >= Fraction(minimum):
+        months = f" {_SAME_ZONE}." if plan.condition.span.unit == "months" else ""
         return Verdict(
             "UNKNOWN",
-            f"Between {_hours(least)} and {_hours(most)} hours of {asked}: a source's period lies across the edge.",
+            f"Between {_hours(least)} and {_hours(most)} hours of {asked}: a source's period lies across the edge."
+            f"{months}",
         )
-    if together >= Fraction(minimum):
+    unseen = Fraction(plan.unseen // _TICK, _HOUR // _TICK)
+    if most + unseen >= Fraction(minimum):
+        return Verdict(
+            "UNKNOWN",
+            f"{_hours(most)} hours of {asked}, and {_hours(unseen)} hours at its edge that no report covers. "
+            f"{plan.remedy}",
+        )
+    if together + unseen >= Fraction(minimum):
         return Verdict(
             "UNKNOWN", f"Up to {_hours(together)} hours of {asked}, if no two sources measured the same time."
         )
@@ -657,7 +716,8 @@ def _judge_hours(
         return Verdict("UNKNOWN", f"There since {_at(start)}, which is within the window: too recently to tell.")
     if activity.records == 0:
         return _absent(plan, activity, start, "Not used in the window")
-    return Verdict("UNUSED", f"{_hours(most)} hours of {asked}.")
+    edge = f"; with the {_hours(unseen)} at its edge that no report covers, still less" if unseen else ""
+    return Verdict("UNUSED", f"{_hours(most)} hours of {asked}{edge}.")
 
 
 def _clock(granted_at: datetime | None, first_seen_at: datetime | None, activity: Activity) -> datetime | None:

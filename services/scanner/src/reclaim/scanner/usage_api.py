@@ -11,10 +11,11 @@ from pydantic_core import PydanticCustomError
 
 from reclaim.common.errors import Invalid
 from reclaim.common.routing import Router
-from reclaim.scanner import import_store, usage_store
+from reclaim.scanner import import_store, retiring, usage_store
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.usage import LATE, MOST_LATE, MOST_SILENCE, SILENCE, Channel, Report, UsageRecord, Window
 from reclaim.web.auth import require
+from reclaim.web.operators import Operator
 
 MOST_RECORDS = 5_000
 
@@ -88,6 +89,18 @@ class SourceOut(BaseModel):
     text: str | None = Field(description="What to do about a stale source")
 
 
+class RetireIn(_In):
+    source: Text = Field(min_length=1, max_length=100)
+    reason: Text = Field(description="Why it is no more, in 3 to 300 characters", max_length=300)
+
+
+class RetiredOut(BaseModel):
+    source: str
+    retired_at: datetime
+    retired_by: str
+    reason: str
+
+
 class UnmatchedOut(BaseModel):
     source: str
     user: str
@@ -149,6 +162,19 @@ def routes(deps: Deps) -> Router:
             )
             for each in found
         ]
+
+    @router.post("/sources/retire")
+    async def retire_source(body: RetireIn, operator: Annotated[Operator, Depends(require("operator"))]) -> RetiredOut:
+        """Retire a source that is no more: it vouches for nothing, and is stale no longer. Its records of use stay."""
+        done = await retiring.retire(deps, body.source, body.reason, by=operator.name)
+        return RetiredOut.model_validate(done, from_attributes=True)
+
+    @router.get("/sources/retired", dependencies=[Depends(require("viewer"))])
+    async def list_retired() -> list[RetiredOut]:
+        """List the sources that were retired and have said nothing since."""
+        async with deps.database.reading() as db:
+            found = await retiring.retired(db)
+        return [RetiredOut.model_validate(one, from_attributes=True) for one in found]
 
     @router.get("/unmatched", dependencies=[Depends(require("viewer"))])
     async def list_unmatched(

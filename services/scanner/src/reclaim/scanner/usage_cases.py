@@ -31,10 +31,13 @@ from reclaim.scanner.known_seats import KNOWN_SEATS, KnownSeat
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import CANDIDATES, OPEN, RULE_VERSIONS
 from reclaim.scanner.usage import Verdict
-from reclaim.scanner.usage_store import INSTALLATIONS, NEWS, PAGE, UsageSeat, judge_seats, usage_seat
+from reclaim.scanner.usage_store import COUNT_UNMATCHED, INSTALLATIONS, NEWS, PAGE, UsageSeat, judge_seats, usage_seat
 from reclaim.scanner.withdrawals import withdraw
 
 NEWS_OF_USE: Final = "usage-news"
+COUNTED_EVERY: Final = 300.0
+"""Seconds after which users without a seat are counted anew."""
+
 WATCHER: Final = "sources of use"
 """Who takes a case back; it stands in the audit trail."""
 
@@ -70,6 +73,7 @@ def jobs(deps: Deps) -> tuple[Job, ...]:
     return (
         Job(NEWS_OF_USE, partial(take_back_used, deps), every=5.0),
         Job("usage-freshness", partial(measure, deps), every=MEASURED_EVERY),
+        Job(COUNT_UNMATCHED, partial(find_unmatched, deps), every=COUNTED_EVERY),
     )
 
 
@@ -127,6 +131,15 @@ async def measure(deps: Deps) -> bool:
         silent = {source.source for source in await usage_store.sources(db, deps.clock.now()) if source.stale}
         silent |= {each.source for each in await import_store.inventories(db, deps.clock.now()) if each.stale}
     _stale.set(len(silent))
+    return False
+
+
+async def find_unmatched(deps: Deps) -> bool:
+    """Count the users whom no known seat belongs to; what is counted is written down afterwards."""
+    async with deps.database.reading() as db:
+        found = await usage_store.count_unmatched(db)
+    async with deps.database.unit() as unit:
+        await usage_store.keep_unmatched(unit.db, found, unit.now)
     return False
 
 

@@ -95,6 +95,7 @@ INSTALLATIONS = sa.Table(
     sa.Column("holder_key", sa.Text, nullable=False),
     sa.Column("user_name", sa.Text, nullable=False),
     sa.Column("version", sa.Text),
+    sa.Column("platform", sa.Text),
     sa.Column("installed_at", UtcDateTime),
     sa.Column("first_seen_at", UtcDateTime, nullable=False),
     sa.Column("heard_at", UtcDateTime, nullable=False),
@@ -116,6 +117,24 @@ NEWS = sa.Table(
     sa.Column("heard_at", UtcDateTime, nullable=False),
 )
 """Products about which records came since the open cases were last looked at."""
+
+UNMATCHED = sa.Table(
+    "unmatched_users",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("user_key", sa.Text, primary_key=True),
+    sa.Column("user_name", sa.Text, nullable=False),
+    sa.Column("records", sa.BigInteger, nullable=False),
+    sa.Column("last_used_at", UtcDateTime),
+    sa.Column("counted_at", UtcDateTime, nullable=False),
+)
+"""Users whose records belonged to nobody when they were last counted."""
+
+COUNT_UNMATCHED: Final = "usage-unmatched"
+"""The job that counts them: every few minutes, and when a source or a scan has come to its end."""
+
+MOST_UNMATCHED: Final = 1_000
+"""Such users of one source that are listed."""
 
 NOBODY: Final = "device:"
 """What the holder of an installation begins with of which no source says whose it is."""
@@ -280,6 +299,7 @@ async def add_installations(
             "holder_key": user_key(record.user) or f"{NOBODY}{record.device.strip()}",
             "user_name": record.user.strip(),
             "version": record.version,
+            "platform": record.platform,
             "installed_at": record.installed_at,
         }
         kept[tuple(row[name] for name in _INSTALLATION_KEY[1:])] = row
@@ -354,27 +374,61 @@ class Unmatched:
     last_used_at: datetime | None
 
 
-async def unmatched(db: AsyncConnection, source: str | None = None, *, limit: int = 100) -> list[Unmatched]:
-    """Return users whose records belong to nobody, most records first: a name that is spelt otherwise, or a leaver."""
+async def count_unmatched(db: AsyncConnection) -> list[Unmatched]:
+    """Return the users whose records belong to nobody, of each source those with most records.
+
+    Goes through all records that there are, so no page waits for it: what was found is kept by `keep_unmatched`.
+    """
     known = sa.exists().where(
         sa.or_(KNOWN_SEATS.c.holder_key == USAGE.c.user_key, KNOWN_SEATS.c.email_key == USAGE.c.user_key)
     )
-    records = sa.func.count()
-    chosen = (
+    counted = (
         sa.select(
             USAGE.c.source,
+            USAGE.c.user_key,
             sa.func.min(USAGE.c.user_name).label("user"),
-            records.label("records"),
+            sa.func.count().label("records"),
             sa.func.max(USAGE.c.last_used_by).label("last_used_at"),
         )
         .where(~known)
         .group_by(USAGE.c.source, USAGE.c.user_key)
-        .order_by(records.desc(), USAGE.c.source, USAGE.c.user_key)
-        .limit(limit)
+        .subquery()
+    )
+    place = sa.func.row_number().over(
+        partition_by=counted.c.source, order_by=(counted.c.records.desc(), counted.c.user_key)
+    )
+    ranked = sa.select(counted, place.label("place")).subquery()
+    rows = await db.execute(sa.select(ranked).where(ranked.c.place <= MOST_UNMATCHED))
+    return [Unmatched(row.source, row.user, row.records, row.last_used_at) for row in rows]
+
+
+async def keep_unmatched(db: AsyncConnection, found: Sequence[Unmatched], now: datetime) -> None:
+    """Replace what was found before."""
+    rows = {
+        (one.source, user_key(one.user)): {
+            "source": one.source,
+            "user_key": user_key(one.user),
+            "user_name": one.user,
+            "records": one.records,
+            "last_used_at": one.last_used_at,
+        }
+        for one in found
+    }
+    await insert_many(db, UNMATCHED, list(rows.values()), same={"counted_at": now}, replacing=("source", "user_key"))
+    await db.execute(sa.delete(UNMATCHED).where(UNMATCHED.c.counted_at != now))
+
+
+async def unmatched(db: AsyncConnection, source: str | None = None, *, limit: int = 100) -> list[Unmatched]:
+    """Return users whose records belong to nobody, most records first: a name that is spelt otherwise, or a leaver.
+
+    As they were last counted.
+    """
+    chosen = (
+        sa.select(UNMATCHED).order_by(UNMATCHED.c.records.desc(), UNMATCHED.c.source, UNMATCHED.c.user_key).limit(limit)
     )
     if source is not None:
-        chosen = chosen.where(USAGE.c.source == source)
-    return [Unmatched(row.source, row.user, row.records, row.last_used_at) for row in await db.execute(chosen)]
+        chosen = chosen.where(UNMATCHED.c.source == source)
+    return [Unmatched(row.source, row.user_name, row.records, row.last_used_at) for row in await db.execute(chosen)]
 
 
 # ------------------------------------------------------------------------------------------------ judging
@@ -437,9 +491,25 @@ async def make_plan(
     members = {product, *components}
     stored = await reports(db, members)
     said = [*(report for report in stored if (report.source, report.product) not in without), *live]
-    chosen = plan(condition, product, components, said, now=now, zone=zone, preference=preference)
+    named = await _named(db, {report.source for report in stored if not report.product}, members)
+    chosen = plan(condition, product, components, said, now=now, zone=zone, preference=preference, named=named)
     chosen = chosen.seen_by({report.source for report in live})
     return chosen if connection_id is None else await witnessed(db, chosen, connection_id=connection_id)
+
+
+async def _named(db: AsyncConnection, sources: Collection[str], products: Collection[str]) -> dict[str, set[str]]:
+    """Return of which of some products each of these sources has ever had a record."""
+    found: dict[str, set[str]] = {source: set() for source in sources}
+    asked = [
+        sa.select(sa.literal(source).label("source"), sa.literal(product).label("product")).where(
+            sa.exists().where(USAGE.c.source == source, USAGE.c.product == product)
+        )
+        for source in sorted(sources)
+        for product in sorted(products)
+    ]
+    for row in await db.execute(sa.union_all(*asked)) if asked else ():
+        found[row.source].add(row.product)
+    return found
 
 
 async def witnessed(

@@ -15,8 +15,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from reclaim.common import envelope
 from reclaim.common.db import BigKey, UtcDateTime
-from reclaim.common.inbox import inbox_tables
+from reclaim.common.inbox import SET_ASIDE, case_of, inbox_tables
 from reclaim.common.outbox import outbox_table
 
 _LOCK = 0x7265636C61696D
@@ -94,3 +95,17 @@ def create_messaging_tables() -> None:
         sa.Column("since", UtcDateTime, nullable=False),
     )
     op.create_index("ix_set_aside_due", "set_aside", ["due"])
+
+
+def add_case_of_set_aside() -> None:
+    """Let what is set aside name its case, so that it is found when that begins; for a revision after the first."""
+    op.add_column("set_aside", sa.Column("case_id", sa.Text))
+    op.create_index("ix_set_aside_case_id", "set_aside", ["case_id"])
+    name_cases_of_set_aside(op.get_bind())
+
+
+def name_cases_of_set_aside(db: sa.Connection) -> None:
+    """Fill the column for what is set aside already: its case stands in the body."""
+    for event_id, body in db.execute(sa.select(SET_ASIDE.c.event_id, SET_ASIDE.c.body)).tuples().all():
+        this = SET_ASIDE.c.event_id == event_id
+        db.execute(sa.update(SET_ASIDE).where(this).values(case_id=case_of(envelope.read(body))))

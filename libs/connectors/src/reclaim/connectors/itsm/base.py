@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import httpx
 import msgspec
@@ -33,6 +33,7 @@ from reclaim.connectors.itsm.ports import (
     UnknownOutcome,
 )
 from reclaim.connectors.itsm.profile import Tuning
+from reclaim.connectors.itsm.texts import Room, fit, fit_title
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -328,7 +329,9 @@ def _http_date(text: str) -> datetime | None:
 
 
 class Adapter(ABC):
-    """The part of a `ServiceDesk` that is the same everywhere: a ticket is opened once."""
+    """The part of a `ServiceDesk` that is the same everywhere: a ticket is opened once, and texts have room."""
+
+    room: ClassVar[Room] = Room()
 
     def __init__(self, line: Line, tuning: Tuning) -> None:
         self.line = line
@@ -404,21 +407,37 @@ class Adapter(ABC):
     async def comment(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk.comment`."""
         if not (tried and await self._says(ref, mark)):
-            await self._comment(ref, _marked(text, mark), mark)
+            await self._comment(ref, self._fitted(text, mark), mark)
 
     async def close(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk.close`."""
         if not (tried and await self._says(ref, mark)):
-            await self._close(ref, _marked(text, mark), mark)
+            await self._close(ref, self._fitted(text, mark), mark)
 
     async def reopen(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk.reopen`."""
         if not (tried and await self._says(ref, mark)):
-            await self._reopen(ref, _marked(text, mark), mark)
+            await self._reopen(ref, self._fitted(text, mark), mark)
 
     async def _says(self, ref: TicketRef, mark: str) -> bool:  # noqa: ARG002  for those that can be asked
         """Tell whether a comment carries a mark; False too where the platform lets nobody read comments."""
         return False
+
+    def _subject(self, draft: TicketDraft) -> str:
+        """Return a draft's title as it is sent."""
+        return fit_title(draft.subject, self.room.title)
+
+    def _description(self, draft: TicketDraft) -> str:
+        """Return a draft's description with its marker, as it is sent."""
+        return self._written(fit(draft.description.strip(), draft.reference, self.room.text, self._written))
+
+    def _fitted(self, text: str, mark: str) -> str:
+        return fit(text, f"\n\n({mark})" if mark else "", self.room.text, self._written)
+
+    @staticmethod
+    def _written(text: str) -> str:
+        """Return a text as the platform is sent it, so that it shows it as it is."""
+        return text
 
     @abstractmethod
     async def _comment(self, ref: TicketRef, text: str, mark: str) -> None:
@@ -461,10 +480,6 @@ def closed_at_last(ref: TicketRef, *, closed: bool) -> None:
             f"{ref.number} was to be closed, and is still open: the desk accepted that without doing it.",
             "Let the connection's user close tickets: a permission, a rule or a workflow of the desk forbids it.",
         )
-
-
-def _marked(text: str, mark: str) -> str:
-    return f"{text}\n\n({mark})" if mark else text
 
 
 def marked(texts: Iterable[str], mark: str) -> bool:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, get_args
 
 from reclaim.common.errors import Invalid
-from reclaim.connectors.itsm.ports import TEST_TAG, Answer, ReadDecision
+from reclaim.connectors.itsm.ports import TEST_TAG, Answer, ReadDecision, Reading
 
 DEFAULT_TAGS: Final[Mapping[str, Answer]] = MappingProxyType(
     {"lr_keep": "keep", "lr_revoke": "revoke", "lr_downgrade": "downgrade", "lr_done": "done"}
@@ -68,7 +68,8 @@ def read(
         if closed or not (rules.needs_close or answer == "done"):
             return ReadDecision(answer, closed, actor=actor, at=at, test=test)
     if not closed:
-        return ReadDecision("open", closed, actor=actor, at=at, test=test)
+        pending: Reading = answers.pop() if len(answers) == 1 else "undecided"
+        return ReadDecision("open", closed, actor=actor, at=at, test=test, pending=pending)
     reason = (
         f"The ticket was closed with answers that disagree: {', '.join(sorted(answers))}."
         if answers

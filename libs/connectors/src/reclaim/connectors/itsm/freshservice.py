@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
@@ -19,6 +20,7 @@ from reclaim.connectors.itsm.base import Adapter, Basic, Line, closed_at_last, m
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
+    Deed,
     FieldKind,
     FieldSpec,
     Json,
@@ -39,6 +41,7 @@ from reclaim.connectors.itsm.profile import (
     Entry,
     Tuning,
 )
+from reclaim.connectors.itsm.texts import Room
 
 OPEN: Final = 2
 RESOLVED: Final = 4
@@ -58,6 +61,17 @@ ENTRIES: Final = (
     PUBLIC_COMMENTS,
     ALLOW_HTTP,
 )
+
+PERMISSIONS: Final[Mapping[Deed, str]] = MappingProxyType(
+    {
+        "open": "an agent whose role may create tickets, in the workspace that was entered",
+        "tag": "an agent whose role may edit the properties of tickets",
+        "comment": "an agent whose role may add notes, or reply where comments are public",
+        "close": "an agent whose role may edit tickets, and no field that is required to close one",
+        "reopen": "an agent whose role may edit tickets that are closed",
+    }
+)
+"""What the user that Reclaim works as has to be allowed."""
 
 _KINDS: Final[Mapping[str, FieldKind]] = {
     "text": "text",
@@ -127,6 +141,8 @@ def _explain(body: Any) -> str:
 
 class Freshservice(Adapter):
     """The tickets of one account."""
+
+    room = Room(title=255)
 
     def __init__(self, profile: DeskProfile, client: httpx.AsyncClient, tuning: Tuning) -> None:
         entered = Entered(profile, ENTRIES)
@@ -198,6 +214,10 @@ class Freshservice(Adapter):
             await self._update(ref, {"status": OPEN})
             await self._comment(ref, text)
 
+    @staticmethod
+    def _written(text: str) -> str:
+        return _html(text)
+
     async def _says(self, ref: TicketRef, mark: str) -> bool:
         path = f"/api/v2/tickets/{ref.key}/conversations"
         for page in range(1, MOST_PAGES + 1):
@@ -236,8 +256,8 @@ class Freshservice(Adapter):
         body |= {name: value for name, value in draft.fields.items() if not name.startswith(CUSTOM)}
         body |= {
             "email": draft.requester_email or self.requester_email,
-            "subject": draft.subject,
-            "description": _html(draft.text),
+            "subject": self._subject(draft),
+            "description": self._description(draft),
             "status": OPEN,
             "tags": list(draft.tags),
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -20,6 +21,7 @@ from reclaim.connectors.itsm.base import Adapter, Line, closed_at_last, moment, 
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
+    Deed,
     FieldKind,
     FieldSpec,
     Json,
@@ -43,6 +45,17 @@ ENTRIES: Final = (
     ),
     ALLOW_HTTP,
 )
+
+PERMISSIONS: Final[Mapping[Deed, str]] = MappingProxyType(
+    {
+        "open": "an answer to ticket.create",
+        "tag": "an answer to ticket.read that has the tags of the ticket",
+        "comment": "an answer to ticket.comment",
+        "close": "an answer to ticket.close that comes when the ticket is closed",
+        "reopen": "an answer to ticket.reopen that comes when the ticket is open",
+    }
+)
+"""What the user that Reclaim works as has to be allowed."""
 
 PREFIX: Final = "whsec_"
 SHORTEST_SECRET: Final = 24
@@ -163,8 +176,8 @@ class Generic(Adapter):
     async def _open(self, draft: TicketDraft) -> TicketRef:
         data: dict[str, Json] = {
             "case_id": draft.case_id,
-            "title": draft.subject,
-            "description": draft.text,
+            "title": self._subject(draft),
+            "description": self._description(draft),
             "requester_email": draft.requester_email,
             "tags": list(draft.tags),
             "fields": dict(draft.fields),

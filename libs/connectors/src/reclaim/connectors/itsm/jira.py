@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
@@ -21,6 +22,7 @@ from reclaim.connectors.itsm.base import Adapter, Basic, Line, closed_at_last, m
 from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     Choice,
+    Deed,
     FieldKind,
     FieldSpec,
     Json,
@@ -40,6 +42,7 @@ from reclaim.connectors.itsm.profile import (
     Entry,
     Tuning,
 )
+from reclaim.connectors.itsm.texts import Room
 
 ENTRIES: Final = (
     ADDRESS,
@@ -62,6 +65,17 @@ ENTRIES: Final = (
     PUBLIC_COMMENTS,
     ALLOW_HTTP,
 )
+
+PERMISSIONS: Final[Mapping[Deed, str]] = MappingProxyType(
+    {
+        "open": "the permission to create issues, as an agent or customer of the service project",
+        "tag": "the permissions to browse the project and to edit issues",
+        "comment": "the permission to add comments",
+        "close": "the permission to transition issues, and a transition to a status of the category Done",
+        "reopen": "the permission to transition issues, and a transition that leads back from Done",
+    }
+)
+"""What the user that Reclaim works as has to be allowed."""
 
 DONE: Final = "done"
 PAGE: Final = 50
@@ -147,6 +161,8 @@ def _explain(body: Any) -> str:
 class Jira(Adapter):
     """One request type of one service desk."""
 
+    room = Room(title=254, text=32_767)
+
     def __init__(self, profile: DeskProfile, client: httpx.AsyncClient, tuning: Tuning) -> None:
         entered = Entered(profile, ENTRIES)
         super().__init__(
@@ -222,6 +238,10 @@ class Jira(Adapter):
     async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
         await self._move(ref, text, closed=False, name=self.reopen_transition)
 
+    @staticmethod
+    def _written(text: str) -> str:
+        return _plain(text)
+
     async def _says(self, ref: TicketRef, mark: str) -> bool:
         path, start = f"/rest/servicedeskapi/request/{ref.key}/comment", 0
         while True:
@@ -250,9 +270,9 @@ class Jira(Adapter):
         form = await self._form()
         names = {field.field_id for field in form.request_type_fields}
         values: dict[str, Json] = {name: value for name, value in draft.fields.items() if name in names}
-        values["summary"] = draft.subject
+        values["summary"] = self._subject(draft)
         if "description" in names:
-            values["description"] = _plain(draft.text)
+            values["description"] = self._description(draft)
         if "labels" in names:
             values["labels"] = list(draft.tags)
         body: dict[str, Json] = {

@@ -18,6 +18,8 @@ from reclaim.common.errors import Invalid, Permanent, Transient
 Answer = Literal["keep", "revoke", "downgrade", "done"]
 """What a person may answer on a ticket; `done` closes a task for a person (the seat was taken back by hand)."""
 Reading = Literal["keep", "revoke", "downgrade", "done", "undecided", "open"]
+Deed = Literal["open", "tag", "comment", "close", "reopen"]
+"""What is done to tickets, and takes a permission of the connection's user."""
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 TEST_PREFIX: Final = "[DRY-RUN]"
@@ -117,7 +119,12 @@ class TicketDraft:
     @property
     def text(self) -> str:
         """The description, and below it the marker."""
-        return f"{self.description.strip()}\n\nReference: {self.marker}"
+        return self.description.strip() + self.reference
+
+    @property
+    def reference(self) -> str:
+        """The last line of the description, by which the ticket is found."""
+        return f"\n\nReference: {self.marker}"
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -213,11 +220,12 @@ class PermissionResult:
 class ReadDecision:
     """What a ticket says.
 
-    `open`: nobody has answered yet. `undecided`: it was closed without an answer, or with two that disagree; `reason`
-    says which. `closed` is about the ticket, whatever it says. `actor` is who answered, where the platform tells, and
-    `at` when; of one that was reopened it is `moved_by` and `moved_at`, where those are somebody else's doing and
-    another time. `ours` is what the platform calls the connection's own account, which answers nothing. `test` is True
-    on the ticket of a dry run, whose answer is recorded and never acted on.
+    `open`: nobody has answered yet; `pending` is what it would say if it were closed as it stands. `undecided`: it was
+    closed without an answer, or with two that disagree; `reason` says which. `closed` is about the ticket, whatever it
+    says. `actor` is who answered, where the platform tells, and `at` when; of one that was reopened it is `moved_by`
+    and `moved_at`, where those are somebody else's doing and another time. `ours` is what the platform calls the
+    connection's own account, which answers nothing. `test` is True on the ticket of a dry run, whose answer is recorded
+    and never acted on.
     """
 
     reading: Reading
@@ -229,6 +237,7 @@ class ReadDecision:
     moved_by: str | None = None
     moved_at: datetime | None = None
     ours: str | None = None
+    pending: Reading | None = None
 
 
 class ServiceDesk(Protocol):

@@ -10,25 +10,26 @@ import httpx
 
 from reclaim.common.errors import Invalid
 from reclaim.connectors.itsm import freshservice, generic, jira, serval, servicenow
-from reclaim.connectors.itsm.ports import ServiceDesk
+from reclaim.connectors.itsm.ports import Deed, ServiceDesk
 from reclaim.connectors.itsm.profile import DeskProfile, Entry, Tuning
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """One platform: what people call it, what is entered for it, and what opens it."""
+    """One platform: what people call it, what is entered for it, what opens it, and what each deed takes there."""
 
     label: str
     entries: tuple[Entry, ...]
     adapter: Callable[[DeskProfile, httpx.AsyncClient, Tuning], ServiceDesk]
+    permissions: Mapping[Deed, str]
 
 
 PLATFORMS: Final[Mapping[str, Platform]] = {
-    "servicenow": Platform("ServiceNow", servicenow.ENTRIES, servicenow.ServiceNow),
-    "jira": Platform("Jira Service Management", jira.ENTRIES, jira.Jira),
-    "freshservice": Platform("Freshservice", freshservice.ENTRIES, freshservice.Freshservice),
-    "serval": Platform("Serval", serval.ENTRIES, serval.Serval),
-    "generic": Platform("Any desk, by signed webhooks", generic.ENTRIES, generic.Generic),
+    "servicenow": Platform("ServiceNow", servicenow.ENTRIES, servicenow.ServiceNow, servicenow.PERMISSIONS),
+    "jira": Platform("Jira Service Management", jira.ENTRIES, jira.Jira, jira.PERMISSIONS),
+    "freshservice": Platform("Freshservice", freshservice.ENTRIES, freshservice.Freshservice, freshservice.PERMISSIONS),
+    "serval": Platform("Serval", serval.ENTRIES, serval.Serval, serval.PERMISSIONS),
+    "generic": Platform("Any desk, by signed webhooks", generic.ENTRIES, generic.Generic, generic.PERMISSIONS),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
@@ -19,6 +20,7 @@ from reclaim.connectors.itsm.decisions import read
 from reclaim.connectors.itsm.ports import (
     TEST_TAG,
     Choice,
+    Deed,
     FieldSpec,
     Json,
     PermissionResult,
@@ -38,6 +40,17 @@ ENTRIES: Final = (
     Entry("user_id", "User", "The id of the user in whose name Reclaim opens tickets and writes messages."),
     ALLOW_HTTP,
 )
+
+PERMISSIONS: Final[Mapping[Deed, str]] = MappingProxyType(
+    {
+        "open": "an API client that may create tickets of the team",
+        "tag": "an API client that may change tickets, and the label in the team",
+        "comment": "an API client that may write messages in the name of the user that was entered",
+        "close": "an API client that may change tickets, and a status of the group Done",
+        "reopen": "an API client that may change tickets, and a status of the group In progress or To do",
+    }
+)
+"""What the user that Reclaim works as has to be allowed."""
 
 PAGE: Final = 1000
 SLACK: Final = timedelta(minutes=15)
@@ -226,8 +239,8 @@ class Serval(Adapter):
         body: dict[str, Json] = {name: value for name, value in draft.fields.items() if name not in AFTERWARDS}
         body |= {
             "teamId": self.team_id,
-            "name": draft.subject,
-            "description": draft.text,
+            "name": self._subject(draft),
+            "description": self._description(draft),
             "createdByUserId": self.user_id,
             "aiActive": False,
         }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
@@ -31,6 +32,7 @@ from reclaim.connectors.itsm.decisions import answer_of, read
 from reclaim.connectors.itsm.ports import (
     TEST_TAG,
     Choice,
+    Deed,
     FieldKind,
     FieldSpec,
     Json,
@@ -50,6 +52,7 @@ from reclaim.connectors.itsm.profile import (
     Entry,
     Tuning,
 )
+from reclaim.connectors.itsm.texts import Room
 
 ENTRIES: Final = (
     ADDRESS,
@@ -84,6 +87,17 @@ ENTRIES: Final = (
     PUBLIC_COMMENTS,
     ALLOW_HTTP,
 )
+
+PERMISSIONS: Final[Mapping[Deed, str]] = MappingProxyType(
+    {
+        "open": "the right to create records of the table (for incidents the role itil)",
+        "tag": "the right to create and read label_entry, and a tag that everyone may see",
+        "comment": "the right to write work_notes, or comments where these are public",
+        "close": "the right to write state, close_code and close_notes, and a resolution code that the instance has",
+        "reopen": "the right to write state of a resolved record",
+    }
+)
+"""What the user that Reclaim works as has to be allowed."""
 
 PAGE: Final = 1000
 DEEPEST: Final = 8
@@ -120,6 +134,8 @@ def _explain(body: Any) -> str:
 
 class ServiceNow(Adapter):
     """One table of one instance."""
+
+    room = Room(title=160, text=4_000)
 
     def __init__(self, profile: DeskProfile, client: httpx.AsyncClient, tuning: Tuning) -> None:
         entered = Entered(profile, ENTRIES)
@@ -250,6 +266,10 @@ class ServiceNow(Adapter):
         if (await self._read(ref))["state"] in self.closed_states:
             await self._update(ref, {"state": self.open_state, self.comment_field: _plain(text)})
 
+    @staticmethod
+    def _written(text: str) -> str:
+        return _plain(text)
+
     async def _says(self, ref: TicketRef, mark: str) -> bool:
         # A journal is write-only but in its display value, which has all its entries.
         answer = await self.line.call(
@@ -287,8 +307,8 @@ class ServiceNow(Adapter):
     async def _open(self, draft: TicketDraft) -> TicketRef:
         body: dict[str, Json] = {name: _as_text(value) for name, value in draft.fields.items()}
         body |= {
-            "short_description": draft.subject,
-            "description": _plain(draft.text),
+            "short_description": self._subject(draft),
+            "description": self._description(draft),
             "correlation_id": draft.marker,
             "correlation_display": "Reclaim",
         }

@@ -132,12 +132,12 @@ def _noted(values: Mapping[str, str]) -> str:
 
 
 def title(template: str, values: Mapping[str, str]) -> str:
-    """Return a ticket's title: one line, no longer than every platform takes."""
+    """Return a ticket's title: one line. An adapter whose platform takes less cuts it."""
     return _short(" ".join(render("title", template, values).split()), LONGEST_TITLE)
 
 
 def description(template: str, values: Mapping[str, str]) -> str:
-    """Return a ticket's description: plain text, no longer than every platform takes.
+    """Return a ticket's description: plain text. An adapter whose platform takes less cuts it.
 
     What the safety checks warn of stands in it, also where the template does not name it.
     """

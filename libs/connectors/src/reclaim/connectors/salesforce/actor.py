@@ -20,6 +20,7 @@ from reclaim.common.errors import Permanent, Transient
 from reclaim.connectors.errors import Busy, SignInRefused
 from reclaim.connectors.ports import (
     FROZEN_BY_ANOTHER,
+    NO_SUCH_ACCOUNT,
     ActionResult,
     Done,
     Downgrade,
@@ -437,7 +438,7 @@ class SalesforceActor:
         for holder in asked:
             row = rows.get(holder[:15])
             if row is None:
-                results[holder] = Refused("NOT_FOUND", f"the org has no {what.sobject} of this user", _READ_AGAIN)
+                results[holder] = Refused(NO_SUCH_ACCOUNT, f"the org has no {what.sobject} of this user", _READ_AGAIN)
             elif _by_another(what, row, me):
                 results[holder] = _frozen_by(row)
             elif row[what.name] == value:

@@ -24,6 +24,7 @@ from reclaim.connectors.ports import (
     Known,
     Licence,
     Manager,
+    Members,
     Reading,
     SeatRecord,
     Survey,
@@ -42,6 +43,9 @@ BUSINESS: Final = {"Opportunity": "IsClosed", "Case": "IsClosed", "Lead": "IsCon
 
 IDS_INSIDE: Final = 500
 """Ids in a query that stands within another one, which has to fit into the URL as well."""
+
+USER_PREFIX: Final = "005"
+"""What the id of every user begins with."""
 
 INTEGRATION_LICENCE: Final = "Salesforce Integration"
 
@@ -74,7 +78,8 @@ _TESTED: Final = {
     "AsyncApexJob": "jobs that are running",
     "Dashboard": "dashboards' running users",
     "ProcessInstanceWorkitem": "pending approvals",
-    "GroupMember": "queues",
+    "Group": "public groups",
+    "GroupMember": "queues and members of groups",
     "Opportunity": "open opportunities",
     "Case": "open cases",
     "Lead": "open leads",
@@ -171,6 +176,51 @@ class SalesforceReader:
         # Salesforce answers with 18 characters, also when it was asked with 15.
         found = {row["Id"][:15]: _seat(row, by_id, frozen) for row in rows}
         return {each: found[each[:15]] for each in asked if each[:15] in found}
+
+    async def members(self, groups: Sequence[str]) -> Mapping[str, Members]:
+        """Return who is in each of some public groups, by their names, with the members of the public groups in them.
+
+        Three calls for all of them, and two more for each level of groups within groups. A role or territory in a
+        group stands for people that it does not list, so with one in it nobody is certain to be outside.
+
+        Raises:
+            SignInRefused, ApiLimit, Unreachable: as `survey`.
+        """
+        wanted = list(dict.fromkeys(groups))
+        if not wanted:
+            return {}
+        try:
+            if not (await self._rights()).manage_users:
+                return dict.fromkeys(wanted, Members(doubt=_NO_MANAGE))
+            named, inside, kinds = await self._groups(wanted)
+        except (SignInRefused, ApiLimit, Unreachable):
+            raise
+        except ReclaimError as error:
+            return dict.fromkeys(wanted, Members(doubt=str(error)))
+        found = {}
+        for name in wanted:
+            roots = [group_id for group_id, of in named.items() if of == name]
+            found[name] = _members(name, roots, inside, kinds) if roots else Members(doubt=_no_group(name))
+        return found
+
+    async def _groups(self, names: Sequence[str]) -> tuple[dict[str, str], dict[str, list[str]], dict[str, str]]:
+        """Return public groups by id with their names, what is in each group, and of which type each group is."""
+        query = Query("Id, Name, Type", "Group").where("Type = 'Regular'", soql.among("Name", names))
+        rows = await self._session.rows(query)
+        # Salesforce compares without regard to case; filters do not.
+        named = {row["Id"]: row["Name"] for row in rows if row["Name"] in names}
+        kinds = dict.fromkeys(named, "Regular")
+        inside: dict[str, list[str]] = {}
+        level = sorted(named)
+        while level:
+            inside |= {group_id: [] for group_id in level}
+            for row in await self._per_chunk(Query("GroupId, UserOrGroupId", "GroupMember"), "GroupId", level):
+                inside[row["GroupId"]].append(row["UserOrGroupId"])
+            within = sorted({one for each in level for one in inside[each] if not _is_user(one)} - kinds.keys())
+            for row in await self._per_chunk(Query("Id, Type", "Group"), "Id", within):
+                kinds[row["Id"]] = row["Type"]
+            level = [each for each in within if kinds.get(each) == "Regular"]
+        return named, inside, kinds
 
     async def grants(self, holders: Sequence[str]) -> Mapping[str, Grants]:
         """Return each holder's licence and profile, with the permission sets and permission set licences."""
@@ -533,6 +583,37 @@ def _no_set(name: str) -> str:
     return (
         f"The permission set {name}, which exempts people, does not exist: create it or correct exempt_permission_set."
     )
+
+
+def _no_group(name: str) -> str:
+    return f"The org has no public group {name!r}: it may be misspelt, or have another name now."
+
+
+def _is_user(record_id: str) -> bool:
+    return record_id.startswith(USER_PREFIX)
+
+
+def _members(name: str, roots: Sequence[str], inside: Mapping[str, Sequence[str]], kinds: Mapping[str, str]) -> Members:
+    """Return the users in some groups of one name; a circle of groups ends, each is gone through once."""
+    users: set[str] = set()
+    passed: set[str] = set()
+    doubt = ""
+    waiting = list(roots)
+    while waiting:
+        group_id = waiting.pop()
+        if group_id in passed:
+            continue
+        passed.add(group_id)
+        if group_id not in inside:
+            kind = kinds.get(group_id, "group that Salesforce does not show")
+            doubt = f"The group {name} has a {kind} in it, whose people Salesforce does not list as members."
+            continue
+        for each in inside[group_id]:
+            if _is_user(each):
+                users.add(each)
+            else:
+                waiting.append(each)
+    return Members(frozenset(users), doubt)
 
 
 def _seat(row: Row, licences: Mapping[str, Row], frozen: Collection[str]) -> SeatRecord:

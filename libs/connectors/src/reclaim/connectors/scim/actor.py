@@ -17,6 +17,7 @@ from typing import Final
 from reclaim.common.errors import Permanent, Transient
 from reclaim.connectors.errors import Busy, SignInRefused, WriteForbidden
 from reclaim.connectors.ports import (
+    NO_SUCH_ACCOUNT,
     ActionResult,
     Done,
     Downgrade,
@@ -197,7 +198,7 @@ def _may_be_done(failure: Transient | Permanent | None) -> bool:
     return not isinstance(failure, ScimError)
 
 
-_GONE: Final = Refused("NOT_FOUND", "the application has no such account", "The account is gone: scan again.")
+_GONE: Final = Refused(NO_SUCH_ACCOUNT, "the application has no such account", "The account is gone: scan again.")
 _UNDONE: Final = "The service accepted the change, but it reads back as before: somebody may have undone it just now."
 
 

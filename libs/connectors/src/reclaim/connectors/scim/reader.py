@@ -22,6 +22,7 @@ from reclaim.connectors.ports import (
     Known,
     Licence,
     Manager,
+    Members,
     Reading,
     SeatRecord,
     Survey,
@@ -167,6 +168,56 @@ class ScimReader:
             queues=unseen,
             open_business=unseen,
         )
+
+    async def members(self, groups: Sequence[str]) -> Mapping[str, Members]:
+        """Return who is in each of some groups, by their display names, with the members of the groups in them.
+
+        An account's own `groups` are not asked: an account that has none looks like one of a service that does not
+        fill them. A group without `members` is in doubt for the same reason.
+
+        Raises:
+            SignInRefused: the service does not accept the credentials.
+            Unreachable: there is no connection to it.
+        """
+        try:
+            if not await self._filters():
+                return dict.fromkeys(groups, Members(doubt="The service says that it has no filters."))
+            return {name: await self._members(name) for name in dict.fromkeys(groups)}
+        except (SignInRefused, Unreachable):
+            raise
+        except ReclaimError as error:
+            return dict.fromkeys(groups, Members(doubt=f"The service's groups could not be read: {error}"))
+
+    async def _members(self, name: str) -> Members:
+        quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+        pages = [page async for page in self._session.groups(f'displayName eq "{quoted}"')]
+        # Services compare without regard to case; filters do not.
+        waiting = [group for page in pages for group in page if group.get("displayName") == name]
+        if not waiting:
+            return Members(
+                doubt=f"The application has no group {name!r}: it may be misspelt, or have another name now."
+            )
+        people: set[str] = set()
+        passed = {group["id"] for group in waiting}
+        doubt = ""
+        while waiting:
+            group = waiting.pop()
+            listed = group.get("members")
+            if not isinstance(listed, list):
+                doubt = f"The service does not list who is in the group {group.get('displayName') or name}."
+                continue
+            for member in listed:
+                kind, member_id = _kind_of_member(member)
+                if kind == "User":
+                    people.add(member_id)
+                elif kind == "Group":
+                    if member_id not in passed:
+                        passed.add(member_id)
+                        inner = await self._session.group(member_id)
+                        waiting.append(inner if inner is not None else {})
+                else:
+                    doubt = f"The service does not say which members of the group {name} are people."
+        return Members(frozenset(people), doubt)
 
     async def grants(self, holders: Sequence[str]) -> Mapping[str, Grants]:
         """SCIM has no licences to move between."""
@@ -321,6 +372,16 @@ class ScimReader:
         if isinstance(found, Unknown):
             return TestResult("Exempting filter", ok=False, detail=found.reason)
         return TestResult("Exempting filter", ok=True, detail=f"{len(found.value)} accounts match")
+
+
+def _kind_of_member(member: object) -> tuple[str, str]:
+    """Return what a member of a group is, `User` or `Group`, with its id; empty where the service does not say."""
+    if not isinstance(member, dict) or not isinstance(member.get("value"), str):
+        return "", ""
+    kind, reference = member.get("type"), member.get("$ref")
+    if not isinstance(kind, str) and isinstance(reference, str):
+        kind = "User" if "/Users/" in reference else "Group" if "/Groups/" in reference else ""
+    return (kind if isinstance(kind, str) else ""), member["value"]
 
 
 def is_own(user: Resource, run_as: str) -> bool:

@@ -41,6 +41,18 @@ class Features:
     most_results: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of resource: where it is listed, and what one of it is called."""
+
+    path: str
+    one: str
+
+
+_USERS: Final = _Kind("Users", "account")
+_GROUPS: Final = _Kind("Groups", "group")
+
+
 class ReadSession:
     """Asks one SCIM service. There is no way to change anything through it."""
 
@@ -86,46 +98,62 @@ class ReadSession:
             Incomplete: what came is not that account.
             Transient, Permanent: as every call.
         """
+        return await self._one(_USERS, user_id)
+
+    async def group(self, group_id: str) -> Resource | None:
+        """Return one group with its members, or None if there is none of that id; raises as `user`."""
+        return await self._one(_GROUPS, group_id)
+
+    async def _one(self, kind: _Kind, record_id: str) -> Resource | None:
         try:
-            answer = await self._get(f"Users/{quote(user_id, safe='')}")
+            answer = await self._get(f"{kind.path}/{quote(record_id, safe='')}")
         except ScimError as error:
             if error.answered == 404:
                 return None
             raise
         body = answer.body()
-        if not isinstance(body, dict) or body.get("id") != user_id:
-            raise Incomplete(f"{self.profile.host} answered the question for one account with something else.")
+        if not isinstance(body, dict) or body.get("id") != record_id:
+            raise Incomplete(f"{self.profile.host} answered the question for one {kind.one} with something else.")
         return body
 
     async def count(self, condition: str) -> int:
         """Return how many accounts match a filter, as the service counts them."""
-        _, total = await self._page(condition, start=1, count=1)
+        _, total = await self._page(_USERS, condition, start=1, count=1)
         return total
 
-    async def users(self, condition: str = "") -> AsyncIterator[list[Resource]]:
+    def users(self, condition: str = "") -> AsyncIterator[list[Resource]]:
         """Yield the accounts that match a filter ("" for all), a page at a time, each account once.
-
-        SCIM pages by position and promises no snapshot, so what cannot be whole is an error: an account that went
-        while they were listed may have made another one slip through between two pages.
 
         Raises:
             Incomplete: the listing ended before all that were announced had been seen.
             Transient, Permanent: as every call.
+        """
+        return self._all(_USERS, condition)
+
+    def groups(self, condition: str) -> AsyncIterator[list[Resource]]:
+        """Yield the groups that match a filter, with their members; raises as `users`."""
+        return self._all(_GROUPS, condition)
+
+    async def _all(self, kind: _Kind, condition: str) -> AsyncIterator[list[Resource]]:
+        """Yield what matches a filter, a page at a time.
+
+        SCIM pages by position and promises no snapshot, so what cannot be whole is an error: one that went while they
+        were listed may have made another one slip through between two pages.
         """
         features = await self.features()
         size = min(self.profile.page_size, features.most_results or self.profile.page_size)
         seen: set[str] = set()
         start, announced = 1, None
         while True:
-            page, total = await self._page(condition, start=start, count=size)
+            page, total = await self._page(kind, condition, start=start, count=size)
             if announced is not None and total < announced:
                 raise Incomplete(
-                    f"{self.profile.host} had {announced} accounts and now has {total}: some went while they were "
+                    f"{self.profile.host} had {announced} {kind.one}s and now has {total}: some went while they were "
                     "listed, and others may have slipped through. Run it again."
                 )
             announced = total
-            fresh = [user for user in page if user["id"] not in seen]
-            seen.update(user["id"] for user in fresh)
+            fresh = [each for each in page if each["id"] not in seen]
+            seen.update(each["id"] for each in fresh)
             if fresh:
                 yield fresh
             start += len(page)
@@ -133,7 +161,7 @@ class ReadSession:
                 break
         if len(seen) < announced:
             raise Incomplete(
-                f"{self.profile.host} announced {announced} accounts and gave {len(seen)}: what was read is not "
+                f"{self.profile.host} announced {announced} {kind.one}s and gave {len(seen)}: what was read is not "
                 "everything. Run it again; if it stays, enter another page_size."
             )
 
@@ -141,17 +169,17 @@ class ReadSession:
         """Close the connections to the service."""
         await self._http.close()
 
-    async def _page(self, condition: str, *, start: int, count: int) -> tuple[list[Resource], int]:
+    async def _page(self, kind: _Kind, condition: str, *, start: int, count: int) -> tuple[list[Resource], int]:
         params = {"startIndex": str(start), "count": str(count)}
         if condition:
             params["filter"] = condition
-        body = (await self._get("Users", params)).body()
+        body = (await self._get(kind.path, params)).body()
         if not isinstance(body, dict) or not isinstance(body.get("totalResults"), int):
-            raise Incomplete(f"{self.profile.host} answered a listing without saying how many accounts there are.")
+            raise Incomplete(f"{self.profile.host} answered a listing without saying how many {kind.one}s there are.")
         rows = body.get("Resources")
         rows = rows if isinstance(rows, list) else []
         if not all(isinstance(row, dict) and isinstance(row.get("id"), str) and row["id"] for row in rows):
-            raise Incomplete(f"{self.profile.host} listed an account without an id.")
+            raise Incomplete(f"{self.profile.host} listed one {kind.one} without an id.")
         return rows, body["totalResults"]
 
     async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Answer:

@@ -54,7 +54,7 @@ class _Fields(Strict):
     requester_id: int | None = None
     phone: str | None = None
     name: str | None = None
-    subject: str | None = None
+    subject: str | None = Field(default=None, max_length=255)
     description: str | None = None
     type: str | None = None
     status: int | None = Field(default=None, ge=2, le=5)

@@ -20,6 +20,8 @@ ACCOUNT = "557058:f58131cb-b67d-43c7-b30d-6b58d40bd077"
 SERVICE_DESK = "10"
 REQUEST_TYPE = "25"
 PROJECT = "ITD"
+LONGEST_TEXT = 32_767
+"""Characters of a description or a comment."""
 PEOPLE = {"ann@example.com": "557058:11111111-b67d-43c7-b30d-6b58d40bd001"}
 
 _STATUSES = {
@@ -224,10 +226,11 @@ class JiraDesk(Desk):
         labels = values.pop("labels", [])
         if not isinstance(summary, str) or not summary.strip():
             refuse(400, "You must specify a summary of the request.")
-        if len(summary) > 255 or "\n" in summary:
-            refuse(400, "The summary must be one line of at most 255 characters.")
+        if len(summary.encode("utf-16-le")) // 2 >= 255 or "\n" in summary:
+            refuse(400, "Summary must be one line of less than 255 characters.")
         if not isinstance(description, str):
             refuse(400, "Operation value must be a string")
+        _has_room(description)
         for name, value in values.items():
             if not isinstance(value, dict) or set(value) - {"id", "name", "value"}:
                 refuse(400, f"{name}: Specify a valid 'id' or 'name'")
@@ -244,6 +247,7 @@ class JiraDesk(Desk):
 
     def _comment(self, call: Call) -> Reply:
         body = call.json(_Comment)
+        _has_room(body.body)
         comment = self.say(self.find(call.parts[0]), body.body, public=body.public is not False, by=PRODUCT)
         return Reply(201, {"id": str(comment.id), "body": comment.text, "public": comment.public, "_links": {}})
 
@@ -392,6 +396,11 @@ def _option(value: Any) -> Any:
     if isinstance(value, dict) and value.get("id") in _OPTIONS:
         return {"id": value["id"], "value": _OPTIONS[value["id"]]}
     return value
+
+
+def _has_room(text: str) -> None:
+    if len(text.encode("utf-16-le")) // 2 > LONGEST_TEXT:
+        refuse(400, "The entered text is too long. It exceeds the allowed limit of 32,767 characters.")
 
 
 def _document(text: str) -> dict[str, Any] | None:

@@ -74,6 +74,9 @@ _CHOICES: dict[str, list[tuple[str, str]]] = {
     ],
     "u_decision": [("keep", "Keep the seat"), ("revoke", "Revoke the seat"), ("downgrade", "Downgrade the seat")],
 }
+_LONGEST = {"short_description": 160, "correlation_id": 100}
+LONGEST_TEXT = 4_000
+"""Characters of a column and of a journal, as they are delivered."""
 _OWN = {"short_description": "subject", "description": "description", "state": "status"}
 _JOURNALS: tuple[str, ...] = ("work_notes", "comments")
 _READ_ONLY = {"number", "sys_id", "sys_created_by", "sys_created_on", "sys_updated_on", "sys_updated_by"}
@@ -251,6 +254,9 @@ class ServiceNowDesk(Desk):
         for name, value in body.items():
             if name not in _FIELDS or name in _READ_ONLY:
                 refuse(400, f"Invalid field {name}", field=name)
+            # The instance cuts what is longer without a word; a caller that is right here cuts it itself.
+            if len(value.encode("utf-16-le")) // 2 > _LONGEST.get(name, LONGEST_TEXT):
+                refuse(400, f"Value of {name} too long", field=name)
             # A choice field of ServiceNow takes any text, but a state that is none breaks its workflow.
             if name == "state" and value not in self.statuses:
                 refuse(400, f"Invalid state {value}", field=name)

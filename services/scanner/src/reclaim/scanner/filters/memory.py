@@ -49,11 +49,12 @@ class Superiors:
 class Row:
     """One seat as a filter sees it: values by path (instants aware, numbers decimal), and what is known of its holder.
 
-    A path that is left out has no value. `groups` and `superiors` are None where nobody has read them.
+    A path that is left out has no value. `groups` says for a group whether the holder is in it; what is left out, or
+    None, is not known. `superiors` is None where nobody has read them.
     """
 
     values: Mapping[str, FieldValue]
-    groups: frozenset[str] | None = None
+    groups: Mapping[str, bool | None] = field(default_factory=dict)
     superiors: Superiors | None = field(default=None)
 
 
@@ -86,7 +87,7 @@ def compile_memory(tree: Condition, now: datetime) -> Predicate:
             start = now - timedelta(days=days)
             return _on(name, lambda at: start <= at < now)
         case Related("in_group", name):
-            return lambda row: None if row.groups is None else name in row.groups
+            return lambda row: row.groups.get(name)
         case Related(_, name):
             return lambda row: _reports(row.superiors, name)
 

@@ -1,0 +1,80 @@
+"""A population that goes missing a little at a time: each scan is near the one before, and all of them are not."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from reclaim.common.clock import FixedClock
+from reclaim.scanner.domain import Baseline, Highest, Stopped, check_population, read_terms
+from services.scanner.tests.scanner_world import NOON, Scanner, filled, idle, started
+from services.scanner.tests.test_scanner_domain import RAW
+from services.scanner.tests.test_scanner_scan import found, ready, scanned
+
+WEEK = timedelta(days=7)
+
+
+def after(reclaimed: int) -> Baseline:
+    """A scan whose highest was 100, of which we took so many."""
+    return Baseline(("SFDC",), expected=85, seen=85, highest=Highest(100, 100, NOON - 4 * WEEK, reclaimed))
+
+
+@pytest.mark.parametrize(("seats", "reclaimed"), [(80, 0), (78, 3)])
+def test_a_fifth_fewer_than_the_highest_is_believed_and_what_we_took_ourselves(seats: int, reclaimed: int) -> None:
+    check_population(read_terms(RAW), after(reclaimed), expected=seats, seen=seats)
+
+
+@pytest.mark.parametrize(("seats", "reclaimed"), [(79, 0), (77, 3)])
+def test_more_than_a_fifth_fewer_than_the_highest_stops_the_scan(seats: int, reclaimed: int) -> None:
+    with pytest.raises(Stopped, match=f"{seats} seats in use, where the scan of 2026-10-23 had 100") as caught:
+        check_population(read_terms(RAW), after(reclaimed), expected=seats, seen=None)
+    assert caught.value.acceptable
+
+
+def test_growing_by_and_by_is_believed() -> None:
+    check_population(read_terms(RAW), after(0), expected=93, seen=93)
+
+
+def leave(scanner: Scanner, number: int) -> None:
+    there = [user for user in scanner.org.users.values() if user.active and user.id != "boss"]
+    for user in there[:number]:
+        user.active = False
+
+
+async def test_a_slow_loss_stops_the_scan_until_a_person_accepts_it(
+    tmp_path: Path, clock: FixedClock, database_url: str | None
+) -> None:
+    org = filled(clock, [idle(number, days=1) for number in range(1, 50)])
+    async with started(tmp_path, org, clock, database_url=database_url) as scanner:
+        rule = await ready(scanner)
+        assert (await scanned(scanner, rule)).seen == 50
+        for seats in (46, 42):
+            clock.advance(WEEK)
+            leave(scanner, 4)
+            run = await scanned(scanner, rule)
+            assert (run.status, run.seen) == ("finished", seats), run.reason
+        clock.advance(WEEK)
+        leave(scanner, 4)
+        run = await scanned(scanner, rule)
+        assert (run.status, run.acceptable) == ("stopped", True)
+        assert "where the scan of 2026-11-20 had 50" in (run.reason or "")
+        accepted = await scanned(scanner, rule, accept_population=True)
+        assert accepted.status == "finished"
+        assert (await scanned(scanner, rule)).status == "finished", "from there on it counts anew"
+        assert (await found(scanner, run.id)).status == "stopped"
+
+
+async def test_what_was_there_a_quarter_ago_is_not_held_against_a_scan(
+    tmp_path: Path, clock: FixedClock, database_url: str | None
+) -> None:
+    org = filled(clock, [idle(number, days=1) for number in range(1, 50)])
+    async with started(tmp_path, org, clock, database_url=database_url) as scanner:
+        rule = await ready(scanner)
+        await scanned(scanner, rule)
+        for seats in (46, 42, 38, 35):
+            clock.advance(timedelta(days=60))
+            leave(scanner, 4 if seats > 35 else 3)
+            run = await scanned(scanner, rule)
+            assert (run.status, run.seen) == ("finished", seats), run.reason
