@@ -281,6 +281,22 @@ def test_without_keys_it_says_how_to_make_them(reclaim: Command, monkeypatch: py
     assert "reclaim init" in reclaim.err
 
 
+def test_a_list_that_is_no_json_is_named_and_not_repeated(reclaim: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reclaim("init") == DONE
+    monkeypatch.setenv("RECLAIM_OUTGOING_ALLOWED_HOSTS", "desk.internal")
+    assert reclaim("run") == REFUSED
+    assert "outgoing_allowed_hosts" in reclaim.err
+    assert "JSON" in reclaim.err
+    assert "desk.internal" not in reclaim.err
+
+
+def test_a_token_is_printed_alone_and_whole(reclaim: Command) -> None:
+    assert reclaim("init") == DONE
+    assert reclaim("token", "issue", "--name", "a program with a rather long name") == DONE
+    assert len(reclaim.out.split()) == 1
+    assert "…" not in reclaim.out
+
+
 def test_an_unknown_service_is_named_with_those_there_are(reclaim: Command) -> None:
     assert reclaim("init") == DONE
     assert reclaim("run", "scaner") == REFUSED

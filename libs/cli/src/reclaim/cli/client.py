@@ -152,8 +152,12 @@ def _detail(answer: httpx.Response) -> str:
     said = str(problem.get("detail") or problem.get("title") or answer.status_code)
     errors = problem.get("errors")
     if isinstance(errors, list):
-        said = "\n".join([said, *(f"  {_error(error)}" for error in errors)])
+        said = "\n".join([said, *(f"  {_error(error)}" for error in errors if not _repeats(error, said))])
     return said
+
+
+def _repeats(error: Any, said: str) -> bool:
+    return isinstance(error, dict) and said in {error.get("message"), error.get("detail"), error.get("msg")}
 
 
 def _error(error: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import sys
 from datetime import timedelta
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -150,8 +152,10 @@ def connection_add(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Connect a system; it is tested first, and not added if the test fails."""
+    if kind == "okta" and not (api_token or jwt_key):
+        _fail("give either RECLAIM_API_TOKEN, or --jwt-key with --client-id", 2)
     if kind == "salesforce" and (client_secret is None) == (jwt_key is None):
-        _fail("give either --client-secret or --jwt-key (with --username)", 2)
+        _fail("give either --client-secret (or RECLAIM_CLIENT_SECRET), or --jwt-key with --username", 2)
     settings = {
         "instance_url": instance_url,
         "base_url": base_url,
@@ -434,6 +438,8 @@ def rule_preview(
             "approver.name": "Asks",
         }
         show(output, result, table=listing(result["seats"][:SHOWN], columns))
+        if (more := len(result["seats"]) - SHOWN) > 0:
+            progress_console.print(f"and {more:,} more, in --output json")
 
 
 def _rule(client: Client, rule: str) -> Any:
@@ -656,7 +662,10 @@ def token_issue(
     token = issue_api_token(
         secret_keys=keys, name=name, role=role.value, lifetime=timedelta(days=days), now=SystemClock().now
     )
-    show(output, {"token": token})
+    if output is Output.TABLE:
+        print(token)  # alone and whole, to be copied
+    else:
+        show(output, {"token": token})
 
 
 # Errors.
@@ -675,6 +684,9 @@ def main() -> None:
     except ValidationError as error:
         for part in error.errors():
             _end(str(part["msg"]).removeprefix("Value error, "), REFUSED)
+    except SettingsError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        _end(f'the setting {field[1] if field else ""} is not JSON: a list is written ["one", "two"].', REFUSED)
 
 
 def _end(message: str, code: int) -> None:

@@ -32,7 +32,7 @@ def named(rows: list[dict[str, Any]], wanted: str, what: str) -> dict[str, Any]:
     for row in rows:
         if wanted in {row["id"], row["name"]}:
             return row
-    names = ", ".join(row["name"] for row in rows) or "none yet"
+    names = ", ".join(repr(row["name"]) for row in rows) or "none yet"
     return fail(f"there is no {what} {wanted!r}. There are: {names}.", REFUSED)
 
 

@@ -44,7 +44,9 @@ def listing(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, ti
 
 def pairs(document: Mapping[str, Any], *, title: str | None = None) -> Table:
     """Return a table of names and values; nested documents get dotted names."""
-    table = Table("", "", title=title, show_header=False)
+    table = Table(title=title, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in _flat(document):
         table.add_row(name.replace("_", " "), _text(value))
     return table

@@ -31,7 +31,7 @@ def change(
     url: UrlOption = DEFAULT_URL,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Change parts of a rule, named as `rule show` names them, and keep the rest. Open cases keep their version.
+    """Change parts of a rule, named as in `rule show -o json`, and keep the rest. Open cases keep their version.
 
     Several values are apart by commas: products=SFDC,AUL.
     """
@@ -41,7 +41,7 @@ def change(
         document = {"version": present["version"]}
         for name, given, value in (part.partition("=") for part in parts):
             if not given or name not in present:
-                fail(f"{name!r} is no part of a rule: write such as grace_days=21, as `reclaim rule show` names it.", 2)
+                fail(f"{name!r} is no part of a rule: write such as grace_days=21, named as in `rule show -o json`.", 2)
             several = isinstance(present[name], list)
             document[name] = [one.strip() for one in value.split(",") if one.strip()] if several else value or None
         show(output, client.call("PATCH", path, json=document))

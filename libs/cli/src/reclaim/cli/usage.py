@@ -208,7 +208,7 @@ def _show_import(output: Output, result: dict[str, Any]) -> None:
     shown = {name: result[name] for name in names if result[name] is not None}
     if result["findings"]["unknown"]:
         unknown = list(result["findings"]["unknown"].items())[:10]
-        shown["not in the catalogue"] = ", ".join(f"{name} ({rows} rows)" for name, rows in unknown)
+        shown["not in the catalogue"] = ", ".join(f"{name} ({rows} row{'s' * (rows != 1)})" for name, rows in unknown)
     show(output, result if output is Output.JSON else shown)
     if output is Output.TABLE and result.get("refused"):
         columns = {"line": "Line", "reason": "Refused because", "row": "Row"}

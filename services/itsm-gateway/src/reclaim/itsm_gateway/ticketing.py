@@ -133,7 +133,7 @@ def _of_seat(seat: Seat, case_id: str, rule_name: str, public_url: str) -> dict[
         "department": seat.department or "",
         "product_name": seat.product_name,
         "rule_name": rule_name,
-        "annual_cost": f"{seat.price.amount * 12} {seat.price.currency}" if seat.price else "",
+        "annual_cost": f"{seat.price.amount * 12:.2f} {seat.price.currency}" if seat.price else "",
         "case_url": f"{public_url.rstrip('/')}/lifecycle/cases/{case_id}",
     }
 
