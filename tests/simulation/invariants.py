@@ -330,7 +330,9 @@ class Judge:
         self._freshly_checked("frozen", write.id, write)
         self._within_limits("frozen", write.id, write)
         self._in_its_hours(write, allowed)
-        if len(self._ours(write.id, "frozen", after=True)) >= len(self._live(write.id)):
+        # Whoever hung in the moment of writing comes after all that followed; in the end nothing of it may be left.
+        hung = any(write.began < undone.began for undone in self._ours(write.id, "frozen", after=False))
+        if len(self._ours(write.id, "frozen", after=True)) >= len(self._live(write.id)) and not hung:
             self.blame(f"{write.id}: frozen more often than it was flagged")
 
     def _unfreeze(self, write: Write) -> None:
