@@ -608,7 +608,9 @@ def _timed_out(case: Case, command: DeadlinePassed, now: datetime) -> Verdict:
     until = case.notified_at + timedelta(days=case.policy.decision_days) + command.down
     if now < until:
         note = f"the deadline is {until.isoformat()} now: {_down(command.down)}"
-        return _go(replace(case, decide_by=until), State.AWAITING_DECISION, note, timer=Timer("deadline", until))
+        extended = _go(replace(case, decide_by=until), State.AWAITING_DECISION, note, timer=Timer("deadline", until))
+        # Whoever was called about the ticket still has to look: a ticket says only once that it decides nothing.
+        return msgspec.structs.replace(extended, case=replace(extended.case, attention=case.attention))
     rule = f"rule {case.policy.rule_name!r} (version {case.policy.rule_version})"
     match case.policy.on_timeout:
         case "freeze":
