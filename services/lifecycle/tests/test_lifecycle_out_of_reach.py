@@ -6,6 +6,7 @@ import importlib.util
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -174,6 +175,18 @@ async def test_an_unfreezing_whose_answer_was_lost_is_said_though_the_next_attem
         await it.act()
         assert (await it.case()).state is State.RESTORED
         assert (await it.said()).count("UserRestored") == 1
+
+
+async def test_a_case_that_a_release_before_closed_is_not_closed_again(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await left_behind(it)
+        async with it.running.database.unit() as unit:
+            before = msgspec.structs.replace((await store.load(unit.db, ["case-1"]))["case-1"], closed_as=None)
+            await store.update(unit.db, [before], unit.now)
+        await it.order(Unfreeze("op"))
+        await it.act()
+        assert (await it.case()).state is State.RESTORED
+        assert await it.said() == ["UserFrozen", "CaseClosed", "UserRestored"]
 
 
 async def test_where_somebody_let_them_in_already_nothing_is_said_to_be_restored(tmp_path: Path) -> None:

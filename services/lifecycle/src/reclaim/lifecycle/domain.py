@@ -893,8 +893,15 @@ def _unfreeze_what_was_left(case: Case, command: Unfreeze, now: datetime) -> Ver
     if not case.left_frozen:
         return Rejected("the case left no freeze behind")
     reason = "the account is back, and Reclaim's freeze was still on it"
-    asked = replace(case, withdrawn=False, appealed_by=command.actor, appeal_reason=reason, appealed_at=now)
+    asked = replace(
+        _known_as_closed(case), withdrawn=False, appealed_by=command.actor, appeal_reason=reason, appealed_at=now
+    )
     return _go(asked, State.RESTORING, f"{command.actor} has the freeze undone that was left after the case had ended")
+
+
+def _known_as_closed(case: Case) -> Case:
+    """Return a case that has ended with how it did: one that a release before this stored does not say."""
+    return replace(case, closed_as=case.closed_as or case.state)
 
 
 def _last_step(case: Case) -> State:
@@ -960,6 +967,7 @@ def _frozen(case: Case, command: SeatFrozen, now: datetime) -> Verdict:  # noqa:
 
 def _taken_after_the_end(case: Case, command: TakenLate, now: datetime) -> Verdict:
     """Undo what a process did that was stopped right before its call for longer than its lease."""
+    case = _known_as_closed(case)
     if command.kind is not Effect.FREEZE:
         case = _to_give_back_whole(case, now)
     note = f"{_HUNG} ({command.kind}); the account is given back, if that did not come before it"
