@@ -61,6 +61,19 @@ def test_a_clock_that_is_set_back_takes_nothing_back() -> None:
     assert (after.since, after.until) == (NOON, NOON + 3 * MINUTE)
 
 
+def test_a_machine_whose_clock_was_weeks_ahead_notices_the_next_outage() -> None:
+    ahead = 14 * 24 * 60
+    wrong, _ = beat(up_for(7), *later(ahead))
+    right, said = beat(wrong, *later(9))
+    assert (right.since, right.beat) == later(9)
+    assert [(one.since, one.until, one.beat) for one in said] == [
+        (wrong.since, wrong.until, right.beat),
+        (right.since, right.since, right.beat),
+    ]
+    after, said = beat(right, *later(9 + 60))
+    assert (after.since, len(said)) == (NOON + 69 * MINUTE, 2)
+
+
 async def test_the_job_tells_it_over_the_bus(
     start: Start, database_url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -176,6 +177,18 @@ async def test_an_unfreezing_whose_answer_was_lost_is_said_though_the_next_attem
         assert (await it.said()).count("UserRestored") == 1
 
 
+async def test_a_case_that_a_release_before_closed_is_not_closed_again(tmp_path: Path) -> None:
+    async with world(None, tmp_path) as it:
+        await left_behind(it)
+        async with it.running.database.unit() as unit:
+            before = msgspec.structs.replace((await store.load(unit.db, ["case-1"]))["case-1"], closed_as=None)
+            await store.update(unit.db, [before], unit.now)
+        await it.order(Unfreeze("op"))
+        await it.act()
+        assert (await it.case()).state is State.RESTORED
+        assert await it.said() == ["UserFrozen", "CaseClosed", "UserRestored"]
+
+
 async def test_where_somebody_let_them_in_already_nothing_is_said_to_be_restored(tmp_path: Path) -> None:
     async with world(None, tmp_path) as it:
         await left_behind(it)
@@ -278,6 +291,25 @@ async def test_a_freeze_that_outlived_its_case_stands_in_attention_with_one_clic
             await site.act()
             assert not user.frozen
             assert (await http.post(f"/lifecycle/api/cases/{case_id(0)}/unfreeze")).status_code == 409
+
+
+async def test_what_a_later_case_froze_is_not_undone_on_the_page_of_the_one_before(tmp_path: Path) -> None:
+    async with serving(tmp_path) as site:
+        user = await frozen_and_hidden(site)
+        async with site.client("operator") as http:
+            await http.post(f"/lifecycle/api/cases/{case_id(0)}/deleted", json={"note": "so they say"})
+            user.frozen = False  # somebody let them in in the product itself
+            site.org.users[user.id] = user
+            site.clock.advance(200 * DAY)  # their account counts as changed by an administrator for a while
+            again = msgspec.structs.replace(flagged(0), case_id="later", flagged_at=site.clock.now())
+            await site.tell(again, source="scanner")
+            await site.tell(msgspec.structs.replace(decided(0, "revoke"), case_id="later"))
+            await site.act()
+            assert (user.frozen, (await site.case("later")).state) == (True, State.FROZEN)
+            refused = await http.post(f"/lifecycle/api/cases/{case_id(0)}/unfreeze")
+            assert (refused.status_code, "Case later is about" in refused.text) == (409, True)
+            await site.act()
+            assert user.frozen
 
 
 async def test_a_used_seat_whose_freeze_was_under_way_is_cancelled_and_says_so(tmp_path: Path) -> None:

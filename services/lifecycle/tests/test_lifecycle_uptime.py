@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reclaim.common.contracts import PagesServed
+from reclaim.common.contracts import PagesServed, TicketUndecided
 from reclaim.lifecycle import attention, jobs, store
 from reclaim.lifecycle.domain import State
 from reclaim.lifecycle.uptime import FRESH, Stretch, Uptime
@@ -93,6 +93,24 @@ async def test_an_outage_extends_the_deadline_by_what_was_missed(
         await it.act()
         assert (await it.case()).state is State.FROZEN
         assert await it.verified()
+
+
+async def test_an_extended_deadline_leaves_the_case_with_those_that_wait_for_a_person(
+    tmp_path: Path, pages: Pages
+) -> None:
+    async with world(None, tmp_path) as it:
+        await asked(it, route="both")
+        await it.tell(TicketUndecided(case_id="case-1", reason="closed", remedy="look", noticed_at=NOW), source="itsm")
+        await pages.up(it, -DAY, 3 * DAY)
+        await pages.up(it, 5 * DAY, 14 * DAY)
+        it.clock.advance(14 * DAY)
+        await it.act()
+        case = await it.case()
+        assert (case.state, case.decide_by) == (State.AWAITING_DECISION, NOW + 16 * DAY)
+        assert case.attention is not None
+        it.clock.advance(2 * DAY)
+        await it.act()
+        assert ((await it.case()).state, (await it.case()).attention) == (State.FROZEN, None)
 
 
 async def test_a_time_out_waits_while_nothing_is_heard_of_the_pages(tmp_path: Path, pages: Pages) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -15,6 +15,9 @@ from reclaim.common.timing import wall_milliseconds
 
 BREAK: Final = 15 * 60_000
 """Milliseconds without a beat that are an outage; a shorter break is none."""
+
+AHEAD: Final = 60 * 60_000
+"""Milliseconds by which the last beat may lie ahead: more than hosts differ by, it was noted by a wrong clock."""
 
 TELL: Final = 5 * 60_000
 """Milliseconds after which it is told again that the pages are up."""
@@ -38,6 +41,10 @@ def beat(before: Beat | None, now: datetime, wall: int) -> tuple[Beat, list[Page
     if before is None:
         first = Beat(now, now, wall, wall)
         return first, [first.served()]
+    if before.beat - wall > AHEAD:
+        # With it nobody would notice an outage until that time has come.
+        again = Beat(now, now, wall, wall)
+        return again, [replace(before, beat=wall).served(), again.served()]
     if wall - before.beat > BREAK:
         # How long they were up before the break was told last up to `TELL` before it.
         again = Beat(now, now, wall, wall)

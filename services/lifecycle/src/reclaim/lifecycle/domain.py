@@ -608,7 +608,9 @@ def _timed_out(case: Case, command: DeadlinePassed, now: datetime) -> Verdict:
     until = case.notified_at + timedelta(days=case.policy.decision_days) + command.down
     if now < until:
         note = f"the deadline is {until.isoformat()} now: {_down(command.down)}"
-        return _go(replace(case, decide_by=until), State.AWAITING_DECISION, note, timer=Timer("deadline", until))
+        extended = _go(replace(case, decide_by=until), State.AWAITING_DECISION, note, timer=Timer("deadline", until))
+        # Whoever was called about the ticket still has to look: a ticket says only once that it decides nothing.
+        return msgspec.structs.replace(extended, case=replace(extended.case, attention=case.attention))
     rule = f"rule {case.policy.rule_name!r} (version {case.policy.rule_version})"
     match case.policy.on_timeout:
         case "freeze":
@@ -891,8 +893,15 @@ def _unfreeze_what_was_left(case: Case, command: Unfreeze, now: datetime) -> Ver
     if not case.left_frozen:
         return Rejected("the case left no freeze behind")
     reason = "the account is back, and Reclaim's freeze was still on it"
-    asked = replace(case, withdrawn=False, appealed_by=command.actor, appeal_reason=reason, appealed_at=now)
+    asked = replace(
+        _known_as_closed(case), withdrawn=False, appealed_by=command.actor, appeal_reason=reason, appealed_at=now
+    )
     return _go(asked, State.RESTORING, f"{command.actor} has the freeze undone that was left after the case had ended")
+
+
+def _known_as_closed(case: Case) -> Case:
+    """Return a case that has ended with how it did: one that a release before this stored does not say."""
+    return replace(case, closed_as=case.closed_as or case.state)
 
 
 def _last_step(case: Case) -> State:
@@ -958,6 +967,7 @@ def _frozen(case: Case, command: SeatFrozen, now: datetime) -> Verdict:  # noqa:
 
 def _taken_after_the_end(case: Case, command: TakenLate, now: datetime) -> Verdict:
     """Undo what a process did that was stopped right before its call for longer than its lease."""
+    case = _known_as_closed(case)
     if command.kind is not Effect.FREEZE:
         case = _to_give_back_whole(case, now)
     note = f"{_HUNG} ({command.kind}); the account is given back, if that did not come before it"

@@ -215,6 +215,23 @@ async def left_frozen(db: AsyncConnection, *, limit: int) -> list[tuple[Listed, 
     return [(_listed(row), _decode(bytes(row.document))) for row in rows]
 
 
+async def holds_seat_since(db: AsyncConnection, case: Case) -> str | None:
+    """Return a later case of the same seat that has frozen or freed it, or is about to: what is frozen now is its."""
+    later = sa.select(CASE.c.document).where(
+        CASE.c.connection_id == case.seat.connection_id,
+        CASE.c.holder_id == case.seat.holder.id,
+        CASE.c.product == case.seat.product,
+        CASE.c.id != case.id,
+        CASE.c.flagged_at >= case.flagged_at,
+        ~CASE.c.dry_run,
+    )
+    for other in [_decode(bytes(document)) for document in (await db.execute(later)).scalars()]:
+        freed = other.reclaimed_at is not None and other.given_back_at is None
+        if other.frozen_at is not None or other.unsure or other.state is State.FREEZING or freed:
+            return other.id
+    return None
+
+
 async def count_left_frozen(db: AsyncConnection) -> int:
     """Return how many freezes outlived their case."""
     return int((await db.execute(sa.select(sa.func.count()).select_from(DRIFT).where(_LEFT))).scalar_one())

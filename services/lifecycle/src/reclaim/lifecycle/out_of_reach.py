@@ -9,11 +9,27 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from reclaim.common.db import Database
+from reclaim.common.errors import Conflict
 from reclaim.common.routing import Router
+from reclaim.lifecycle import drift_store, queries
 from reclaim.lifecycle.api import command, shown
-from reclaim.lifecycle.domain import AccountDeleted, Unfreeze
+from reclaim.lifecycle.domain import AccountDeleted, Case, Unfreeze
 from reclaim.web.auth import local_path, require
 from reclaim.web.operators import Operator
+
+
+async def _unfreeze(database: Database, case_id: str, operator: Operator) -> Case:
+    """Have a freeze undone that a case left behind.
+
+    Raises:
+        NotFound: there is no such case.
+        Conflict: the case left none, or a later case of the seat has frozen or freed it since.
+    """
+    async with database.reading() as db:
+        later = await drift_store.holds_seat_since(db, await queries.find(db, case_id))
+    if later is not None:
+        raise Conflict(f"Case {later} is about the same seat, and later: undo on its page what was done since.")
+    return await command(database, case_id, operator, Unfreeze(operator.name))
 
 
 class DeletedIn(BaseModel):
@@ -37,7 +53,7 @@ def api_routes(database: Database) -> Router:
 
     @api.post("/cases/{case_id}/unfreeze")
     async def unfreeze(case_id: str, operator: Annotated[Operator, Depends(require("operator"))]) -> dict[str, Any]:
-        return shown(await command(database, case_id, operator, Unfreeze(operator.name)))
+        return shown(await _unfreeze(database, case_id, operator))
 
     return api
 
@@ -61,7 +77,7 @@ def page_routes(database: Database) -> Router:
         operator: Annotated[Operator, Depends(require("operator"))],
         back: Annotated[str, Form(max_length=200)] = "",
     ) -> RedirectResponse:
-        await command(database, case_id, operator, Unfreeze(operator.name))
+        await _unfreeze(database, case_id, operator)
         return RedirectResponse(local_path(back) if back else f"/lifecycle/cases/{case_id}", status_code=303)
 
     return pages
