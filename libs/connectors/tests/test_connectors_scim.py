@@ -559,6 +559,25 @@ async def test_a_group_whose_members_are_not_listed_is_in_doubt(world: Scim) -> 
     assert "does not list who is in the group VIP" in members.doubt
 
 
+async def test_a_service_that_shows_every_group_as_empty_leaves_all_in_doubt(world: Scim) -> None:
+    ann, bob = world.add(), world.add()
+    inner = world.group("Inner", [bob])
+    world.group("VIP", [ann])
+    world.group("Leaders", [ann], [inner])
+
+    def emptied(path: str, body: Any) -> Any:
+        for group in [body, *body.get("Resources", [])] if "/Groups" in path else []:
+            if group.get("displayName") in ("VIP", "Inner"):
+                group["members"] = []
+        return body
+
+    world.server.tamper = emptied
+    found = await world.reader.members(["VIP", "Leaders"])
+    assert [found["VIP"].has(each) for each in (ann, bob)] == [None, None]
+    assert [found["Leaders"].has(each) for each in (ann, bob)] == [True, None]
+    assert "does not list who is in the group VIP" in found["VIP"].doubt
+
+
 async def test_a_member_of_which_nobody_says_what_it_is_may_be_a_group(world: Scim) -> None:
     ann, bob = world.add(), world.add()
     inner = world.group("Inner", [bob])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -166,3 +167,20 @@ async def test_a_group_is_counted_as_it_was_last_read(tmp_path: Path, database_u
         assert await matched(unit.db) == (1, 0, 1)
         await known_seats.set_members(unit.db, "c1", {"VIP": Members()}, NOW)
         assert await matched(unit.db) == (0, 2, 0)
+
+
+async def test_two_readings_at_once_keep_the_members_of_one_group(tmp_path: Path, database_url: str | None) -> None:
+    async with database(tmp_path, database_url) as opened:
+
+        async def read(*people: str) -> None:
+            async with opened.unit() as unit:
+                await known_seats.set_members(unit.db, "c1", {"VIP": Members(frozenset(people))}, NOW)
+
+        for before in ("p1", "p2"):  # of a group that is new, and of one that was read before
+            async with opened.unit() as first:
+                await known_seats.set_members(first.db, "c1", {"VIP": Members(frozenset({before, "p3"}))}, NOW)
+                second = asyncio.create_task(read("p3", "p4"))
+                await asyncio.sleep(0.2)
+            await second
+            async with opened.reading() as db:
+                assert set((await db.execute(sa.select(known_seats.MEMBERSHIPS.c.person_id))).scalars()) == {"p3", "p4"}

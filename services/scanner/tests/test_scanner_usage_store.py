@@ -427,6 +427,16 @@ async def test_a_source_that_never_named_the_product_proves_nothing_by_the_recor
     assert found.state == "UNUSED"
 
 
+async def test_many_sources_may_report_on_a_suite_of_many_components(database: Database) -> None:
+    await keep(database, [record("u1")], source="agent00")
+    await tell(database, *(report(f"agent{number:02}") for number in range(20)))
+    async with database.reading() as db:
+        chosen = await make_plan(
+            db, IDLE_90, "office", components=[f"part{number}" for number in range(30)], connection_id="c3", now=NOW
+        )
+    assert "has never named it" in chosen.unproven[0]
+
+
 @pytest.mark.parametrize(
     ("told", "state"),
     [

@@ -346,17 +346,18 @@ async def set_members(db: AsyncConnection, connection_id: str, groups: Mapping[s
     """Replace who is in some groups, by name; of one that is in doubt only those are kept who certainly are."""
     if not groups:
         return
+    # First of all, as it locks the groups: two readings at once would both delete, and both insert the same members.
+    await insert_many(
+        db,
+        GROUPS,
+        [{"name": name, "whole": not groups[name].doubt} for name in sorted(groups)],
+        same={"connection_id": connection_id, "read_at": now},
+        replacing=("connection_id", "name"),
+    )
     named = among(MEMBERSHIPS.c.group_name, groups)
     await db.execute(sa.delete(MEMBERSHIPS).where(MEMBERSHIPS.c.connection_id == connection_id, named))
     rows = [{"person_id": one, "group_name": name} for name, members in groups.items() for one in sorted(members.ids)]
     await insert_many(db, MEMBERSHIPS, rows, same={"connection_id": connection_id})
-    await insert_many(
-        db,
-        GROUPS,
-        [{"name": name, "whole": not members.doubt} for name, members in groups.items()],
-        same={"connection_id": connection_id, "read_at": now},
-        replacing=("connection_id", "name"),
-    )
 
 
 # ------------------------------------------------------------------------------------------------ filters in memory

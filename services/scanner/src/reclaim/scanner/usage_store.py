@@ -497,6 +497,10 @@ async def make_plan(
     return chosen if connection_id is None else await witnessed(db, chosen, connection_id=connection_id)
 
 
+_MOST_IN_A_UNION: Final = 400
+"""Queries that are asked as one: SQLite takes at most 500."""
+
+
 async def _named(db: AsyncConnection, sources: Collection[str], products: Collection[str]) -> dict[str, set[str]]:
     """Return of which of some products each of these sources has ever had a record."""
     found: dict[str, set[str]] = {source: set() for source in sources}
@@ -507,8 +511,9 @@ async def _named(db: AsyncConnection, sources: Collection[str], products: Collec
         for source in sorted(sources)
         for product in sorted(products)
     ]
-    for row in await db.execute(sa.union_all(*asked)) if asked else ():
-        found[row.source].add(row.product)
+    for start in range(0, len(asked), _MOST_IN_A_UNION):
+        for row in await db.execute(sa.union_all(*asked[start : start + _MOST_IN_A_UNION])):
+            found[row.source].add(row.product)
     return found
 
 

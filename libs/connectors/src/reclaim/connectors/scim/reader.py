@@ -173,7 +173,8 @@ class ScimReader:
         """Return who is in each of some groups, by their display names, with the members of the groups in them.
 
         An account's own `groups` are not asked: an account that has none looks like one of a service that does not
-        fill them. A group without `members` is in doubt for the same reason.
+        fill them. A group without `members`, or with an empty list of them, is in doubt for the same reason: some
+        services show every group as empty, however many are in it.
 
         Raises:
             SignInRefused: the service does not accept the credentials.
@@ -203,7 +204,7 @@ class ScimReader:
         while waiting:
             group = waiting.pop()
             listed = group.get("members")
-            if not isinstance(listed, list):
+            if not isinstance(listed, list) or not listed:
                 doubt = f"The service does not list who is in the group {group.get('displayName') or name}."
                 continue
             for member in listed:
