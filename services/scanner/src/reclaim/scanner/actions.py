@@ -96,7 +96,8 @@ async def add_connection(
     validate_profile(kind, settings, credentials)
     name = clean_name(name, what="connection")
     profile = ConnectionProfile(id="new", name=name, kind=kind, settings=settings, credentials=credentials)
-    results = await _tried(deps, profile, test=test, force=force, then="Mend this, or add it untested with force.")
+    then = "Mend this, or add it as it is: with force, in the command --force."
+    results = await _tried(deps, profile, test=test, force=force, then=then)
     async with deps.database.unit() as unit:
         added = await store.add_connection(
             unit.db,

@@ -322,7 +322,9 @@ class RunOut(_Out):
     connection_name: str
     asked_by: str
     due_at: datetime | None
-    dry_run: bool
+    dry_run: bool = Field(
+        validation_alias="rehearsal", description="Whether it is a rehearsal: by the rule, or by who asked for it"
+    )
     status: str
     requested_at: datetime
     started_at: datetime | None
@@ -462,7 +464,7 @@ class RuleSummary(_Out):
     rule_name: str
     run_id: str = Field(validation_alias="id")
     ended_at: datetime
-    dry_run: bool
+    dry_run: bool = Field(validation_alias="rehearsal")
     seen: int
     used: int
     flagged: int
