@@ -122,6 +122,7 @@ def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded, tmp_
     assert "literal" not in reclaim.err, "how the form sends no state is nothing to choose"
     assert reclaim("parked", "list", "nonsense") == REFUSED
     assert "approvals" in reclaim.err
+    who_is_excluded_is_somebody(reclaim, cases[0]["seat"]["holder"]["id"])
     the_trail_is_signed_exported_and_erased(reclaim, cases[0]["id"], tmp_path)
     assert reclaim.json("savings", "rebuild")["state"] == "done"
     assert "figures" in reclaim.json("savings", "report")
@@ -166,6 +167,19 @@ def test_the_kill_switch_is_engaged_and_released(reclaim: Command, world: Embedd
     assert reclaim("kill", "list") == DONE
     assert "something" in reclaim.out
     assert reclaim.json("kill", "list")["engaged"] == []
+
+
+def who_is_excluded_is_somebody(reclaim: Command, holder: str) -> None:
+    excluded = ["exclusion", "add", "person"]
+    assert reclaim(*excluded, holder[:-1], "--reason", "parental leave", "--until", "2099-01-31") == DONE
+    assert "nobody is protected" in reclaim.err
+    assert "the end of 2099-01-31" in reclaim.out
+    assert reclaim(*excluded, holder, "--reason", "parental leave") == DONE
+    assert reclaim.err == ""
+    assert reclaim("exclusion", "list") == DONE
+    assert "the end of 2099-01-31" in reclaim.out
+    for one in reclaim.json("exclusion", "list"):
+        reclaim.json("exclusion", "end", one["id"])
 
 
 def the_trail_is_signed_exported_and_erased(reclaim: Command, case: str, folder: Path) -> None:

@@ -454,6 +454,17 @@ async def add_exclusion(deps: Deps, raw: Mapping[str, object], *, author: str) -
     return added, closed
 
 
+async def protects_nobody(deps: Deps, added: Exclusion) -> str | None:
+    """Return what to say of an exclusion of a person whom nobody knows, which may be a slip of the pen; else None."""
+    async with deps.database.reading() as db:
+        if added.kind != "person" or await exclusion_store.names_somebody(db, added):
+            return None
+    return (
+        f"No seat that has been read is of {added.value}: nobody is protected yet. See that the id or address is "
+        "right; the exclusion is kept, for whoever comes under it."
+    )
+
+
 async def _members(deps: Deps, terms: ExclusionTerms) -> dict[str, Members]:
     """Return who is in the group that an exclusion is about: asked before anything is written, as all is outside."""
     if terms.kind != "group" or terms.connection_id is None:
