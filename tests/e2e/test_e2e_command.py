@@ -88,6 +88,10 @@ def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded, tmp_
     preview = reclaim.json("rule", "preview", "Idle")
     assert reclaim("rule", "preview", "Idle") == DONE
     assert "Would be flagged" in reclaim.out
+    (yearly,) = preview["yearly"]
+    assert f"{float(yearly['amount']):,.2f} {yearly['currency']}" in reclaim.out
+    assert reclaim("rule", "diff", "Idle") == DONE
+    assert "nothing to compare" in reclaim.err
     assert reclaim.json("rule", "activate", "Idle")["status"] == "active"
     assert reclaim.json("rule", "pause", "Idle")["status"] == "paused"
     assert reclaim.json("rule", "activate", "Idle")["status"] == "active"
@@ -164,8 +168,11 @@ def test_the_kill_switch_is_engaged_and_released(reclaim: Command, world: Embedd
     assert reclaim("kill", "release", "--reason", "mended") == REFUSED
     assert "connection" in reclaim.err
     reclaim.json("kill", "release", "--reason", "mended", "--connection", "Org")
+    reclaim.json("kill", "engage", "--reason", "only that one", "--rule", "Idle")
     assert reclaim("kill", "list") == DONE
     assert "something" in reclaim.out
+    assert "Idle" in reclaim.out, "by its name"
+    reclaim.json("kill", "release", "--reason", "mended", "--rule", "Idle")
     assert reclaim.json("kill", "list")["engaged"] == []
 
 

@@ -7,6 +7,7 @@ import re
 import secrets
 import sys
 from datetime import timedelta
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -24,7 +25,7 @@ from reclaim.cli.options import DEFAULT_URL, REFUSED, OutputOption, UrlOption
 from reclaim.cli.options import connected as _client
 from reclaim.cli.options import fail as _fail
 from reclaim.cli.options import named as _named
-from reclaim.cli.output import Output, listing, progress_console, show
+from reclaim.cli.output import Output, listing, pairs, progress_console, show
 from reclaim.cli.trail import attention_app, audit_app
 from reclaim.common import host
 from reclaim.common.clock import SystemClock
@@ -430,7 +431,8 @@ def rule_preview(
     """Show who a rule would flag today, and who is left alone by which check. Nothing is created."""
     with _client(url) as client:
         result = client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}/preview")
-    show(output, result)
+    yearly = [f"{Decimal(one['amount']):,.2f} {one['currency']}" for one in result["yearly"]]
+    show(output, result, table=pairs(result | {"yearly": yearly}))
     if output is Output.TABLE:
         columns = {
             "seat.holder.name": "Would be flagged",

@@ -78,6 +78,9 @@ def diff(
     """Show what two versions of a rule say differently."""
     with connected(url) as client:
         result = client.get(f"/scanner/api/rules/{_rule(client, rule)}/diff", before=before, after=after)
+    if output is Output.TABLE and result["before"]["version"] == result["after"]["version"]:
+        progress_console.print(f"Both are version {result['after']['version']}: there is nothing to compare.")
+        return
     columns = {
         "field": "Part",
         "before": f"Version {result['before']['version']}",
