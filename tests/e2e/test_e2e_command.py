@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -86,6 +88,10 @@ def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded, tmp_
     preview = reclaim.json("rule", "preview", "Idle")
     assert reclaim("rule", "preview", "Idle") == DONE
     assert "Would be flagged" in reclaim.out
+    (yearly,) = preview["yearly"]
+    assert f"{float(yearly['amount']):,.2f} {yearly['currency']}" in reclaim.out
+    assert reclaim("rule", "diff", "Idle") == DONE
+    assert "nothing to compare" in reclaim.err
     assert reclaim.json("rule", "activate", "Idle")["status"] == "active"
     assert reclaim.json("rule", "pause", "Idle")["status"] == "paused"
     assert reclaim.json("rule", "activate", "Idle")["status"] == "active"
@@ -109,6 +115,18 @@ def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded, tmp_
     assert {case["state"] for case in reclaim.json(*chosen, "--state", "kept")["cases"]} == {"kept"}
     assert reclaim.json(*chosen, "--find", cases[0]["id"])["cases"][0]["id"] == cases[0]["id"]
     assert reclaim.json("case", "list", "--dry-run")["cases"] == []
+    first = reclaim.json("case", "list", "--limit", "1")
+    assert reclaim("case", "list", "--limit", "1") == DONE
+    assert f"--after {first['next']}" in reclaim.err
+    assert reclaim("case", "list") == DONE
+    assert "--after" not in reclaim.err
+    assert "dry run" not in reclaim.out
+    assert reclaim("case", "list", "--state", "nonsense") == REFUSED
+    assert "Input should be 'flagged'" in reclaim.err
+    assert "literal" not in reclaim.err, "how the form sends no state is nothing to choose"
+    assert reclaim("parked", "list", "nonsense") == REFUSED
+    assert "approvals" in reclaim.err
+    who_is_excluded_is_somebody(reclaim, cases[0]["seat"]["holder"]["id"])
     the_trail_is_signed_exported_and_erased(reclaim, cases[0]["id"], tmp_path)
     assert reclaim.json("savings", "rebuild")["state"] == "done"
     assert "figures" in reclaim.json("savings", "report")
@@ -116,6 +134,21 @@ def test_from_a_connection_to_the_report(reclaim: Command, world: Embedded, tmp_
     for command in (["case", "list"], ["rule", "list"], ["connection", "list"], ["audit", "verify"], ["audit", "keys"]):
         assert reclaim(*command) == DONE
         assert reclaim.out.strip()
+
+
+def test_a_rehearsal_is_said_to_be_one(reclaim: Command, world: Embedded) -> None:
+    assert connect(reclaim, world, "Stage") == DONE
+    rule = ["--name", "Rehearsed", "--connection", "Stage", "--product", "SFDC", "--inactive-days", "90"]
+    reclaim.json("rule", "add", *rule, "--on-timeout", "keep", "--grace-days", "30")
+    reclaim.json("rule", "activate", "Rehearsed")
+    scan = reclaim.json("scan", "run", "Rehearsed")
+    assert scan["dry_run"], "nobody asked for it, but the rule is one"
+    cases: list[dict[str, Any]] = []
+    while not cases:
+        cases = reclaim.json("case", "list", "--rule", "Rehearsed", "--limit", "1")["cases"]
+    for command in (["case", "list", "--rule", "Rehearsed"], ["case", "show", cases[0]["id"]]):
+        assert reclaim(*command) == DONE
+        assert "(dry run)" in reclaim.out
 
 
 def test_the_kill_switch_is_engaged_and_released(reclaim: Command, world: Embedded) -> None:
@@ -135,9 +168,25 @@ def test_the_kill_switch_is_engaged_and_released(reclaim: Command, world: Embedd
     assert reclaim("kill", "release", "--reason", "mended") == REFUSED
     assert "connection" in reclaim.err
     reclaim.json("kill", "release", "--reason", "mended", "--connection", "Org")
+    reclaim.json("kill", "engage", "--reason", "only that one", "--rule", "Idle")
     assert reclaim("kill", "list") == DONE
     assert "something" in reclaim.out
+    assert "Idle" in reclaim.out, "by its name"
+    reclaim.json("kill", "release", "--reason", "mended", "--rule", "Idle")
     assert reclaim.json("kill", "list")["engaged"] == []
+
+
+def who_is_excluded_is_somebody(reclaim: Command, holder: str) -> None:
+    excluded = ["exclusion", "add", "person"]
+    assert reclaim(*excluded, holder[:-1], "--reason", "parental leave", "--until", "2099-01-31") == DONE
+    assert "nobody is protected" in reclaim.err
+    assert "the end of 2099-01-31" in reclaim.out
+    assert reclaim(*excluded, holder, "--reason", "parental leave") == DONE
+    assert reclaim.err == ""
+    assert reclaim("exclusion", "list") == DONE
+    assert "the end of 2099-01-31" in reclaim.out
+    for one in reclaim.json("exclusion", "list"):
+        reclaim.json("exclusion", "end", one["id"])
 
 
 def the_trail_is_signed_exported_and_erased(reclaim: Command, case: str, folder: Path) -> None:
@@ -190,6 +239,7 @@ def test_a_connection_that_does_not_work_is_not_added(
     assert connect(reclaim, world, "Broken", **changes) == REFUSED
     assert says in reclaim.err
     assert "Traceback" not in reclaim.err
+    assert ("--force" in reclaim.err) == (says in {"secret", "127.0.0.1"}), "only what was tried can be added as it is"
     assert "Broken" not in [one["name"] for one in reclaim.json("connection", "list")]
 
 
@@ -288,6 +338,30 @@ def test_a_list_that_is_no_json_is_named_and_not_repeated(reclaim: Command, monk
     assert "outgoing_allowed_hosts" in reclaim.err
     assert "JSON" in reclaim.err
     assert "desk.internal" not in reclaim.err
+
+
+def test_a_port_that_is_taken_is_named_in_one_line(reclaim: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reclaim("init") == DONE
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("RECLAIM_PORT", str(port))
+        assert reclaim("run", "savings") == REFUSED
+    assert f"port {port}" in reclaim.err
+    assert "RECLAIM_PORT" in reclaim.err
+    assert "Errno" not in reclaim.err
+
+
+def test_the_address_is_read_from_the_settings_file(
+    reclaim: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, token = os.environ["RECLAIM_URL"], os.environ["RECLAIM_TOKEN"]
+    monkeypatch.delenv("RECLAIM_URL")
+    monkeypatch.delenv("RECLAIM_TOKEN")
+    settings = tmp_path / ".env"
+    settings.write_text(f"RECLAIM_URL={url}\nRECLAIM_TOKEN={token}\nRECLAIM_PORT={free_port()}\n")
+    assert reclaim("case", "list") == DONE, reclaim.err
+    settings.write_text(f"RECLAIM_TOKEN={token}\nRECLAIM_PORT={url.rpartition(':')[2]}\n")
+    assert reclaim("case", "list") == DONE, reclaim.err
 
 
 def test_a_token_is_printed_alone_and_whole(reclaim: Command) -> None:

@@ -50,6 +50,15 @@ def known(services: Services, monkeypatch: pytest.MonkeyPatch) -> Services:  # n
     return services
 
 
+def test_whether_a_file_is_everything_is_said_in_plain_words(known: Services, tmp_path: Path) -> None:
+    file = tmp_path / "october.csv"
+    file.write_bytes(b"x")
+    known.answers["GET", f"{IMPORTS}/i1"] = (200, an_import(vouched="Not marked complete."))
+    said = run("usage", "import", str(file), "--shape", "sccm").output
+    assert "is it everything?" in said
+    assert "vouched" not in said
+
+
 def test_a_file_is_sent_as_it_is_with_what_was_said_about_it(known: Services, tmp_path: Path) -> None:
     file = tmp_path / "october.csv"
     file.write_bytes(b"x" * 700_000)

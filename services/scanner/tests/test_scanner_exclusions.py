@@ -348,13 +348,24 @@ async def rules(scanner: Scanner) -> list[store.Rule]:
 # ------------------------------------------------------------------------------------------------ API
 
 
+async def test_an_exclusion_of_nobody_known_is_kept_with_a_warning(both: Scanner) -> None:
+    await scanned(both, await ready(both))
+    for value, known in (("u00001", True), (" U00001 ", True), ("u0001", False)):
+        added, _ = await exclude(both, {**PERSON, "value": value})
+        warning = await actions.protects_nobody(both.deps, added)
+        assert (warning is None) == known, value
+    assert len(await both.rows("SELECT id FROM exclusions")) == 3, "kept all the same"
+    added, _ = await exclude(both, {**PERSON, "kind": "department", "value": "Nowhere"})
+    assert await actions.protects_nobody(both.deps, added) is None
+
+
 async def test_exclusions_are_added_listed_and_ended_by_api(served: Served) -> None:
     api = served.api("operator")
     made = await connected_by_api(served.api("admin"))
     body = {**PERSON, "connection_id": made["id"], "expires_at": "2027-01-31"}
     added = await api("POST", "/exclusions", 201, json=body)
     assert (added["author"], added["withdrawn"], added["connection_name"]) == ("the-operator", 0, "Acme")
-    assert added["expires_at"] == "2027-02-01T00:00:00Z"
+    assert (added["expires_at"], added["last_day"]) == ("2027-02-01T00:00:00Z", "2027-01-31")
     assert [one["id"] for one in await api("GET", "/exclusions")] == [added["id"]]
     ended = await api("DELETE", f"/exclusions/{added['id']}")
     assert ended["ended_by"] == "the-operator"

@@ -121,6 +121,7 @@ async def test_the_whole_way_from_a_connection_to_flagged_seats(admin: Browser, 
     await served.scanner.scan_all()
     scans = await admin.get("/scanner/scans")
     assert 'http-equiv="refresh"' not in scans
+    assert "Dry run" in text_of(scans), "by its rule, though nobody asked for it here"
     run_id = re.search(r"/scanner/scans/([\w-]+)", scans)[1]  # type: ignore[index]
     done = await admin.get(f"/scanner/scans/{run_id}")
     assert 'http-equiv="refresh"' not in done

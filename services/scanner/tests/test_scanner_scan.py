@@ -172,7 +172,8 @@ async def test_a_dry_run_scan_rehearses_a_live_rule(scanner: Scanner) -> None:
 
 async def test_a_live_scan_of_a_dry_rule_stays_dry(scanner: Scanner) -> None:
     rule = await ready(scanner, dry_run=True)
-    await scanned(scanner, rule, dry_run=False)
+    run = await scanned(scanner, rule, dry_run=False)
+    assert (run.dry_run, run.rehearsal) == (False, True)
     assert {event.policy.dry_run for event in await scanner.said(UserFlagged)} == {True}
 
 

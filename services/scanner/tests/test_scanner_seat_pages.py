@@ -26,6 +26,9 @@ async def test_an_exclusion_is_made_shown_and_ended_on_its_page(admin: Browser, 
     page = await admin.follow("/scanner/exclusions", {**EXCLUSION, "expires_at": "2027-01-31"})
     assert "parental leave" in page
     assert "u00001" in page
+    assert "31 Jan 2027" in page, "the last day, not the instant after it"
+    assert "Nobody goes by that" in page, "no scan has read a seat yet"
+    assert "Nobody goes by that" not in await admin.get("/scanner/exclusions")
     (row,) = await served.scanner.rows("SELECT id, author FROM exclusions")
     assert row.author == "anna"
     page = await admin.follow(f"/scanner/exclusions/{row.id}/end")

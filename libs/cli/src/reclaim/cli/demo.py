@@ -105,7 +105,7 @@ async def _play(wanted: Demo, output: Output, folder: Path) -> int:
             with Client(url, token) as client:
                 code = await _tell(client, sandbox, clock, output, second_act=wanted.serve_on)
             if wanted.serve_on:
-                _addresses(url, password)
+                progress_console.print(closing(url, password), highlight=False)
                 await _interrupted()
     return code
 
@@ -261,21 +261,21 @@ def _report(outcome: Outcome, output: Output) -> None:
         progress_console.print("The simulated org's own write log agrees with these figures.")
 
 
-def _addresses(url: str, password: str) -> None:
-    progress_console.print(
-        f"""
+def closing(url: str, password: str) -> str:
+    """Return what the demo says when it goes on serving; no line is longer than a usual terminal is wide."""
+    return f"""
 The console is open. Sign in as [bold]{OPERATOR}[/] with the password [bold]{password}[/]
 
   Cases         {url}/lifecycle/
-  Mailbox       {url}/mailbox        (the managers' mail: keep, revoke or appeal there)
-  Service desk  {url}/desk/{PLATFORM}   (tickets: set lr_keep or lr_revoke and close one; reopen a frozen one)
+  Mailbox       {url}/mailbox
+                the managers' mail: keep, revoke or appeal there
+  Service desk  {url}/desk/{PLATFORM}
+                tickets: close with lr_keep or lr_revoke; reopen a frozen one
   Savings       {url}/savings/
   Time machine  {url}/demo/
 
-A second rule has just asked about idle Platform seats: answer for their managers, and let time pass.
-Press Ctrl-C to stop.""",
-        highlight=False,
-    )
+A second rule has just asked about idle Platform seats: answer for their
+managers, and let time pass. Press Ctrl-C to stop."""
 
 
 async def _interrupted() -> None:

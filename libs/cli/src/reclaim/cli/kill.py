@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
-from reclaim.cli.client import Client
+from reclaim.cli.client import ApiError, Client
 from reclaim.cli.options import DEFAULT_URL, REFUSED, OutputOption, UrlOption, connected, fail, named
 from reclaim.cli.output import Output, listing, show
 
@@ -25,6 +26,14 @@ def _scope(client: Client, connection: str | None, rule: str | None) -> dict[str
     if rule is not None:
         return {"scope": "rule", "target": named(client.get("/scanner/api/rules"), rule, "rule")["id"]}
     return {"scope": "global", "target": ""}
+
+
+def _names(client: Client) -> dict[str, str]:
+    """Return the names of what a switch may stop; while the scanner is away, its rules go by their ids."""
+    stopped = list(client.get("/lifecycle/api/brakes")["connections"])
+    with suppress(ApiError):
+        stopped += client.get("/scanner/api/rules")
+    return {one["id"]: one["name"] for one in stopped}
 
 
 @kill_app.command("engage")
@@ -67,6 +76,8 @@ def kill_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE)
     """List the kill switches, the engaged ones first."""
     with connected(url) as client:
         result = client.get("/lifecycle/api/kill-switch")
+        names = _names(client) if output is Output.TABLE else {}
+    rows = [{**switch, "target": names.get(switch["target"], switch["target"])} for switch in result["history"]]
     columns = {
         "scope": "Stops",
         "target": "Which",
@@ -76,4 +87,4 @@ def kill_list(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE)
         "released_by": "Released by",
         "released_at": "Released",
     }
-    show(output, result, table=listing(result["history"], columns))
+    show(output, result, table=listing(rows, columns))

@@ -7,6 +7,7 @@ import re
 import secrets
 import sys
 from datetime import timedelta
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -24,10 +25,11 @@ from reclaim.cli.options import DEFAULT_URL, REFUSED, OutputOption, UrlOption
 from reclaim.cli.options import connected as _client
 from reclaim.cli.options import fail as _fail
 from reclaim.cli.options import named as _named
-from reclaim.cli.output import Output, listing, progress_console, show
+from reclaim.cli.output import Output, listing, pairs, progress_console, show
 from reclaim.cli.trail import attention_app, audit_app
 from reclaim.common import host
 from reclaim.common.clock import SystemClock
+from reclaim.common.contracts import SERVICES
 from reclaim.common.errors import ReclaimError
 from reclaim.common.settings import Settings
 from reclaim.web.auth import issue_api_token
@@ -429,7 +431,8 @@ def rule_preview(
     """Show who a rule would flag today, and who is left alone by which check. Nothing is created."""
     with _client(url) as client:
         result = client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}/preview")
-    show(output, result)
+    yearly = [f"{Decimal(one['amount']):,.2f} {one['currency']}" for one in result["yearly"]]
+    show(output, result, table=pairs(result | {"yearly": yearly}))
     if output is Output.TABLE:
         columns = {
             "seat.holder.name": "Would be flagged",
@@ -527,7 +530,14 @@ def case_list(
         "decision": "Decision",
         "attention.reason": "Attention",
     }
-    show(output, result, table=listing(result["cases"], columns))
+    rows = [{**case, "state": f"{case['state']}{_rehearsed(case)}"} for case in result["cases"]]
+    show(output, result, table=listing(rows, columns))
+    if result["next"] is not None:
+        progress_console.print(f"There are more: the same with --after {result['next']} goes on.", highlight=False)
+
+
+def _rehearsed(case: dict[str, Any]) -> str:
+    return " (dry run)" if case["policy"]["dry_run"] else ""
 
 
 @case_app.command("show")
@@ -538,7 +548,8 @@ def case_show(
     with _client(url) as client:
         result = client.get(f"/lifecycle/api/cases/{case}")
     columns = {"at": "When", "actor": "Who", "command": "What", "before": "Before", "after": "After", "note": "Note"}
-    show(output, result, table=listing(result["history"], columns, title=result["case"]["seat"]["holder"]["name"]))
+    title = f"{result['case']['seat']['holder']['name']}{_rehearsed(result['case'])}"
+    show(output, result, table=listing(result["history"], columns, title=title))
 
 
 @case_app.command("decide")
@@ -626,11 +637,17 @@ def savings_rebuild(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.
 # Operations.
 
 
+def _must_be_service(name: str) -> None:
+    if name not in SERVICES:
+        _fail(f"there is no service {name!r}. There are: {', '.join(SERVICES)}.", REFUSED)
+
+
 @parked_app.command("list")
 def parked_list(
     service: Annotated[str, typer.Argument()], url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE
 ) -> None:
     """List the messages that a service could not handle."""
+    _must_be_service(service)
     with _client(url) as client:
         result = client.get(f"/{service}/api/parked")
     columns = {"event_id": "Id", "wire": "Event", "attempts": "Attempts", "since": "Since", "reason": "Reason"}
@@ -645,6 +662,7 @@ def parked_redrive(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let a service handle a parked message again."""
+    _must_be_service(service)
     with _client(url) as client:
         client.post(f"/{service}/api/parked/{event}/redrive")
     show(output, {"redriven": event})

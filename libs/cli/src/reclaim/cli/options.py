@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from reclaim.cli.client import Client, own_token
 from reclaim.cli.output import Output, progress_console
 
 REFUSED: Final = 3
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
+DEFAULT_URL: Final = ""
+"""No address was given: the settings say which it is."""
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs")]
-UrlOption = Annotated[str, typer.Option("--url", envvar="RECLAIM_URL", help="where the services answer")]
+UrlOption = Annotated[
+    str,
+    typer.Option(
+        "--url",
+        help="where the services answer",
+        show_default="RECLAIM_URL of the environment or .env, else this machine at RECLAIM_PORT",
+    ),
+]
+
+
+class _Reached(BaseSettings):
+    """Which installation the command talks to, read where the services read their settings."""
+
+    model_config = SettingsConfigDict(env_prefix="RECLAIM_", env_file=".env", extra="ignore", hide_input_in_errors=True)
+
+    url: str = ""
+    token: SecretStr = SecretStr("")
+    port: int = 8080
 
 
 @contextmanager
 def connected(url: str) -> Iterator[Client]:
-    """Yield a client with the token of the environment, or one made with this installation's keys."""
-    token = os.environ.get("RECLAIM_TOKEN") or own_token()
-    with Client(url, token) as client:
+    """Yield a client with the token of the settings, or one made with this installation's keys."""
+    reached = _Reached()
+    token = reached.token.get_secret_value() or own_token()
+    with Client(url or reached.url or f"http://127.0.0.1:{reached.port}", token) as client:
         yield client
 
 

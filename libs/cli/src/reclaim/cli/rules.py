@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from reclaim.cli.client import Client
 from reclaim.cli.options import DEFAULT_URL, OutputOption, UrlOption, connected, fail, named
-from reclaim.cli.output import Output, listing, show
+from reclaim.cli.output import Output, listing, pairs, progress_console, show
 
 exclusion_app = typer.Typer(no_args_is_help=True, help="Seats that no rule flags: for whom, why, and until when.")
 
@@ -77,6 +78,9 @@ def diff(
     """Show what two versions of a rule say differently."""
     with connected(url) as client:
         result = client.get(f"/scanner/api/rules/{_rule(client, rule)}/diff", before=before, after=after)
+    if output is Output.TABLE and result["before"]["version"] == result["after"]["version"]:
+        progress_console.print(f"Both are version {result['after']['version']}: there is nothing to compare.")
+        return
     columns = {
         "field": "Part",
         "before": f"Version {result['before']['version']}",
@@ -121,7 +125,17 @@ def exclusion_add(
             "reason": reason,
             "expires_at": until,
         }
-        show(output, client.post("/scanner/api/exclusions", document))
+        added = client.post("/scanner/api/exclusions", document)
+    warning = added["warning"]
+    shown = {name: value for name, value in added.items() if name not in {"warning", "last_day"}}
+    show(output, added, table=pairs(shown | {"expires_at": _until(added)}))
+    if warning is not None:
+        progress_console.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
+
+
+def _until(exclusion: dict[str, Any]) -> str | None:
+    last: str | None = exclusion["last_day"]
+    return exclusion["expires_at"] if last is None else f"the end of {last}"
 
 
 @exclusion_app.command("list")
@@ -142,7 +156,8 @@ def exclusion_list(
         "author": "By",
         "expires_at": "Until",
     }
-    show(output, result, table=listing(result, columns))
+    rows = [{**one, "expires_at": _until(one)} for one in result]
+    show(output, result, table=listing(rows, columns))
 
 
 @exclusion_app.command("end")

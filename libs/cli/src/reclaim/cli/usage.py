@@ -206,6 +206,8 @@ def _pieces(stream: BinaryIO, sent: Any) -> Iterator[bytes]:
 def _show_import(output: Output, result: dict[str, Any]) -> None:
     names = ("id", "source", "status", "rows", "bad", "kept", "vouched", "problem", "remedy")
     shown = {name: result[name] for name in names if result[name] is not None}
+    if "vouched" in shown:
+        shown["is it everything?"] = shown.pop("vouched")
     if result["findings"]["unknown"]:
         unknown = list(result["findings"]["unknown"].items())[:10]
         shown["not in the catalogue"] = ", ".join(f"{name} ({rows} row{'s' * (rows != 1)})" for name, rows in unknown)

@@ -7,9 +7,11 @@ and supervises: a loop that fails is logged and started again with backoff, and 
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -31,7 +33,7 @@ from reclaim.common.bus import DEAD, EVENTS, RECEIPTS, Bus, Receive, open_bus
 from reclaim.common.clock import Clock, open_clock
 from reclaim.common.contracts import SERVICES
 from reclaim.common.db import is_outage
-from reclaim.common.errors import Transient
+from reclaim.common.errors import Invalid, Transient
 from reclaim.common.inbox import hold
 from reclaim.common.outbox import Receipt
 from reclaim.common.routing import add_routes
@@ -340,13 +342,32 @@ def settle_collector() -> None:
     gc.set_threshold(50_000, 10, 10)
 
 
+def _must_be_free(host: str, port: int) -> None:
+    """Refuse an address that is taken before any work is taken up; what else is wrong with it, the server says."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise Invalid(
+                        f"Something else listens at port {port} of {host}: stop it, or set RECLAIM_PORT to another."
+                    ) from error
+
+
 async def serve(settings: Settings, names: Sequence[str]) -> None:
     """Run the named services (all that are installed if none is named) until SIGINT or SIGTERM.
 
     Raises:
-        Invalid: a name is not installed.
+        Invalid: a name is not installed, or somebody else listens at the port.
     """
     builds = chosen(names)
+    _must_be_free(settings.host, settings.port)
     set_up_logging(settings)
     set_up_telemetry(settings, names[0] if len(names) == 1 else "all")
     host = Host(settings, builds)

@@ -11,7 +11,7 @@ from uuid import UUID
 from fastapi import Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from msgspec import to_builtins
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from reclaim.common.db import Database
 from reclaim.common.errors import Invalid
@@ -46,7 +46,7 @@ class FilterIn(BaseModel):
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
-    state: list[State | Literal[""]] = []
+    state: list[State] = []
     q: str = Field(default="", max_length=200, description="part of the holder's name or e-mail, or a case id")
     holder: str = Field(default="", max_length=200, description="an earlier name of q")
     rule: str = Field(default="", max_length=100, description="the rule's id")
@@ -57,6 +57,11 @@ class FilterIn(BaseModel):
     since: str = Field(default="", max_length=40, alias="from", description="flagged from this date or instant on")
     until: str = Field(default="", max_length=40, alias="to", description="flagged before; a date is included")
 
+    @field_validator("state", mode="before")
+    @classmethod
+    def _any(cls, given: list[str]) -> list[str]:
+        return [state for state in given if state]
+
     def wanted(self) -> Filter:
         """Return the filter.
 
@@ -64,7 +69,7 @@ class FilterIn(BaseModel):
             Invalid: a date or the kind of attention is none.
         """
         return Filter(
-            states=tuple(state.value for state in self.state if isinstance(state, State)),
+            states=tuple(state.value for state in self.state),
             text=(self.q or self.holder).strip(),
             rule_id=self.rule,
             connection_id=self.connection,
@@ -141,7 +146,7 @@ def _list(database: Database) -> Router:
             counts = await console_store.count_by_state(db, wanted)
             choices = await console_store.choices(db)
         query = given.query() | ({"size": str(size)} if size != PAGE_SIZE else {})
-        states = [state.value for state in given.state if state]
+        states = [state.value for state in given.state]
         here: dict[str, str | list[str]] = {**query, "group": group, "state": states}
         return templates.render(
             request,

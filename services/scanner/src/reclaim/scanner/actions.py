@@ -96,7 +96,8 @@ async def add_connection(
     validate_profile(kind, settings, credentials)
     name = clean_name(name, what="connection")
     profile = ConnectionProfile(id="new", name=name, kind=kind, settings=settings, credentials=credentials)
-    results = await _tried(deps, profile, test=test, force=force, then="Mend this, or add it untested with force.")
+    then = "Mend this, or add it as it is: with force, in the command --force."
+    results = await _tried(deps, profile, test=test, force=force, then=then)
     async with deps.database.unit() as unit:
         added = await store.add_connection(
             unit.db,
@@ -451,6 +452,17 @@ async def add_exclusion(deps: Deps, raw: Mapping[str, object], *, author: str) -
             actor=author,
         )
     return added, closed
+
+
+async def protects_nobody(deps: Deps, added: Exclusion) -> str | None:
+    """Return what to say of an exclusion of a person whom nobody knows, which may be a slip of the pen; else None."""
+    async with deps.database.reading() as db:
+        if added.kind != "person" or await exclusion_store.names_somebody(db, added):
+            return None
+    return (
+        f"No seat that has been read is of {added.value}: nobody is protected yet. See that the id or address is "
+        "right; the exclusion is kept, for whoever comes under it."
+    )
 
 
 async def _members(deps: Deps, terms: ExclusionTerms) -> dict[str, Members]:

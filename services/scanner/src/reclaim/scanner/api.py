@@ -305,12 +305,14 @@ class ExclusionOut(_Out):
     author: str
     created_at: datetime
     expires_at: datetime | None
+    last_day: date | None = Field(description="The last day on which it holds, in UTC, if it holds to that day's end")
     ended_at: datetime | None
     ended_by: str | None
 
 
 class AddedExclusion(ExclusionOut):
     withdrawn: int = Field(description="Open cases that the exclusion took back")
+    warning: str | None = Field(description="That nobody known goes by the id or address; it is kept nevertheless")
 
 
 class RunOut(_Out):
@@ -322,7 +324,9 @@ class RunOut(_Out):
     connection_name: str
     asked_by: str
     due_at: datetime | None
-    dry_run: bool
+    dry_run: bool = Field(
+        validation_alias="rehearsal", description="Whether it is a rehearsal: by the rule, or by who asked for it"
+    )
     status: str
     requested_at: datetime
     started_at: datetime | None
@@ -462,7 +466,7 @@ class RuleSummary(_Out):
     rule_name: str
     run_id: str = Field(validation_alias="id")
     ended_at: datetime
-    dry_run: bool
+    dry_run: bool = Field(validation_alias="rehearsal")
     seen: int
     used: int
     flagged: int
@@ -667,7 +671,8 @@ def _exclusions(deps: Deps) -> Router:
     @router.post("", status_code=201)
     async def add_exclusion(body: ExclusionIn, operator: Editor) -> AddedExclusion:
         added, withdrawn = await actions.add_exclusion(deps, body.model_dump(), author=operator.name)
-        return AddedExclusion(**ExclusionOut.model_validate(added).model_dump(), withdrawn=withdrawn)
+        warning = await actions.protects_nobody(deps, added)
+        return AddedExclusion(**ExclusionOut.model_validate(added).model_dump(), withdrawn=withdrawn, warning=warning)
 
     @router.delete("/{exclusion_id}")
     async def end_exclusion(exclusion_id: str, operator: Editor) -> ExclusionOut:

@@ -940,6 +940,13 @@ class Exclusion:
         return self.ended_at is None and (self.expires_at is None or now < self.expires_at)
 
     @property
+    def last_day(self) -> date | None:
+        """The last day on which it holds, in UTC, if it holds to the end of that day."""
+        if self.expires_at is None or self.expires_at.time() != time():
+            return None
+        return self.expires_at.date() - timedelta(days=1)
+
+    @property
     def evidence(self) -> str:
         """What the check that it trips shows."""
         # The last day that it covers: most end with a day, which is the midnight after it.

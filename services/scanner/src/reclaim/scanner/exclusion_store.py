@@ -110,7 +110,7 @@ async def names(db: AsyncConnection, exclusions: Sequence[Exclusion]) -> Names:
     values = {one.value.strip() for one in exclusions if one.kind == "person"}
     if not values:
         return {}
-    spelt = {spelling for value in values for spelling in (user_key(value), value.casefold(), value.upper())}
+    spelt = {spelling for value in values for spelling in _spellings(value)}
     found: dict[str, set[str]] = defaultdict(set)
     rows = await db.execute(
         sa.select(KNOWN_SEATS.c.holder_id, KNOWN_SEATS.c.email_key)
@@ -120,6 +120,26 @@ async def names(db: AsyncConnection, exclusions: Sequence[Exclusion]) -> Names:
     for row in rows:
         found[folded(row.holder_id)].add(row.email_key)
     return found
+
+
+async def names_somebody(db: AsyncConnection, exclusion: Exclusion) -> bool:
+    """Tell whether a seat that has been read is of the person whom an exclusion names, by id or address."""
+    value = exclusion.value.strip()
+    spelt = _spellings(value)
+    query = sa.select(KNOWN_SEATS.c.holder_id).where(
+        sa.or_(
+            among(KNOWN_SEATS.c.holder_key, spelt),
+            among(KNOWN_SEATS.c.email_key, spelt),
+            sa.func.lower(KNOWN_SEATS.c.holder_id) == folded(value),
+        )
+    )
+    if exclusion.connection_id is not None:
+        query = query.where(KNOWN_SEATS.c.connection_id == exclusion.connection_id)
+    return (await db.execute(query.limit(1))).first() is not None
+
+
+def _spellings(value: str) -> frozenset[str]:
+    return frozenset((user_key(value), value.casefold(), value.upper()))
 
 
 def _holds(now: datetime) -> sa.ColumnElement[bool]:

@@ -49,17 +49,20 @@ def routes(deps: Deps, pages: Pages) -> Router:
         request: Request,
         *,
         past: bool = False,
+        added: str = "",
         values: Mapping[str, str] | None = None,
         refused: ReclaimError | None = None,
     ) -> HTMLResponse:
         async with deps.database.reading() as db:
             found = await exclusion_store.exclusions(db, deps.clock.now(), past=past)
             connections = await store.connections(db)
+        new = [one for one in found if one.id == added]
         return pages.render(
             request,
             "exclusions.html",
             status_code=refused.status if refused else 200,
             exclusions=found,
+            warning=await actions.protects_nobody(deps, new[0]) if new else None,
             past=past,
             kinds=KINDS,
             choices=[("", "All connections"), *((one.id, one.name) for one in connections)],
@@ -73,13 +76,14 @@ def routes(deps: Deps, pages: Pages) -> Router:
         request: Request,
         _operator: Viewer,
         past: bool = False,
+        added: Annotated[str, Query(max_length=100)] = "",
         kind: Annotated[str, Query(max_length=20)] = "",
         value: Annotated[str, Query(max_length=200)] = "",
         connection_id: Annotated[str, Query(max_length=100)] = "",
     ) -> HTMLResponse:
-        """Show what is excluded; the query may fill the form in."""
+        """Show what is excluded; the query may fill the form in, or name what was just added."""
         given = {"kind": kind, "value": value, "connection_id": connection_id}
-        return await exclusions_page(request, past=past, values=given)
+        return await exclusions_page(request, past=past, added=added, values=given)
 
     @router.post("/exclusions")
     async def add_exclusion(request: Request, operator: Editor) -> Response:
@@ -89,10 +93,10 @@ def routes(deps: Deps, pages: Pages) -> Router:
             for name in ("kind", "value", "connection_id", "reason", "expires_at")
         }
         try:
-            await actions.add_exclusion(deps, values, author=operator.name)
+            added, _withdrawn = await actions.add_exclusion(deps, values, author=operator.name)
         except ReclaimError as error:
             return await exclusions_page(request, values=values, refused=error)
-        return RedirectResponse("/scanner/exclusions", status_code=303)
+        return RedirectResponse(f"/scanner/exclusions?added={added.id}", status_code=303)
 
     @router.post("/exclusions/{exclusion_id}/end")
     async def end_exclusion(exclusion_id: str, operator: Editor) -> Response:

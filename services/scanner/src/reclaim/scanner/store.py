@@ -518,6 +518,7 @@ async def set_status(
 class Run:
     """One scan. Counts are of the present attempt while it runs; `left_alone` is seats by check.
 
+    `dry_run` is what was asked for, `rehearsal` what holds: a rehearsal is asked for, or the rule's own manner.
     `expected` is how many seats the licences announced; `missing` the readings that failed, and why. `acceptable`
     tells that what stopped the run may be accepted by a person.
     """
@@ -531,6 +532,7 @@ class Run:
     asked_by: str
     due_at: datetime | None
     dry_run: bool
+    rehearsal: bool
     accept_population: bool
     status: str
     requested_at: datetime
@@ -599,6 +601,7 @@ def _run(row: Any) -> Run:
         asked_by=row.asked_by,
         due_at=row.due_at,
         dry_run=row.dry_run,
+        rehearsal=row.dry_run or row.terms["dry_run"],
         accept_population=row.accept_population,
         status=row.status,
         requested_at=row.requested_at,
