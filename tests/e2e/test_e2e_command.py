@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from reclaim.cli import output
 from reclaim.cli.main import main
 from reclaim.cli.setup import generate
 from tests.e2e.world import Embedded, free_port
@@ -57,7 +58,7 @@ def reclaim(
     world: Embedded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Command:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(output.console, "width", 200)  # it asked for the terminal's when it was imported
     monkeypatch.setenv("RECLAIM_URL", world.url)
     monkeypatch.setenv("RECLAIM_TOKEN", world.token())
     return Command(capsys, monkeypatch)

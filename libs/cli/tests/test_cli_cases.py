@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from libs.cli.tests.test_cli_products import Services, run, services
 
 __all__ = ["services"]
@@ -23,17 +21,6 @@ def test_a_freeze_that_was_left_is_undone(services: Services) -> None:
     services.answers["POST", "/lifecycle/api/cases/case-1/unfreeze"] = (200, {"id": "case-1", "state": "restoring"})
     done = run("case", "unfreeze", "case-1", "-o", "json")
     assert json.loads(done.stdout)["state"] == "restoring"
-
-
-def test_an_id_stays_whole_in_a_narrow_terminal(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    case = "0199f3a2-7c41-7d0e-9a53-5f0c6f1b2d3e"
-    seat = {"holder": {"name": "Adelheid Featherstonehaugh"}, "product_name": "Sales Cloud Unlimited"}
-    row = {"id": case, "seat": seat, "state": "checking_before_freeze", "policy": {"dry_run": True}}
-    services.answers["GET", "/lifecycle/api/cases"] = (200, {"cases": [row], "next": None})
-    listed = run("case", "list").output
-    assert case in listed
-    assert max(len(line) for line in listed.splitlines()) <= 80
 
 
 def test_everything_that_waits_is_listed_by_what_it_is(services: Services) -> None:

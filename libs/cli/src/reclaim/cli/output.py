@@ -35,9 +35,8 @@ def show(output: Output, document: Any, *, table: Table | None = None) -> None:
 def listing(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, title: str | None = None) -> Table:
     """Return a table of rows; `columns` maps a dotted key to its heading."""
     table = Table(title=title)
-    for key, heading in columns.items():
-        # An id is there to be copied: the other columns give way to it.
-        table.add_column(heading, overflow="fold", no_wrap=key.rpartition(".")[2].endswith("id"))
+    for heading in columns.values():
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(_text(_dig(row, key)) for key in columns))
     return table
