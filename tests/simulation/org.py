@@ -133,6 +133,8 @@ class SimOrg(FakeOrg):
 
 def _without(hidden: set[str], part: Any) -> Any:
     """Return one part of a survey as it is for whom these accounts are hidden."""
+    if isinstance(part, frozenset):
+        return part - hidden
     if not isinstance(part, Known):
         return part
     if isinstance(part.value, frozenset):

@@ -70,7 +70,7 @@ TRIPS: dict[str, dict[str, Any]] = {
 }
 """What makes each check speak up (for `no_successor`, together with a seat that has no manager)."""
 
-READINGS = [field.name for field in fields(Survey) if field.name != "taken_at"]
+READINGS = [field.name for field in fields(Survey) if field.name not in ("taken_at", "seen")]
 CHECK_OF = {
     "last_seen_elsewhere": "active_elsewhere",
     "integration_users": "integration_user",
@@ -112,6 +112,12 @@ def test_a_clean_seat_passes_all() -> None:
     assert all(finding.evidence for finding in findings.values())
     assert clears(findings.values())
     assert left_alone_by(findings.values()) is None
+
+
+def test_an_account_that_the_reading_did_not_come_upon_is_unknown_to_every_check() -> None:
+    missed = outcomes(SEAT, replace(CLEAN, seen=frozenset({"u2"})))
+    assert set(missed.values()) == {"unknown"}
+    assert set(outcomes(SEAT, replace(CLEAN, seen=frozenset({"u1", "u2"}))).values()) == {"pass"}
 
 
 @pytest.mark.parametrize("check", CHECK_NAMES)

@@ -129,6 +129,13 @@ async def test_who_tells_no_use_says_so_and_does_not_say_never(world: SeatWorld)
     assert isinstance(survey.last_seen_elsewhere, Known) is world.tells_use
 
 
+async def test_a_survey_says_whose_account_it_came_upon(world: SeatWorld) -> None:
+    on, off = world.add(), world.add(active=False)
+    survey = await world.reader.survey([on, off, world.nobody], since=SINCE)
+    assert [survey.misses(each) for each in (on, off, world.nobody)] == [False, False, True]
+    assert (await world.reader.survey(None, since=SINCE)).seen is None
+
+
 async def test_no_products_are_no_seats_and_an_unknown_one_is_an_error(world: SeatWorld) -> None:
     assert [page async for page in world.reader.seats([])] == []
     with pytest.raises(NotFound, match="no licence NOPE"):

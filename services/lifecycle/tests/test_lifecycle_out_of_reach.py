@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from reclaim.connectors.fake import FakeUser
+from reclaim.connectors.fake import FakeReader, FakeUser
+from reclaim.connectors.ports import SeatRecord
 from reclaim.lifecycle import store
 from reclaim.lifecycle.domain import AccountDeleted, Decide, Reactivate, Retry, State, Unfreeze
 from services.lifecycle.tests.lifecycle_site import DAY, Site, case_id, decided, delivered, flagged, serving
@@ -104,6 +106,36 @@ async def test_an_appeal_for_an_account_that_is_not_shown_waits_for_a_person_too
         assert (case.state, case.attention is not None and case.attention.unseen) == (State.ATTENTION, True)
         await it.order(AccountDeleted("op", "asked"))
         assert (await it.case()).state is State.SKIPPED
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["before the freeze", "before the reclaim"])
+async def test_an_account_that_goes_out_of_sight_within_a_check_is_not_judged_by_the_parts_that_lack_it(
+    frozen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(None, tmp_path) as it:
+        if frozen:
+            await it.frozen()
+            it.clock.advance(7 * DAY)
+        else:
+            await it.tell(flag(), source="scanner")
+            await it.tell(decision("revoke"))
+        shown = FakeReader.seats_of
+
+        async def seats_of(reader: FakeReader, holders: Sequence[str]) -> Mapping[str, SeatRecord]:
+            found = await shown(reader, holders)
+            it.org.users.pop("005A", None)
+            return found
+
+        user = it.org.users["005A"]
+        monkeypatch.setattr(FakeReader, "seats_of", seats_of)
+        await it.act()
+        assert (await it.case()).state is (State.CHECKING_BEFORE_RECLAIM if frozen else State.CHECKING_BEFORE_FREEZE)
+        monkeypatch.undo()
+        it.org.users["005A"] = user
+        await it.sql("UPDATE effect SET due = 0")
+        await it.act()
+        assert (await it.case()).state is (State.RECLAIMED if frozen else State.FROZEN)
+        assert user.frozen
 
 
 async def test_a_freed_account_that_was_deleted_is_not_given_back_for_ever(tmp_path: Path) -> None:

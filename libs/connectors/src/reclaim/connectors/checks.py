@@ -7,9 +7,9 @@ Nothing here reads a clock, a network or a database. Data that could not be read
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from reclaim.common.contracts import CheckFinding
 from reclaim.connectors.ports import Reading, SeatRecord, Survey, Unknown
@@ -19,6 +19,9 @@ YOUNG_DAYS: Final = 30
 
 FRESH_FOR: Final = timedelta(hours=6)
 """A survey older than this proves nothing about the present."""
+
+
+OUT_OF_SIGHT: Final = "the account went out of sight while it was being read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +116,11 @@ def evaluate(
     holder = seat.holder.id
     age = now - survey.taken_at
     if abs(age) > fresh_for:
-        stale = Unknown(f"the data was read at {_stamp(survey.taken_at)}, too far from {_stamp(now)}: read it again")
-        survey = Survey(survey.taken_at, stale, stale, stale, stale, stale, stale, stale, stale, stale, stale)
+        survey = _nothing(
+            survey, f"the data was read at {_stamp(survey.taken_at)}, too far from {_stamp(now)}: read it again"
+        )
+    elif survey.misses(holder):
+        survey = _nothing(survey, OUT_OF_SIGHT)
     return (
         _new_account(seat, survey, now - timedelta(days=young_days), frozen_by_us),
         _active_elsewhere(holder, survey, now - timedelta(days=inactive_days), proven_unused),
@@ -127,6 +133,14 @@ def evaluate(
         _named("queue_member", holder, survey.queues, warn_only),
         _no_successor(seat, survey, warn_only, successor),
     )
+
+
+def _nothing(survey: Survey, reason: str) -> Survey:
+    """Return a survey of which no part tells anything, for one reason."""
+    parts: dict[str, Any] = {
+        part.name: Unknown(reason) for part in fields(survey) if part.name not in ("taken_at", "seen")
+    }
+    return replace(survey, **parts)
 
 
 def clears(findings: Iterable[CheckFinding]) -> bool:

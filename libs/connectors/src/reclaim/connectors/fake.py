@@ -310,6 +310,7 @@ class FakeReader:
             pending_approvals=self._read("pending_approvals", texts("approvals")),
             queues=self._read("queues", texts("queue")),
             open_business=self._read("open_business", {user.id: owners[user.id] for user in users if owners[user.id]}),
+            seen=None if asked is None else frozenset(user.id for user in users),
         )
 
     async def members(self, groups: Sequence[str]) -> Mapping[str, Members]:

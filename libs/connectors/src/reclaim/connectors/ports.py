@@ -108,6 +108,9 @@ class Survey:
     `last_seen_elsewhere` holds the latest use over API, OAuth and SSO; `thawed_at` when an account was last changed
     by an administrator's freeze or unfreeze; `open_business` counts open records that need a new owner.
     The values of the mappings that name things (schedules, approvals, queues) are evidence to show a person.
+
+    `seen` are those of the holders asked about whose account this reading came upon: of any other the parts say
+    nothing, though no part names it. None where everybody was asked about, or no account stands behind a seat.
     """
 
     taken_at: datetime
@@ -121,6 +124,11 @@ class Survey:
     pending_approvals: Reading[Mapping[str, str]]
     queues: Reading[Mapping[str, str]]
     open_business: Reading[Mapping[str, int]]
+    seen: frozenset[str] | None = None
+
+    def misses(self, holder: str) -> bool:
+        """Tell whether this reading was about a holder's account and did not come upon it."""
+        return self.seen is not None and holder not in self.seen
 
 
 @dataclass(frozen=True, slots=True)

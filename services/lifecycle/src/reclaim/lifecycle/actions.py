@@ -558,6 +558,8 @@ class Actions:
             return _found("unseen", "The connection does not show the account any more that Reclaim froze.")
         if record is None or not record.active:
             return _found("gone", "the account is no longer active")
+        if survey.misses(record.holder.id):
+            return Later(checks.OUT_OF_SIGHT)
         if not case.seat.covers(record.product):
             return _found("exempt", f"the holder now has {record.product_name} instead of {case.seat.product_name}")
         if after_freeze:

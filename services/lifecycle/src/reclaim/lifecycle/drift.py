@@ -19,6 +19,7 @@ from reclaim.common.clock import Clock
 from reclaim.common.db import Database
 from reclaim.common.errors import Permanent, Transient
 from reclaim.common.security import Sealer
+from reclaim.connectors import checks
 from reclaim.connectors.ports import (
     ConnectionProfile,
     Connectors,
@@ -256,17 +257,17 @@ class Comparison:
         if not cases:
             return
         records = await reader.seats_of([case.seat.holder.id for case in cases])
-        frozen: Reading[frozenset[str]] = Unknown("nobody is frozen by us")
         ours = [
             case.seat.holder.id
             for case in cases
             if case.left_frozen or (case.frozen_at is not None and case.reclaimed_at is None)
         ]
-        if ours:
-            frozen = (await reader.survey(ours, since=self._clock.now() - EVERY)).frozen
+        survey = await reader.survey(ours, since=self._clock.now() - EVERY) if ours else None
         for case in cases:
             compared.count += 1
-            match compare(case, records.get(case.seat.holder.id), frozen):
+            holder = case.seat.holder.id
+            frozen = Unknown(checks.OUT_OF_SIGHT) if survey is None or survey.misses(holder) else survey.frozen
+            match compare(case, records.get(holder), frozen):
                 case Drift() as drift:
                     compared.drifts.append(drift)
                 case Gone() as gone:

@@ -299,6 +299,8 @@ class SalesforceReader:
             pending_approvals=approvals,
             queues=queues,
             open_business=business,
+            # Every account has a login row, and without it could not be frozen.
+            seen=None if holders is None or isinstance(logins, Unknown) else logins.value[0] | logins.value[1].keys(),
         )
 
     async def open_records(self, holders: Sequence[str]) -> Mapping[str, Mapping[str, Sequence[str]]]:

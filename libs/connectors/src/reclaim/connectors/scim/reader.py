@@ -167,6 +167,7 @@ class ScimReader:
             pending_approvals=unseen,
             queues=unseen,
             open_business=unseen,
+            seen=None if holders is None or isinstance(states, Unknown) else states.value[2],
         )
 
     async def members(self, groups: Sequence[str]) -> Mapping[str, Members]:
@@ -272,8 +273,10 @@ class ScimReader:
             return Unknown(str(error))
         return Known(frozenset(ids))
 
-    async def _states(self, asked: set[str] | None) -> Reading[tuple[frozenset[str], Mapping[str, datetime]]]:
-        """Return who is off where that is a freeze, and when those who are on were last changed.
+    async def _states(
+        self, asked: set[str] | None
+    ) -> Reading[tuple[frozenset[str], Mapping[str, datetime], frozenset[str]]]:
+        """Return who is off where that is a freeze, when those who are on were last changed, and whom it came upon.
 
         SCIM does not tell when an account was switched on again. Any change leaves the seat alone for a while, which
         is more than is needed and never less.
@@ -299,7 +302,8 @@ class ScimReader:
             raise
         except ReclaimError as error:
             return Unknown(str(error))
-        return Known((frozenset(off) if self._profile.freeze_by_deactivation else frozenset(), changed))
+        frozen = frozenset(off) if self._profile.freeze_by_deactivation else frozenset()
+        return Known((frozen, changed, frozenset(off | changed.keys())))
 
     async def _own(self) -> str | None:
         """Return the id of the account that Reclaim runs as, which the setting names by id or by user name."""
