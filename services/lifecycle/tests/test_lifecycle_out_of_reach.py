@@ -15,6 +15,7 @@ from reclaim.connectors.fake import FakeReader, FakeUser
 from reclaim.connectors.ports import SeatRecord
 from reclaim.lifecycle import store
 from reclaim.lifecycle.domain import AccountDeleted, Decide, Reactivate, Retry, State, Unfreeze
+from reclaim.lifecycle.submit import Submission, submit
 from services.lifecycle.tests.lifecycle_site import DAY, Site, case_id, decided, delivered, flagged, serving
 from services.lifecycle.tests.test_lifecycle_one_switch import kinds_of_drift, org_with_one_switch
 from services.lifecycle.tests.test_lifecycle_service import NOW, World, decision, withdrawn, world
@@ -340,8 +341,20 @@ async def test_what_a_later_case_froze_is_not_undone_on_the_page_of_the_one_befo
             assert (user.frozen, (await site.case("later")).state) == (True, State.FROZEN)
             refused = await http.post(f"/lifecycle/api/cases/{case_id(0)}/unfreeze")
             assert (refused.status_code, "Case later is about" in refused.text) == (409, True)
+            page = await (await site.browser("operator")).get(f"/lifecycle/cases/{case_id(0)}")
+            assert ("Unfreeze what we froze" in page, "/lifecycle/cases/later" in page) == (False, True)
+            # Ordered in the very moment in which the later case froze it, it is stopped before it is sent.
+            async with site.running.database.unit() as unit:
+                await submit(unit, [Submission(case_id(0), Unfreeze("op"), actor="op")])
             await site.act()
-            assert user.frozen
+            left = await site.case(case_id(0))
+            assert (user.frozen, left.state) == (True, State.ATTENTION)
+            assert left.attention is not None
+            assert "Case later is about the same seat" in left.attention.reason
+            await http.post(f"/lifecycle/api/cases/{case_id(0)}/decision", json={"decision": "keep", "reason": "its"})
+            assert (await site.case(case_id(0))).open is False
+            await site.act()
+            assert (user.frozen, (await site.case("later")).state) == (True, State.FROZEN)
 
 
 async def test_a_used_seat_whose_freeze_was_under_way_is_cancelled_and_says_so(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common.clock import Clock
 from reclaim.common.contracts import UsageQuestioned
@@ -47,7 +48,7 @@ from reclaim.connectors.ports import (
     Transfer,
     TryLater,
 )
-from reclaim.lifecycle import brake_gate, brake_store, calendar, store
+from reclaim.lifecycle import brake_gate, brake_store, calendar, drift_store, store
 from reclaim.lifecycle.brakes import STEP_OF, Limits, stopping
 from reclaim.lifecycle.domain import (
     ASKED,
@@ -363,6 +364,8 @@ class Actions:
                 stopped = {effect.id: stopping(switches, effect.case) for effect in claimed}
                 held = {effect_id: Held(f"{switch}") for effect_id, switch in stopped.items() if switch is not None}
                 held |= _appealed_meanwhile(claimed)
+            if claimed and claimed[0].kind is Effect.UNFREEZE:
+                held |= await _frozen_for_another_case(unit.db, claimed)
             cleared = [effect for effect in claimed if effect.id not in held]
             await store.mark_sent(unit.db, {effect.id for effect in cleared if effect.kind in NOTED})
         return cleared, held
@@ -750,6 +753,18 @@ def _downgrade(case: Case) -> Downgrade:
     target = case.policy.downgrade_to
     assert target is not None
     return Downgrade(case.seat.holder.id, target.product, target.profile)
+
+
+async def _frozen_for_another_case(db: AsyncConnection, claimed: Sequence[Claimed]) -> dict[str, Outcome]:
+    """Return the freezes left by cases that had ended, and taken over by a later case of the seat since."""
+    found: dict[str, Outcome] = {}
+    for effect in claimed:
+        later = await drift_store.holds_seat_since(db, effect.case) if effect.case.closed_as is not None else None
+        if later is not None:
+            reason = f"Case {later} is about the same seat, and later: what is frozen now is its."
+            remedy = "Undo on that case's page what was done since."
+            found[effect.id] = Answer(ActionFailed(reason, remedy, foreign=True), reason)
+    return found
 
 
 def _appealed_meanwhile(claimed: Sequence[Claimed]) -> dict[str, Outcome]:

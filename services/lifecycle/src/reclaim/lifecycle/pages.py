@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from reclaim.common.clock import Clock
 from reclaim.common.db import Database
 from reclaim.common.routing import Router
-from reclaim.lifecycle import attention, console_store, queries, store, timeline
+from reclaim.lifecycle import attention, console_store, drift_store, queries, store, timeline
 from reclaim.lifecycle.api import command
 from reclaim.lifecycle.domain import Decide, Reactivate, Retry
 from reclaim.web.auth import local_path, require
@@ -32,6 +32,7 @@ def router(database: Database, clock: Clock) -> Router:
             moments = await store.history(db, case_id)
             steps = await console_store.steps(db, case_id)
             timers = await console_store.timers(db, case_id)
+            later = await drift_store.holds_seat_since(db, case) if case.left_frozen else None
         now = clock.now()
         return templates.render(
             request,
@@ -40,6 +41,7 @@ def router(database: Database, clock: Clock) -> Router:
             entries=[timeline.entry_of(moment, personal=operator.may(PERSONAL_ROLE)) for moment in moments],
             ahead=timeline.ahead(case, steps, timers, now),
             offers=attention.offers(case, now),
+            later=later,
         )
 
     @pages.post("/cases/{case_id}/decision")
