@@ -38,7 +38,7 @@ from reclaim.itsm_gateway.desks import Desks
 from reclaim.sandbox.desks import jira
 from reclaim.sandbox.desks.core import PRODUCT, Ticket
 from reclaim.sandbox.desks.pages import person_acts
-from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
+from tests.support.itsm_desks import CLOSING, LAST_CALL, PLATFORMS, World, gateway
 from tests.support.itsm_gateway import NOW, SEALING, answer, flagged, life, signed, task
 
 
@@ -866,6 +866,51 @@ async def test_a_ticket_that_was_reopened_is_heard_before_it_is_closed_again(wor
     await world.run("tell_tickets", "tell_tickets")
     assert world.desk.is_closed(ticket)
     assert len(await world.decisions()) == 2, "once"
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("done", [True, False], ids=["closed", "not-closed"])
+async def test_a_ticket_that_was_reopened_before_we_knew_that_we_had_closed_it_is_an_appeal(
+    small: World, platform: str, done: bool
+) -> None:
+    """The desk closes it and its answer is lost; its people reopen it; only then is the closing tried again."""
+    small.platform = platform
+    await small.connect()
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    (ticket,) = small.tickets()
+    kind, method, path = CLOSING[platform]
+    question = {"object_name": "ticket.close"} if platform == "generic" else {}
+    small.fault(kind if done else "server_unavailable", method, path, **question)
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    assert small.desk.is_closed(ticket) is done
+    if done:
+        small.act("reopen")
+    for _ in range(3):
+        await small.run("tell_tickets")
+        await small.time_passes()
+        await small.run("poll_tickets")
+        await small.site.handle()
+    assert await small.decisions() == ([("c", "keep", "itsm")] if done else []), "an appeal, once, and only if it is one"
+    assert small.desk.is_closed(ticket) is not done
+    assert len([said for said in ticket.comments if "The seat was frozen" in said.text]) <= 1
+    assert ticket.comments or platform == "generic", "a generic desk has said the word with the closing that was lost"
+
+
+async def test_what_a_ticket_says_by_our_ending_it_is_no_decision(small: World) -> None:
+    """With *needs close* a tag becomes an answer by the closing, and that is ours."""
+    await small.connect(decisions={"needs_close": True})
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    small.act("tag", "lr_revoke")
+    await small.site.tell(CaseClosed(case_id="c", outcome="kept", reason="By mail.", closed_at=NOW))
+    await small.run("tell_tickets")
+    assert small.desk.is_closed(small.tickets()[0])
+    _, secret = await small.site.secret("it", "freshservice")
+    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_revoke"}'
+    await small.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    assert await small.decisions() == []
 
 
 @pytest.mark.parametrize("platform", sorted(set(PLATFORMS) - {"serval"}))

@@ -413,8 +413,8 @@ class Ticketing:
 
         What closes or reopens a ticket is recorded right before it is asked for, so that whoever reads the ticket next
         knows whose doing it is, also if nobody is left who could say that it was done. A ticket that its people have
-        reopened since it was closed is not closed again before that was judged: then nothing is told, and what was
-        read is returned.
+        reopened since it was closed, also by an attempt before this one whose answer was lost, is not closed again
+        before that was judged: then nothing is told, and what was read is returned.
         """
         ref = ref_of(ticket)
         assert ref is not None
@@ -433,7 +433,12 @@ class Ticketing:
                 await desk.comment(ref, word.text, mark=mark, tried=tried)
             return None
         if not before.closed:
-            if ticket.closed_since is not None and _counts(before, ticket):
+            reopened = ticket.closed_since is not None
+            if ticket.doing == "closing" and tried and await desk.was_closed(ref, mark=mark):
+                reopened = True
+                async with self._database.unit() as unit:
+                    await ticket_store.closing_took(unit.db, word, wall_milliseconds())
+            if reopened and _counts(before, ticket):
                 return before
             # What it says by being closed, its people have not said. An answer from before is still to be heard.
             await self._begin(ticket, "closing", leaves=before.pending)
