@@ -256,6 +256,46 @@ async def test_credentials_that_are_taken_away_in_mid_flow_lose_nothing_and_show
     assert "could not be" not in await small.site.get("/itsm-gateway/")
 
 
+async def mended_under_way(world: World, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let jobs run into credentials that are no longer accepted, while a person enters the new ones."""
+    found = Desks._connected
+
+    async def and_then_it_is_mended(self: Desks, desk_id: str) -> Any:
+        known = await found(self, desk_id)
+        monkeypatch.undo()
+        await world.connect()
+        return known
+
+    for name in names:
+        await world.make_due()
+        monkeypatch.setattr(Desks, "_connected", and_then_it_is_mended)
+        world.fault("session_expired", "GET", "freshservice/.*")
+        job = next(job for job in world.site.running.service.jobs if job.name == name)
+        await job.run()
+        await job.run()
+
+
+async def test_what_was_under_way_while_its_desk_was_mended_is_tried_again_by_itself(
+    small: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await mended_under_way(small, monkeypatch, "open_tickets")
+    (ticket,) = small.tickets()
+    assert not [event for event in await small.site.said() if isinstance(event, NoticeFailed)]
+    await small.site.tell(task("c"), life("c")[0])
+    await mended_under_way(small, monkeypatch, "tell_tickets", "tell_tickets")
+    assert "The seat was frozen" in ticket.comments[-1].text
+    small.act("reopen")
+    await small.time_passes()
+    await mended_under_way(small, monkeypatch, "poll_tickets")
+    await mended_under_way(small, monkeypatch, "handle_deliveries")
+    async with small.site.running.database.unit() as unit:
+        await unit.db.execute(sa.text("UPDATE webhook_delivery SET due = 0"))
+    assert await small.decisions() == [("c", "keep", "itsm")]
+    assert "could not be" not in await small.site.get("/itsm-gateway/")
+
+
 async def test_mending_a_desk_opens_no_ticket_of_a_case_that_has_ended(small: World) -> None:
     await small.connect()
     small.sandbox.world.faults.add("request_limit", path_regex="^/desks/freshservice", times=None)

@@ -182,6 +182,7 @@ class Handling:
         tickets = await ticket_store.referred(unit.db, {_reference(delivery) for delivery, _ in pairs}, lock=True)
         ended = await ticket_store.ending(unit.db, set(tickets))
         decided = await delivery_store.last_taken(unit.db, cases)
+        desks = {desk.id: desk.version for desk in await ticket_store.desks(unit.db)}
         now = wall_milliseconds()
         settled: list[Settled] = []
         steps: list[Step] = []
@@ -198,6 +199,9 @@ class Handling:
             opened = found.state is not None and not found.state.closed and doing != "reopening"
             reopened = closed_since is not None and opened
             problem = found.problem or _too_soon(delivery, found, request, ticket, known)
+            used = known.desks.get(delivery.connection_id)
+            if found.problem is not None and (used.version if used else None) != desks.get(delivery.connection_id):
+                problem = NotYet(f"The connection was changed meanwhile; the ticket is read again. {found.problem}")
             if reopened and problem is None and now - (closed_since or 0) < SETTLING:
                 problem = NotYet("The ticket was closed a moment ago, and reads as open: it is read once more.")
             if isinstance(problem, Transient) and delivery.attempts < MOST_ATTEMPTS:

@@ -173,6 +173,11 @@ async def desk(db: AsyncConnection, desk_id: str) -> Desk | None:
     return None if row is None else Desk(*row)
 
 
+async def version(db: AsyncConnection, desk_id: str) -> int | None:
+    """Return how often a desk was stored, which every change of it raises; None if there is none."""
+    return (await db.execute(sa.select(DESK.c.version).where(DESK.c.id == desk_id))).scalar_one_or_none()
+
+
 async def asking(db: AsyncConnection) -> str | None:
     """Return the id of the desk where new cases get their tickets, or None."""
     found = await db.execute(sa.select(DESK.c.id).where(DESK.c.asks).order_by(DESK.c.id).limit(1))

@@ -253,45 +253,56 @@ class Ticketing:
             return await ticket_store.desks_to_tell(db, wall_milliseconds())
 
     async def _open_some(self, desk_id: str) -> None:
-        await self._each(await self._claim("wanted", desk_id), self._open)
+        await self._each(*await self._claim("wanted", desk_id), self._open)
 
     async def _tell_some(self, desk_id: str) -> None:
         now = wall_milliseconds()
         async with self._database.unit() as unit:
+            version = await ticket_store.version(unit.db, desk_id)
             claimed = await ticket_store.claim_words(unit.db, desk_id, now=now, until=now + LEASE, most=CLAIM)
-        await self._each(claimed, self._tell)
+        await self._each(version, claimed, self._tell)
 
     async def _poll_some(self, desk_id: str) -> None:
-        await self._each(await self._claim("open", desk_id), self._poll)
+        await self._each(*await self._claim("open", desk_id), self._poll)
 
-    async def _claim(self, state: ticket_store.TicketState, desk_id: str) -> list[Ticket]:
+    async def _claim(self, state: ticket_store.TicketState, desk_id: str) -> tuple[int | None, list[Ticket]]:
+        """Claim tickets; return them behind the version of the desk that they are worked on with, or a later one."""
         now = wall_milliseconds()
         async with self._database.unit() as unit:
-            return await ticket_store.claim(unit.db, state, desk_id, now=now, until=now + LEASE, most=CLAIM)
+            version = await ticket_store.version(unit.db, desk_id)
+            claimed = await ticket_store.claim(unit.db, state, desk_id, now=now, until=now + LEASE, most=CLAIM)
+            return version, claimed
 
-    async def _each(self, claimed: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+    async def _each(
+        self, version: int | None, claimed: Sequence[T], work: Callable[[T, int | None], Awaitable[None]]
+    ) -> None:
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def one(item: T) -> None:
             async with slots:
-                await work(item)
+                await work(item, version)
 
         await asyncio.gather(*(one(item) for item in claimed))
 
+    @staticmethod
+    async def _mended(unit: Unit, desk_id: str, version: int | None) -> bool:
+        """Tell whether a desk was stored anew since its work was claimed: what it refused may have been mended."""
+        return await ticket_store.version(unit.db, desk_id) != version
+
     # Opening ------------------------------------------------------------------------------------------------------
 
-    async def _open(self, ticket: Ticket) -> None:
+    async def _open(self, ticket: Ticket, version: int | None) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
                 created = await self._created(ticket)
         except (Transient, TimeoutError) as error:
             await self._put_off(ticket, error)
         except Permanent as error:
-            await self._give_up(ticket, str(error))
+            await self._give_up(ticket, version, str(error))
         except Exception as error:
             # A defect in one adapter must not hold up the tickets of others.
             log.exception("the ticket of case %s could not be opened", ticket.case_id)
-            await self._give_up(ticket, f"It failed unexpectedly ({type(error).__name__}); the log has more.")
+            await self._give_up(ticket, version, f"It failed unexpectedly ({type(error).__name__}); the log has more.")
         else:
             await (self._opened(ticket, *created) if created is not None else self._not_needed(ticket))
 
@@ -349,8 +360,12 @@ class Ticketing:
         async with self._database.unit() as unit:
             await ticket_store.settle(unit.db, ticket, failure=_reason(error), due=_later(ticket.attempts, error))
 
-    async def _give_up(self, ticket: Ticket, reason: str) -> None:
+    async def _give_up(self, ticket: Ticket, version: int | None, reason: str) -> None:
         async with self._database.unit() as unit:
+            if await self._mended(unit, ticket.desk_id, version):
+                await ticket_store.settle(unit.db, ticket, failure=reason, due=wall_milliseconds())
+                unit.wake(OPEN)
+                return
             if not await ticket_store.settle(unit.db, ticket, state="failed", failure=reason):
                 return
             if await store.has_ended(unit.db, ticket.case_id):
@@ -374,7 +389,7 @@ class Ticketing:
 
     # Telling ------------------------------------------------------------------------------------------------------
 
-    async def _tell(self, claimed: tuple[Word, Ticket]) -> None:
+    async def _tell(self, claimed: tuple[Word, Ticket], version: int | None) -> None:
         word, ticket = claimed
         failure: str | None = None
         reopened: ReadDecision | None = None
@@ -384,7 +399,8 @@ class Ticketing:
         except (Transient, TimeoutError, SignInRefused) as error:
             # Whoever mends the credentials would not know what was left unsaid.
             async with self._database.unit() as unit:
-                due = _later(word.attempts, error)
+                mended = await self._mended(unit, ticket.desk_id, version)
+                due = wall_milliseconds() if mended else _later(word.attempts, error)
                 await ticket_store.settle_word(unit.db, word, failure=_reason(error), due=due)
             return
         except Permanent as error:
@@ -397,6 +413,10 @@ class Ticketing:
             if reopened is not None:
                 if await ticket_store.settle_word(unit.db, word, due=wall_milliseconds() + SETTLING):
                     await self._hand_in(unit, ticket, reopened)
+                return
+            if failure is not None and await self._mended(unit, ticket.desk_id, version):
+                await ticket_store.settle_word(unit.db, word, failure=failure, due=wall_milliseconds())
+                unit.wake(TELL)
                 return
             state = "told" if failure is None else "failed"
             if await ticket_store.settle_word(unit.db, word, state=state, failure=failure):
@@ -466,7 +486,7 @@ class Ticketing:
 
     # Reading ------------------------------------------------------------------------------------------------------
 
-    async def _poll(self, ticket: Ticket) -> None:
+    async def _poll(self, ticket: Ticket, version: int | None) -> None:
         ref = ref_of(ticket)
         assert ref is not None
         try:
@@ -480,7 +500,8 @@ class Ticketing:
             return
         except Permanent as error:
             async with self._database.unit() as unit:
-                due = wall_milliseconds() + int(LAST_RETRY * 1000)
+                mended = await self._mended(unit, ticket.desk_id, version)
+                due = wall_milliseconds() + (0 if mended else int(LAST_RETRY * 1000))
                 await ticket_store.settle(unit.db, ticket, failure=str(error), due=due)
             return
         except Exception as error:
