@@ -18,12 +18,14 @@ import sqlalchemy as sa
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import (
     CaseClosed,
+    CheaperLicence,
     CheckFinding,
     FulfilmentReported,
     NoticeDelivered,
     NoticeFailed,
     Person,
     Route,
+    TicketUndecided,
     UserFlagged,
 )
 from reclaim.common.errors import Conflict
@@ -371,6 +373,44 @@ async def test_a_ticket_that_decides_nothing_is_told_once_how_to_answer(small: W
     assert "set one tag (label) on this ticket: lr_keep" in comment.text
     assert "the time to answer runs on" in comment.text
     assert "nothing is taken away" not in comment.text + small.tickets()[0].description
+
+
+CHEAPER = CheaperLicence(product="chatter-free", product_name="Chatter Free")
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_a_downgrade_is_offered_and_taken_only_where_there_is_a_cheaper_licence(
+    small: World, platform: str
+) -> None:
+    small.platform = platform
+    await small.connect()
+    asked = flagged("with")
+    await small.site.tell(
+        msgspec.structs.replace(asked, policy=msgspec.structs.replace(asked.policy, downgrade_to=CHEAPER)),
+        flagged("without"),
+    )
+    await small.run("open_tickets")
+    tickets = {ticket.description.split("lr-case-")[1].split()[0]: ticket for ticket in small.tickets()}
+    assert "lr_downgrade" in tickets["with"].description
+    assert "lr_downgrade" not in tickets["without"].description
+    assert "lr_keep or lr_revoke" in tickets["without"].description
+    for number in (0, 1):
+        small.act("tag", "lr_downgrade", ticket=number)
+    for _ in range(2):
+        await small.run("poll_tickets")
+        assert await small.decisions() == [("with", "downgrade", "itsm")]
+    (undecided,) = [event for event in await small.site.said() if isinstance(event, TicketUndecided)]
+    assert undecided.case_id == "without"
+    assert "names no cheaper licence" in undecided.reason
+    assert "lr_downgrade" not in undecided.remedy
+    await small.run("tell_tickets", "tell_tickets")
+    (said,) = tickets["without"].comments
+    assert "names no cheaper licence" in said.text
+    place = small.tickets().index(tickets["without"])
+    small.act("untag", "lr_downgrade", ticket=place)
+    small.act("tag", "lr_revoke", ticket=place)
+    await small.run("poll_tickets")
+    assert (await small.decisions())[-1] == ("without", "revoke", "itsm")
 
 
 async def test_tags_that_disagree_take_nothing_away(small: World) -> None:

@@ -24,7 +24,7 @@ from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.ports import Passing
 from reclaim.itsm_gateway import delivery_store, domain, hints, intake, store, ticket_store, verdicts
 from reclaim.itsm_gateway.delivery_store import Delivery, Settled
-from reclaim.itsm_gateway.desks import rules_of
+from reclaim.itsm_gateway.desks import offers_downgrade, rules_of
 from reclaim.itsm_gateway.domain import Step
 from reclaim.itsm_gateway.lanes import Lanes
 from reclaim.itsm_gateway.ports import Desks, TicketState
@@ -209,6 +209,7 @@ class Handling:
                 continue
             desk = known.desks.get(delivery.connection_id)
             rules = None if desk is None else rules_of(desk)
+            downgrade = offers_downgrade(ticket)
             facts = Facts(
                 delivery,
                 request,
@@ -218,8 +219,9 @@ class Handling:
                 decided.get(case_id),
                 reopened,
                 reference in ended,
-                "" if rules is None else templates.answers(rules),
+                "" if rules is None else templates.answers(rules, downgrade=downgrade),
                 _is_ours(ticket, found.state),
+                downgrade,
             )
             verdict = verdicts.judge(facts)
             settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))

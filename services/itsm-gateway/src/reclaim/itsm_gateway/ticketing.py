@@ -42,7 +42,7 @@ from reclaim.connectors.itsm.ports import (
 from reclaim.itsm_gateway import delivery_store, domain, store, ticket_store
 from reclaim.itsm_gateway.deliveries import SETTLING
 from reclaim.itsm_gateway.delivery_store import Arrival
-from reclaim.itsm_gateway.desks import Desks, draft, place_of, ref_of
+from reclaim.itsm_gateway.desks import DOWNGRADE_TO, Desks, draft, place_of, ref_of
 from reclaim.itsm_gateway.hints import Hint, Platform
 from reclaim.itsm_gateway.intake import HANDLE
 from reclaim.itsm_gateway.lanes import Lanes
@@ -113,6 +113,7 @@ def values_of(event: UserFlagged, public_url: str) -> dict[str, str]:
         "flagged_on": f"{event.flagged_at.astimezone(UTC):%d %B %Y}",
         "decide_by": f"{days} day{'' if days == 1 else 's'} after this ticket was opened",
         "warnings": "\n".join(f"- {each}" for each in warnings(event.findings)),
+        DOWNGRADE_TO: policy.downgrade_to.product_name if policy.downgrade_to else "",
     }
 
 
