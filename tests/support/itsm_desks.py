@@ -48,6 +48,13 @@ LAST_CALL = {
     "generic": ("timeout_after_commit", "POST", "generic/?"),
 }
 """What fails after it was done when a ticket is told something."""
+CLOSING = {
+    **LAST_CALL,
+    "jira": ("timeout_after_commit", "POST", "jira/rest/api/3/issue/[0-9]+/transitions"),
+    "freshservice": ("timeout_after_commit", "PUT", "freshservice/api/v2/tickets/[0-9]+"),
+    "serval": ("timeout_after_commit", "PUT", r"serval/v2/tickets/[\w-]+"),
+}
+"""What fails after it was done when a ticket is closed."""
 
 
 @dataclass

@@ -18,12 +18,14 @@ import sqlalchemy as sa
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import (
     CaseClosed,
+    CheaperLicence,
     CheckFinding,
     FulfilmentReported,
     NoticeDelivered,
     NoticeFailed,
     Person,
     Route,
+    TicketUndecided,
     UserFlagged,
 )
 from reclaim.common.errors import Conflict
@@ -38,7 +40,7 @@ from reclaim.itsm_gateway.desks import Desks
 from reclaim.sandbox.desks import jira
 from reclaim.sandbox.desks.core import PRODUCT, Ticket
 from reclaim.sandbox.desks.pages import person_acts
-from tests.support.itsm_desks import LAST_CALL, PLATFORMS, World, gateway
+from tests.support.itsm_desks import CLOSING, LAST_CALL, PLATFORMS, World, gateway
 from tests.support.itsm_gateway import NOW, SEALING, answer, flagged, life, signed, task
 
 
@@ -256,6 +258,46 @@ async def test_credentials_that_are_taken_away_in_mid_flow_lose_nothing_and_show
     assert "could not be" not in await small.site.get("/itsm-gateway/")
 
 
+async def mended_under_way(world: World, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let jobs run into credentials that are no longer accepted, while a person enters the new ones."""
+    found = Desks._connected
+
+    async def and_then_it_is_mended(self: Desks, desk_id: str) -> Any:
+        known = await found(self, desk_id)
+        monkeypatch.undo()
+        await world.connect()
+        return known
+
+    for name in names:
+        await world.make_due()
+        monkeypatch.setattr(Desks, "_connected", and_then_it_is_mended)
+        world.fault("session_expired", "GET", "freshservice/.*")
+        job = next(job for job in world.site.running.service.jobs if job.name == name)
+        await job.run()
+        await job.run()
+
+
+async def test_what_was_under_way_while_its_desk_was_mended_is_tried_again_by_itself(
+    small: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await mended_under_way(small, monkeypatch, "open_tickets")
+    (ticket,) = small.tickets()
+    assert not [event for event in await small.site.said() if isinstance(event, NoticeFailed)]
+    await small.site.tell(task("c"), life("c")[0])
+    await mended_under_way(small, monkeypatch, "tell_tickets", "tell_tickets")
+    assert "The seat was frozen" in ticket.comments[-1].text
+    small.act("reopen")
+    await small.time_passes()
+    await mended_under_way(small, monkeypatch, "poll_tickets")
+    await mended_under_way(small, monkeypatch, "handle_deliveries")
+    async with small.site.running.database.unit() as unit:
+        await unit.db.execute(sa.text("UPDATE webhook_delivery SET due = 0"))
+    assert await small.decisions() == [("c", "keep", "itsm")]
+    assert "could not be" not in await small.site.get("/itsm-gateway/")
+
+
 async def test_mending_a_desk_opens_no_ticket_of_a_case_that_has_ended(small: World) -> None:
     await small.connect()
     small.sandbox.world.faults.add("request_limit", path_regex="^/desks/freshservice", times=None)
@@ -331,6 +373,44 @@ async def test_a_ticket_that_decides_nothing_is_told_once_how_to_answer(small: W
     assert "set one tag (label) on this ticket: lr_keep" in comment.text
     assert "the time to answer runs on" in comment.text
     assert "nothing is taken away" not in comment.text + small.tickets()[0].description
+
+
+CHEAPER = CheaperLicence(product="chatter-free", product_name="Chatter Free")
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+async def test_a_downgrade_is_offered_and_taken_only_where_there_is_a_cheaper_licence(
+    small: World, platform: str
+) -> None:
+    small.platform = platform
+    await small.connect()
+    asked = flagged("with")
+    await small.site.tell(
+        msgspec.structs.replace(asked, policy=msgspec.structs.replace(asked.policy, downgrade_to=CHEAPER)),
+        flagged("without"),
+    )
+    await small.run("open_tickets")
+    tickets = {ticket.description.split("lr-case-")[1].split()[0]: ticket for ticket in small.tickets()}
+    assert "lr_downgrade" in tickets["with"].description
+    assert "lr_downgrade" not in tickets["without"].description
+    assert "lr_keep or lr_revoke" in tickets["without"].description
+    for number in (0, 1):
+        small.act("tag", "lr_downgrade", ticket=number)
+    for _ in range(2):
+        await small.run("poll_tickets")
+        assert await small.decisions() == [("with", "downgrade", "itsm")]
+    (undecided,) = [event for event in await small.site.said() if isinstance(event, TicketUndecided)]
+    assert undecided.case_id == "without"
+    assert "names no cheaper licence" in undecided.reason
+    assert "lr_downgrade" not in undecided.remedy
+    await small.run("tell_tickets", "tell_tickets")
+    (said,) = tickets["without"].comments
+    assert "names no cheaper licence" in said.text
+    place = small.tickets().index(tickets["without"])
+    small.act("untag", "lr_downgrade", ticket=place)
+    small.act("tag", "lr_revoke", ticket=place)
+    await small.run("poll_tickets")
+    assert (await small.decisions())[-1] == ("without", "revoke", "itsm")
 
 
 async def test_tags_that_disagree_take_nothing_away(small: World) -> None:
@@ -866,6 +946,51 @@ async def test_a_ticket_that_was_reopened_is_heard_before_it_is_closed_again(wor
     await world.run("tell_tickets", "tell_tickets")
     assert world.desk.is_closed(ticket)
     assert len(await world.decisions()) == 2, "once"
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("done", [True, False], ids=["closed", "not-closed"])
+async def test_a_ticket_that_was_reopened_before_we_knew_that_we_had_closed_it_is_an_appeal(
+    small: World, platform: str, done: bool
+) -> None:
+    """The desk closes it and its answer is lost; its people reopen it; only then is the closing tried again."""
+    small.platform = platform
+    await small.connect()
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    (ticket,) = small.tickets()
+    kind, method, path = CLOSING[platform]
+    question = {"object_name": "ticket.close"} if platform == "generic" else {}
+    small.fault(kind if done else "server_unavailable", method, path, **question)
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    assert small.desk.is_closed(ticket) is done
+    if done:
+        small.act("reopen")
+    for _ in range(3):
+        await small.run("tell_tickets")
+        await small.time_passes()
+        await small.run("poll_tickets")
+        await small.site.handle()
+    assert await small.decisions() == ([("c", "keep", "itsm")] if done else []), "an appeal, once, and only if it is one"
+    assert small.desk.is_closed(ticket) is not done
+    assert len([said for said in ticket.comments if "The seat was frozen" in said.text]) <= 1
+    assert ticket.comments or platform == "generic", "a generic desk has said the word with the closing that was lost"
+
+
+async def test_what_a_ticket_says_by_our_ending_it_is_no_decision(small: World) -> None:
+    """With *needs close* a tag becomes an answer by the closing, and that is ours."""
+    await small.connect(decisions={"needs_close": True})
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    small.act("tag", "lr_revoke")
+    await small.site.tell(CaseClosed(case_id="c", outcome="kept", reason="By mail.", closed_at=NOW))
+    await small.run("tell_tickets")
+    assert small.desk.is_closed(small.tickets()[0])
+    _, secret = await small.site.secret("it", "freshservice")
+    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_revoke"}'
+    await small.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    assert await small.decisions() == []
 
 
 @pytest.mark.parametrize("platform", sorted(set(PLATFORMS) - {"serval"}))

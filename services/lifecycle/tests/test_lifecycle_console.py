@@ -15,7 +15,8 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import generate_latest
 
-from reclaim.common.contracts import SERVICES, TicketUndecided
+from reclaim.common.contracts import SERVICES, NoticeFailed, TicketUndecided
+from reclaim.common.inbox import SET_ASIDE
 from reclaim.common.service import Running
 from reclaim.common.telemetry import set_up_telemetry
 from reclaim.common.timing import wall_milliseconds
@@ -355,20 +356,25 @@ async def test_one_list_has_cases_and_messages_the_oldest_first(either_database:
             assert (await http.get("/lifecycle/api/attention", params={"kind": "hunger"})).status_code == 422
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["flagged", "not-asked-by-mail"])
 async def test_a_case_whose_ticket_decides_nothing_is_listed_and_awaits_its_answer(
-    either_database: str | None, tmp_path: Path
+    either_database: str | None, tmp_path: Path, elsewhere: bool
 ) -> None:
     async with serving(tmp_path, either_database) as site:
         told = TicketUndecided(
             case_id=case_id(0), reason="Ticket INC1 was closed.", remedy="Have it answered.", noticed_at=NOW
         )
         await site.tell(flagged(0), flagged(1), source="scanner")
+        if elsewhere:
+            mail = NoticeFailed(case_id=case_id(0), channel="email", reason="No.", remedy="Look.", failed_at=NOW)
+            await site.tell(mail, source="approvals")
+        before = (await site.case(case_id(0))).attention
         await site.tell(told, source="itsm-gateway")
-        assert (await site.case(case_id(0))).attention is None, "that anybody was asked comes first"
+        assert (await site.case(case_id(0))).attention == before, "that anybody was asked comes first"
         await site.tell(delivered(0), delivered(1))
-        site.clock.advance(timedelta(minutes=5))
+        async with site.running.database.unit() as unit:
+            await unit.db.execute(sa.update(SET_ASIDE).values(due=0))
         await site.running.inbox.retry()
-        await site.tell(told, source="itsm-gateway")
         case = await site.case(case_id(0))
         assert (case.state, case.decide_by is None) == (State.AWAITING_DECISION, False)
         async with site.client("viewer") as http:

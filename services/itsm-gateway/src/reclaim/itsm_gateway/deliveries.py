@@ -24,7 +24,7 @@ from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.ports import Passing
 from reclaim.itsm_gateway import delivery_store, domain, hints, intake, store, ticket_store, verdicts
 from reclaim.itsm_gateway.delivery_store import Delivery, Settled
-from reclaim.itsm_gateway.desks import rules_of
+from reclaim.itsm_gateway.desks import offers_downgrade, rules_of
 from reclaim.itsm_gateway.domain import Step
 from reclaim.itsm_gateway.lanes import Lanes
 from reclaim.itsm_gateway.ports import Desks, TicketState
@@ -182,6 +182,7 @@ class Handling:
         tickets = await ticket_store.referred(unit.db, {_reference(delivery) for delivery, _ in pairs}, lock=True)
         ended = await ticket_store.ending(unit.db, set(tickets))
         decided = await delivery_store.last_taken(unit.db, cases)
+        desks = {desk.id: desk.version for desk in await ticket_store.desks(unit.db)}
         now = wall_milliseconds()
         settled: list[Settled] = []
         steps: list[Step] = []
@@ -198,6 +199,9 @@ class Handling:
             opened = found.state is not None and not found.state.closed and doing != "reopening"
             reopened = closed_since is not None and opened
             problem = found.problem or _too_soon(delivery, found, request, ticket, known)
+            used = known.desks.get(delivery.connection_id)
+            if found.problem is not None and (used.version if used else None) != desks.get(delivery.connection_id):
+                problem = NotYet(f"The connection was changed meanwhile; the ticket is read again. {found.problem}")
             if reopened and problem is None and now - (closed_since or 0) < SETTLING:
                 problem = NotYet("The ticket was closed a moment ago, and reads as open: it is read once more.")
             if isinstance(problem, Transient) and delivery.attempts < MOST_ATTEMPTS:
@@ -205,6 +209,7 @@ class Handling:
                 continue
             desk = known.desks.get(delivery.connection_id)
             rules = None if desk is None else rules_of(desk)
+            downgrade = offers_downgrade(ticket)
             facts = Facts(
                 delivery,
                 request,
@@ -214,8 +219,9 @@ class Handling:
                 decided.get(case_id),
                 reopened,
                 reference in ended,
-                "" if rules is None else templates.answers(rules),
+                "" if rules is None else templates.answers(rules, downgrade=downgrade),
                 _is_ours(ticket, found.state),
+                downgrade,
             )
             verdict = verdicts.judge(facts)
             settled.append(Settled(delivery.number, verdict.state, verdict.outcome, verdict.says or delivery.says))

@@ -36,6 +36,10 @@ IN_FLIGHT: Final = 300.0
 """Seconds for which a client stays open after its connection was changed: no call that it carries lasts as long."""
 
 
+DOWNGRADE_TO: Final = "downgrade_to"
+"""What names, among the values of a ticket, the cheaper licence of its case's rule; empty where it names none."""
+
+
 @dataclass(slots=True)
 class _Opened:
     stored: Desk
@@ -244,6 +248,15 @@ def ref_of(ticket: Ticket) -> TicketRef | None:
     return None if ticket.key is None else TicketRef(ticket.key, ticket.number or ticket.key, ticket.url or "")
 
 
+def offers_downgrade(ticket: Ticket | None) -> bool:
+    """Tell whether a ticket may be answered with a downgrade; what is not known here, the case itself judges."""
+    return ticket is None or _offers_downgrade(msgspec.json.decode(ticket.values, type=dict[str, str]))
+
+
+def _offers_downgrade(values: Mapping[str, str]) -> bool:
+    return values.get(DOWNGRADE_TO) != ""
+
+
 def rules_of(stored: Desk) -> DecisionRules:
     """Return how a desk's tickets read."""
     return msgspec.convert(msgspec.json.decode(stored.decisions), DecisionRules)
@@ -278,7 +291,8 @@ def drafted(
     Raises:
         Invalid: a template is not one.
     """
-    values = {**values, "answers": templates.answers(rules_of(stored), task=kind == "task")}
+    how = templates.answers(rules_of(stored), task=kind == "task", downgrade=_offers_downgrade(values))
+    values = {**values, "answers": how}
     if kind == "task":
         title, description = templates.task(values)
     else:

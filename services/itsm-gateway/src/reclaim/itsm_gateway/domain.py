@@ -43,6 +43,7 @@ LONGEST_REFERENCE: Final = 80
 """Characters that a desk's marker of a ticket has room for."""
 
 NO_DESK: Final = "No service desk is connected."
+NO_CHEAPER_LICENCE: Final = "It asks for a downgrade, and the rule names no cheaper licence to move the holder to."
 
 Progress = (
     UserFrozen | UserRestored | FulfilmentAnnounced | FulfilmentRequested | SeatReclaimed | SeatReactivated | CaseClosed

@@ -173,6 +173,11 @@ async def desk(db: AsyncConnection, desk_id: str) -> Desk | None:
     return None if row is None else Desk(*row)
 
 
+async def version(db: AsyncConnection, desk_id: str) -> int | None:
+    """Return how often a desk was stored, which every change of it raises; None if there is none."""
+    return (await db.execute(sa.select(DESK.c.version).where(DESK.c.id == desk_id))).scalar_one_or_none()
+
+
 async def asking(db: AsyncConnection) -> str | None:
     """Return the id of the desk where new cases get their tickets, or None."""
     found = await db.execute(sa.select(DESK.c.id).where(DESK.c.asks).order_by(DESK.c.id).limit(1))
@@ -303,18 +308,36 @@ async def given_up(db: AsyncConnection, reference: str) -> None:
 async def acted(db: AsyncConnection, reference: str, act: Act, now: int) -> None:
     """Record what was done to a ticket from here: at `now`, in milliseconds of the wall clock."""
     mine = sa.update(TICKET).where(TICKET.c.reference == reference)
-    closed_since = sa.func.coalesce(TICKET.c.closed_since, now)
     match act:
         case "close":
-            left = (TICKET.c.doing == "closing") & TICKET.c.leaves.is_not(None)
-            says = sa.case((left, TICKET.c.leaves), else_=TICKET.c.says)
-            await db.execute(mine.values(closed_since=closed_since, says=says, doing=None))
+            await db.execute(mine.values(_closed_by_us(now)))
         case "end" | "end_quietly":
-            await db.execute(mine.values(state="closed", closed_since=closed_since, doing=None))
+            await db.execute(mine.values(state="closed", **_closed_by_us(now)))
         case "reopen":
             await db.execute(mine.values(state="open", closed_since=None, says="open", doing=None))
         case "comment":
             pass
+
+
+def _closed_by_us(now: int) -> dict[str, Any]:
+    """Return what is known of a ticket that was closed from here: what it says by that, nobody has said."""
+    left = (TICKET.c.doing == "closing") & TICKET.c.leaves.is_not(None)
+    return {
+        "closed_since": sa.func.coalesce(TICKET.c.closed_since, now),
+        "says": sa.case((left, TICKET.c.leaves), else_=TICKET.c.says),
+        "doing": None,
+    }
+
+
+async def closing_took(db: AsyncConnection, word: Word, now: int) -> None:
+    """Record that a word has closed its ticket, which is open again: that is its people's doing.
+
+    What closes a question is then said as a comment, so that it does not close the ticket once more. An end still does.
+    """
+    begun = (TICKET.c.reference == word.reference) & (TICKET.c.doing == "closing")
+    await db.execute(sa.update(TICKET).where(begun).values(_closed_by_us(now)))
+    mine = (TICKET_WORD.c.number == word.number) & (TICKET_WORD.c.act == "close")
+    await db.execute(sa.update(TICKET_WORD).where(mine).values(act="comment"))
 
 
 async def heard(db: AsyncConnection, reference: str, says: str, closed_since: int | None) -> None:

@@ -42,7 +42,7 @@ from reclaim.connectors.itsm.ports import (
 from reclaim.itsm_gateway import delivery_store, domain, store, ticket_store
 from reclaim.itsm_gateway.deliveries import SETTLING
 from reclaim.itsm_gateway.delivery_store import Arrival
-from reclaim.itsm_gateway.desks import Desks, draft, place_of, ref_of
+from reclaim.itsm_gateway.desks import DOWNGRADE_TO, Desks, draft, place_of, ref_of
 from reclaim.itsm_gateway.hints import Hint, Platform
 from reclaim.itsm_gateway.intake import HANDLE
 from reclaim.itsm_gateway.lanes import Lanes
@@ -113,6 +113,7 @@ def values_of(event: UserFlagged, public_url: str) -> dict[str, str]:
         "flagged_on": f"{event.flagged_at.astimezone(UTC):%d %B %Y}",
         "decide_by": f"{days} day{'' if days == 1 else 's'} after this ticket was opened",
         "warnings": "\n".join(f"- {each}" for each in warnings(event.findings)),
+        DOWNGRADE_TO: policy.downgrade_to.product_name if policy.downgrade_to else "",
     }
 
 
@@ -253,45 +254,56 @@ class Ticketing:
             return await ticket_store.desks_to_tell(db, wall_milliseconds())
 
     async def _open_some(self, desk_id: str) -> None:
-        await self._each(await self._claim("wanted", desk_id), self._open)
+        await self._each(*await self._claim("wanted", desk_id), self._open)
 
     async def _tell_some(self, desk_id: str) -> None:
         now = wall_milliseconds()
         async with self._database.unit() as unit:
+            version = await ticket_store.version(unit.db, desk_id)
             claimed = await ticket_store.claim_words(unit.db, desk_id, now=now, until=now + LEASE, most=CLAIM)
-        await self._each(claimed, self._tell)
+        await self._each(version, claimed, self._tell)
 
     async def _poll_some(self, desk_id: str) -> None:
-        await self._each(await self._claim("open", desk_id), self._poll)
+        await self._each(*await self._claim("open", desk_id), self._poll)
 
-    async def _claim(self, state: ticket_store.TicketState, desk_id: str) -> list[Ticket]:
+    async def _claim(self, state: ticket_store.TicketState, desk_id: str) -> tuple[int | None, list[Ticket]]:
+        """Claim tickets; return them behind the version of the desk that they are worked on with, or a later one."""
         now = wall_milliseconds()
         async with self._database.unit() as unit:
-            return await ticket_store.claim(unit.db, state, desk_id, now=now, until=now + LEASE, most=CLAIM)
+            version = await ticket_store.version(unit.db, desk_id)
+            claimed = await ticket_store.claim(unit.db, state, desk_id, now=now, until=now + LEASE, most=CLAIM)
+            return version, claimed
 
-    async def _each(self, claimed: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+    async def _each(
+        self, version: int | None, claimed: Sequence[T], work: Callable[[T, int | None], Awaitable[None]]
+    ) -> None:
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def one(item: T) -> None:
             async with slots:
-                await work(item)
+                await work(item, version)
 
         await asyncio.gather(*(one(item) for item in claimed))
 
+    @staticmethod
+    async def _mended(unit: Unit, desk_id: str, version: int | None) -> bool:
+        """Tell whether a desk was stored anew since its work was claimed: what it refused may have been mended."""
+        return await ticket_store.version(unit.db, desk_id) != version
+
     # Opening ------------------------------------------------------------------------------------------------------
 
-    async def _open(self, ticket: Ticket) -> None:
+    async def _open(self, ticket: Ticket, version: int | None) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
                 created = await self._created(ticket)
         except (Transient, TimeoutError) as error:
             await self._put_off(ticket, error)
         except Permanent as error:
-            await self._give_up(ticket, str(error))
+            await self._give_up(ticket, version, str(error))
         except Exception as error:
             # A defect in one adapter must not hold up the tickets of others.
             log.exception("the ticket of case %s could not be opened", ticket.case_id)
-            await self._give_up(ticket, f"It failed unexpectedly ({type(error).__name__}); the log has more.")
+            await self._give_up(ticket, version, f"It failed unexpectedly ({type(error).__name__}); the log has more.")
         else:
             await (self._opened(ticket, *created) if created is not None else self._not_needed(ticket))
 
@@ -349,8 +361,12 @@ class Ticketing:
         async with self._database.unit() as unit:
             await ticket_store.settle(unit.db, ticket, failure=_reason(error), due=_later(ticket.attempts, error))
 
-    async def _give_up(self, ticket: Ticket, reason: str) -> None:
+    async def _give_up(self, ticket: Ticket, version: int | None, reason: str) -> None:
         async with self._database.unit() as unit:
+            if await self._mended(unit, ticket.desk_id, version):
+                await ticket_store.settle(unit.db, ticket, failure=reason, due=wall_milliseconds())
+                unit.wake(OPEN)
+                return
             if not await ticket_store.settle(unit.db, ticket, state="failed", failure=reason):
                 return
             if await store.has_ended(unit.db, ticket.case_id):
@@ -374,7 +390,7 @@ class Ticketing:
 
     # Telling ------------------------------------------------------------------------------------------------------
 
-    async def _tell(self, claimed: tuple[Word, Ticket]) -> None:
+    async def _tell(self, claimed: tuple[Word, Ticket], version: int | None) -> None:
         word, ticket = claimed
         failure: str | None = None
         reopened: ReadDecision | None = None
@@ -384,7 +400,8 @@ class Ticketing:
         except (Transient, TimeoutError, SignInRefused) as error:
             # Whoever mends the credentials would not know what was left unsaid.
             async with self._database.unit() as unit:
-                due = _later(word.attempts, error)
+                mended = await self._mended(unit, ticket.desk_id, version)
+                due = wall_milliseconds() if mended else _later(word.attempts, error)
                 await ticket_store.settle_word(unit.db, word, failure=_reason(error), due=due)
             return
         except Permanent as error:
@@ -397,6 +414,10 @@ class Ticketing:
             if reopened is not None:
                 if await ticket_store.settle_word(unit.db, word, due=wall_milliseconds() + SETTLING):
                     await self._hand_in(unit, ticket, reopened)
+                return
+            if failure is not None and await self._mended(unit, ticket.desk_id, version):
+                await ticket_store.settle_word(unit.db, word, failure=failure, due=wall_milliseconds())
+                unit.wake(TELL)
                 return
             state = "told" if failure is None else "failed"
             if await ticket_store.settle_word(unit.db, word, state=state, failure=failure):
@@ -413,8 +434,8 @@ class Ticketing:
 
         What closes or reopens a ticket is recorded right before it is asked for, so that whoever reads the ticket next
         knows whose doing it is, also if nobody is left who could say that it was done. A ticket that its people have
-        reopened since it was closed is not closed again before that was judged: then nothing is told, and what was
-        read is returned.
+        reopened since it was closed, also by an attempt before this one whose answer was lost, is not closed again
+        before that was judged: then nothing is told, and what was read is returned.
         """
         ref = ref_of(ticket)
         assert ref is not None
@@ -433,7 +454,12 @@ class Ticketing:
                 await desk.comment(ref, word.text, mark=mark, tried=tried)
             return None
         if not before.closed:
-            if ticket.closed_since is not None and _counts(before, ticket):
+            reopened = ticket.closed_since is not None
+            if ticket.doing == "closing" and tried and await desk.was_closed(ref, mark=mark):
+                reopened = True
+                async with self._database.unit() as unit:
+                    await ticket_store.closing_took(unit.db, word, wall_milliseconds())
+            if reopened and _counts(before, ticket):
                 return before
             # What it says by being closed, its people have not said. An answer from before is still to be heard.
             await self._begin(ticket, "closing", leaves=before.pending)
@@ -461,7 +487,7 @@ class Ticketing:
 
     # Reading ------------------------------------------------------------------------------------------------------
 
-    async def _poll(self, ticket: Ticket) -> None:
+    async def _poll(self, ticket: Ticket, version: int | None) -> None:
         ref = ref_of(ticket)
         assert ref is not None
         try:
@@ -475,7 +501,8 @@ class Ticketing:
             return
         except Permanent as error:
             async with self._database.unit() as unit:
-                due = wall_milliseconds() + int(LAST_RETRY * 1000)
+                mended = await self._mended(unit, ticket.desk_id, version)
+                due = wall_milliseconds() + (0 if mended else int(LAST_RETRY * 1000))
                 await ticket_store.settle(unit.db, ticket, failure=str(error), due=due)
             return
         except Exception as error:

@@ -74,7 +74,8 @@ class Facts:
 
     `before` is what was last heard from this ticket, `decided` what the last webhook said that decided its case.
     `reopened`: it is open, and was closed when it was last heard. `ended`: its case is over, and we close it ourselves.
-    `how` says how to answer on this ticket. `ours`: it says what it says by having been closed from here.
+    `how` says how to answer on this ticket. `ours`: it says what it says by having been closed from here. `downgrade`:
+    its case's rule names a licence to downgrade to.
     """
 
     delivery: Delivery
@@ -87,6 +88,7 @@ class Facts:
     ended: bool = False
     how: str = ""
     ours: bool = False
+    downgrade: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +151,8 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
     if facts.ours:
         # That does not complete an answer which its people had not given by closing it.
         return Verdict("ignored", f"Ticket {ticket.ticket} was closed from here.")
-    if ticket.says == "undecided":
-        if not _waits(request):
-            # The case was decided elsewhere, and we closed the ticket ourselves: this is the echo.
-            return Verdict("ignored", f"The case has moved on without ticket {ticket.ticket}.")
-        return Verdict(
-            "failed",
-            f"Ticket {ticket.ticket} decides nothing. {ticket.reason} Answer on the ticket and replay this webhook, or "
-            "decide the case on its own page.",
-            # Once: every change of the ticket sends a webhook, this comment too.
-            word=None if facts.before == "undecided" else domain.no_answer(ticket.reason, facts.how),
-            undecided=None
-            if facts.before == "undecided"
-            else f"Ticket {ticket.ticket} decides nothing. {ticket.reason}".strip(),
-        )
+    if ticket.says == "undecided" or _cannot_be_done(facts, ticket):
+        return _decides_nothing(facts, request, ticket)
     if ticket.says == "done":
         return Verdict(
             "failed",
@@ -170,6 +160,24 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
             "own ticket, or on the case's own page.",
         )
     return _taken(facts, ticket.says, _who(facts, ticket), _why(facts, ticket))
+
+
+def _cannot_be_done(facts: Facts, ticket: TicketState) -> bool:
+    """Tell whether a ticket asks for a downgrade that its rule has no licence for: nobody has said revoke."""
+    return ticket.says == "downgrade" and not facts.downgrade
+
+
+def _decides_nothing(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verdict:
+    if not _waits(request):
+        # The case was decided elsewhere, and we closed the ticket ourselves: this is the echo.
+        return Verdict("ignored", f"The case has moved on without ticket {ticket.ticket}.")
+    why = domain.NO_CHEAPER_LICENCE if _cannot_be_done(facts, ticket) else ticket.reason
+    said = f"Ticket {ticket.ticket} decides nothing. {why}".strip()
+    outcome = f"{said} Answer on the ticket and replay this webhook, or decide the case on its own page."
+    if facts.before == ticket.says:
+        # It is told once: every change of the ticket sends a webhook, this comment too.
+        return Verdict("failed", outcome)
+    return Verdict("failed", outcome, word=domain.no_answer(why, facts.how), undecided=said)
 
 
 def _waits(request: TicketRequest | None) -> bool:
@@ -183,6 +191,8 @@ def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verd
     if request.outcome is not None and not freed:
         return Verdict("ignored", f"Ticket {ticket.ticket} was reopened after the end of its case.", word=word)
     if request.state == "waiting" and facts.decided not in {"revoke", "downgrade"}:
+        if _cannot_be_done(facts, ticket):
+            return _decides_nothing(facts, request, ticket)
         if ticket.says in DECISIONS and ticket.says != facts.before:
             return _taken(facts, cast("Decision", ticket.says), _who(facts, ticket), _why(facts, ticket))
         return Verdict("ignored", f"Ticket {ticket.ticket} was reopened and has no answer yet.")

@@ -131,7 +131,9 @@ async def note_undecided(_deps: None, unit: Unit, events: Sequence[Received[Tick
         NotYet: that a case's question was delivered was not heard here yet.
     """
     for case in (await store.load(unit.db, {received.data.case_id for received in events})).values():
-        if case.state is State.FLAGGED:
+        # One that a person was called for because nobody could be asked elsewhere stands in attention meanwhile.
+        unasked = case.attention is not None and case.attention.resume is State.FLAGGED
+        if case.state is State.FLAGGED or unasked:
             raise NotYet(f"that anybody was asked in case {case.id} was not heard here yet")
     await submit(
         unit,

@@ -414,6 +414,10 @@ class Adapter(ABC):
         if not (tried and await self._says(ref, mark)):
             await self._close(ref, self._fitted(text, mark), mark)
 
+    async def was_closed(self, ref: TicketRef, *, mark: str) -> bool:
+        """See `ServiceDesk.was_closed`."""
+        return await self._says(ref, mark) or await self._closed_with(ref, mark)
+
     async def reopen(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk.reopen`."""
         if not (tried and await self._says(ref, mark)):
@@ -421,6 +425,10 @@ class Adapter(ABC):
 
     async def _says(self, ref: TicketRef, mark: str) -> bool:  # noqa: ARG002  for those that can be asked
         """Tell whether a comment carries a mark; False too where the platform lets nobody read comments."""
+        return False
+
+    async def _closed_with(self, ref: TicketRef, mark: str) -> bool:  # noqa: ARG002  for those that can be asked
+        """Tell whether what closed the ticket carries a mark, though no comment of ours does: its answer was lost."""
         return False
 
     def _subject(self, draft: TicketDraft) -> str:

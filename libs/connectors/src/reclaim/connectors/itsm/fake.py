@@ -41,6 +41,7 @@ class FakeTicket:
     closed: bool = False
     comments: list[str] = field(default_factory=list)
     marks: set[str] = field(default_factory=set)
+    closings: set[str] = field(default_factory=set)
     changed_by: str = "reclaim"
     changed_at: datetime | None = None
 
@@ -106,6 +107,10 @@ class FakeDesk:
         """See `ServiceDesk`."""
         self._move(ref, text, mark, tried=tried, closed=True)
 
+    async def was_closed(self, ref: TicketRef, *, mark: str) -> bool:
+        """See `ServiceDesk`."""
+        return mark in self._ticket(ref).closings
+
     async def reopen(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk`."""
         self._move(ref, text, mark, tried=tried, closed=False)
@@ -130,6 +135,8 @@ class FakeDesk:
         trouble = self.trouble("close" if closed else "reopen")
         if trouble != "before":
             ticket.closed = closed
+            if closed:
+                ticket.closings.add(mark)
             ticket.comments.append(text)
             ticket.marks.add(mark)
         self._lose(trouble)

@@ -204,9 +204,13 @@ class Freshservice(Adapter):
             body={"body": _html(text), "private": self.private_notes},
         )
 
-    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
-        if not _is_closed(await self._read(ref)):
-            closed_at_last(ref, closed=_is_closed(await self._update(ref, {"status": CLOSED})))
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:
+        ticket = await self._read(ref)
+        if not _is_closed(ticket):
+            change: dict[str, Json] = {"status": CLOSED}
+            if mark:
+                change["tags"] = sorted({*_tags(ticket), mark})
+            closed_at_last(ref, closed=_is_closed(await self._update(ref, change)))
             await self._comment(ref, text)
 
     async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
@@ -229,12 +233,15 @@ class Freshservice(Adapter):
                 break
         return False
 
+    async def _closed_with(self, ref: TicketRef, mark: str) -> bool:
+        return mark in _tags(await self._read(ref))
+
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         ticket = await self._read(ref)
         return read(
             self.decisions,
             closed=_is_closed(ticket),
-            tags=ticket.tags if ticket.tags is not msgspec.UNSET else (),
+            tags=_tags(ticket),
             values=await self._decided_values(ref, ticket),
             at=moment(ticket.updated_at),
         )
@@ -269,8 +276,7 @@ class Freshservice(Adapter):
         return self._ref(made.ticket)
 
     async def _complete(self, ref: TicketRef, draft: TicketDraft) -> None:
-        tags = (await self._read(ref)).tags
-        present = [] if tags is msgspec.UNSET else tags
+        present = _tags(await self._read(ref))
         if not set(draft.tags) <= set(present):
             # Whether a list of tags replaces the old one is not documented: the union is right either way.
             await self._update(ref, {"tags": sorted({*present, *draft.tags})})
@@ -328,9 +334,12 @@ def _is_closed(ticket: _Ticket) -> bool:
     return ticket.status in {RESOLVED, CLOSED}
 
 
+def _tags(ticket: _Ticket) -> list[str]:
+    return [] if ticket.tags is msgspec.UNSET else ticket.tags
+
+
 def _words(ticket: _Ticket) -> set[str]:
-    tags = [] if ticket.tags is msgspec.UNSET else ticket.tags
-    return {*tags, *(ticket.description_text or "").split()}
+    return {*_tags(ticket), *(ticket.description_text or "").split()}
 
 
 def _html(text: str) -> str:

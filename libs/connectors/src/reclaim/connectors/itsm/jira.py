@@ -78,6 +78,8 @@ PERMISSIONS: Final[Mapping[Deed, str]] = MappingProxyType(
 """What the user that Reclaim works as has to be allowed."""
 
 DONE: Final = "done"
+HISTORY: Final = "reclaim:word"
+"""What the history of an issue calls a change of ours; its description is the mark of the word that goes with it."""
 PAGE: Final = 50
 REMEMBERED: Final = 200
 """Issues opened here lately, whose numbers a search is told; it takes 50 at a time, and one is enough."""
@@ -232,11 +234,11 @@ class Jira(Adapter):
             body={"body": _plain(text), "public": self.public_comments},
         )
 
-    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
-        await self._move(ref, text, closed=True, name=self.close_transition)
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:
+        await self._move(ref, text, mark, closed=True, name=self.close_transition)
 
-    async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
-        await self._move(ref, text, closed=False, name=self.reopen_transition)
+    async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:
+        await self._move(ref, text, mark, closed=False, name=self.reopen_transition)
 
     @staticmethod
     def _written(text: str) -> str:
@@ -251,6 +253,12 @@ class Jira(Adapter):
             if page.is_last_page or not page.values:
                 return False
             start += len(page.values)
+
+    async def _closed_with(self, ref: TicketRef, mark: str) -> bool:
+        # Only what moves an issue has a mark of its own: the history keeps it beside the change of status.
+        histories = (await self._read(ref, ["status"], history=True)).changelog.get("histories", [])
+        notes = (history.get("historyMetadata") or {} for history in histories)
+        return marked((str(note.get("description", "")) for note in notes), mark)
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         field = self.decisions.decision_field
@@ -336,7 +344,7 @@ class Jira(Adapter):
         # Most sites hide addresses: then nobody is found, and the request is Reclaim's own.
         return next((user.account_id for user in users if user.email_address.casefold() == email.casefold()), None)
 
-    async def _move(self, ref: TicketRef, text: str, *, closed: bool, name: str) -> None:
+    async def _move(self, ref: TicketRef, text: str, mark: str, *, closed: bool, name: str) -> None:
         if _is_done(await self._read(ref, ["status"])) is closed:
             return
         path = f"/rest/api/3/issue/{ref.key}/transitions"
@@ -349,7 +357,10 @@ class Jira(Adapter):
                 f"No transition {f'called “{name}” ' if name else ''}{'closes' if closed else 'reopens'} {ref.number}.",
                 "Add one to the workflow, or allow it to the account that Reclaim works as.",
             )
-        await self.line.call("POST", path, into=object, body={"transition": {"id": str(fitting[0]["id"])}})
+        body: dict[str, Json] = {"transition": {"id": str(fitting[0]["id"])}}
+        if mark:
+            body["historyMetadata"] = {"type": HISTORY, "description": mark}
+        await self.line.call("POST", path, into=object, body=body)
         if closed:
             closed_at_last(ref, closed=_is_done(await self._read(ref, ["status"])))
         await self._comment(ref, text)

@@ -287,6 +287,13 @@ class ServiceDesk(Protocol):
         """
         ...
 
+    async def was_closed(self, ref: TicketRef, *, mark: str) -> bool:
+        """Tell whether a closing with this mark was carried out, however the ticket stands now.
+
+        False too where the platform keeps nothing to tell by: then closing with that mark again does nothing there.
+        """
+        ...
+
     async def reopen(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """Open a closed ticket again, with a word on why; one that is open stays as it is."""
         ...

@@ -204,11 +204,11 @@ class Serval(Adapter):
             body={"message": text, "authorUserId": self.user_id, "triggerHelpAgent": False},
         )
 
-    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
-        await self._move(ref, text, closed=True)
+    async def _close(self, ref: TicketRef, text: str, mark: str) -> None:
+        await self._move(ref, text, mark, closed=True)
 
     async def _reopen(self, ref: TicketRef, text: str, mark: str) -> None:  # noqa: ARG002  it is in the text
-        await self._move(ref, text, closed=False)
+        await self._move(ref, text, "", closed=False)
 
     async def _says(self, ref: TicketRef, mark: str) -> bool:
         params: dict[str, str | int] = {}
@@ -220,6 +220,9 @@ class Serval(Adapter):
             if not page.next_page_token:
                 return False
             params["pageToken"] = page.next_page_token
+
+    async def _closed_with(self, ref: TicketRef, mark: str) -> bool:
+        return marked([(await self._read(ref)).description], mark)
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         ticket = await self._read(ref)
@@ -265,7 +268,7 @@ class Serval(Adapter):
         if change:
             await self._update(ref, change)
 
-    async def _move(self, ref: TicketRef, text: str, *, closed: bool) -> None:
+    async def _move(self, ref: TicketRef, text: str, mark: str, *, closed: bool) -> None:
         ticket = await self._read(ref)
         statuses = await self._statuses()
         present = next((each for each in statuses if each.id == ticket.status_id), None)
@@ -275,7 +278,11 @@ class Serval(Adapter):
         fitting = [each for group in wanted for each in statuses if each.group == group]
         if not fitting:
             raise Refused(f"The team has no status of the groups {', '.join(wanted)}.", "Add one to the team.")
-        moved = await self._update(ref, {"statusId": fitting[0].id})
+        change: dict[str, Json] = {"statusId": fitting[0].id}
+        if mark:
+            # A ticket has no field of ours and no readable history: what closed it stands below its description.
+            change["description"] = f"{ticket.description.rstrip()}\nClosed by Reclaim: {mark}"
+        moved = await self._update(ref, change)
         if closed:
             present = next((each for each in statuses if each.id == moved.status_id), None)
             closed_at_last(ref, closed=self._is_closed(moved, present))

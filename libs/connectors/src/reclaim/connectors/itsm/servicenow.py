@@ -280,6 +280,13 @@ class ServiceNow(Adapter):
         )
         return marked(_record(answer.result).values(), mark)
 
+    async def _closed_with(self, ref: TicketRef, mark: str) -> bool:
+        # They are written with the state, and stay when the record is reopened.
+        answer = await self.line.call(
+            "GET", f"/api/now/table/{self.table}/{ref.key}", into=_One, params={"sysparm_fields": "close_notes"}
+        )
+        return marked(_record(answer.result).values(), mark)
+
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         record, entries = await self._read(ref), await self._entries(ref)
         field = self.decisions.decision_field

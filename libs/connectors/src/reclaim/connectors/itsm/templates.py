@@ -163,10 +163,14 @@ def field(value: Json, values: Mapping[str, str]) -> Json:
     return _short(" ".join(render("fields", value, values).split()), LONGEST_TITLE)
 
 
-def answers(rules: DecisionRules, *, task: bool = False) -> str:
-    """Return how to answer on a ticket, by the tags and the field that its desk reads."""
-    ways = [name for name, answer in rules.tags.items() if (answer == "done") is task]
-    chosen = [value for value, answer in rules.values.items() if (answer == "done") is task]
+def answers(rules: DecisionRules, *, task: bool = False, downgrade: bool = True) -> str:
+    """Return how to answer on a ticket, by the tags and the field that its desk reads.
+
+    `downgrade` says whether there is a cheaper licence that the holder could be moved to: only then it is offered.
+    """
+    offered = {"done"} if task else {"keep", "revoke", *({"downgrade"} if downgrade else ())}
+    ways = [name for name, answer in rules.tags.items() if answer in offered]
+    chosen = [value for value, answer in rules.values.items() if answer in offered]
     said = []
     if ways:
         said.append(f"set one tag (label) on this ticket: {_either(ways)}")

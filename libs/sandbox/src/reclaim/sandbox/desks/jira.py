@@ -81,11 +81,25 @@ class _TransitionId(Strict):
     id: str
 
 
+class _HistoryMetadata(Strict):
+    activityDescription: str | None = None  # noqa: N815
+    activityDescriptionKey: str | None = None  # noqa: N815
+    actor: dict[str, str] | None = None
+    cause: dict[str, str] | None = None
+    description: str | None = None
+    descriptionKey: str | None = None  # noqa: N815
+    emailDescription: str | None = None  # noqa: N815
+    emailDescriptionKey: str | None = None  # noqa: N815
+    extraData: dict[str, str] | None = None  # noqa: N815
+    generator: dict[str, str] | None = None
+    type: str | None = None
+
+
 class _Transition(Strict):
     transition: _TransitionId
     fields: dict[str, Any] | None = None
     update: dict[str, Any] | None = None
-    historyMetadata: dict[str, Any] | None = None  # noqa: N815
+    historyMetadata: _HistoryMetadata | None = None  # noqa: N815
     properties: list[dict[str, Any]] | None = None
 
 
@@ -125,6 +139,7 @@ class JiraDesk(Desk):
     """Whether the request type's form has the field for labels; most have not."""
 
     def register(self) -> None:
+        self._notes: dict[int, dict[str, Any]] = {}
         request, issue = r"/rest/servicedeskapi/request", r"/rest/api/3/issue"
         self.route("GET", r"/rest/api/3/myself", self._myself)
         self.route("GET", r"/rest/api/3/user/search", self._users)
@@ -276,6 +291,7 @@ class JiraDesk(Desk):
                         "author": self._person(change.by),
                         "created": _when(change.at),
                         "items": [_item(change)],
+                        **({"historyMetadata": self._notes[change.seq]} if change.seq in self._notes else {}),
                     }
                     for change in reversed(ticket.history)
                     if change.field not in {"ticket", "comment"}
@@ -317,6 +333,9 @@ class JiraDesk(Desk):
         if body.transition.id not in targets:
             refuse(400, f"Transition id '{body.transition.id}' is not valid for this issue.", code="platform")
         self.change(ticket, by=PRODUCT, status=targets[body.transition.id])
+        last = ticket.history[-1]
+        if body.historyMetadata is not None and last.field == "status":
+            self._notes[last.seq] = body.historyMetadata.model_dump(exclude_unset=True)
         return Reply(204)
 
     def _search(self, call: Call) -> Reply:
