@@ -19,11 +19,13 @@ import sqlalchemy as sa
 from reclaim.approvals import jobs as approvals_jobs
 from reclaim.approvals import pages as approvals_pages
 from reclaim.common import db, inbox, outbox
-from reclaim.common.contracts import DecisionReceived, SeatReactivated
+from reclaim.common.contracts import CaseClosed, DecisionReceived, SeatReactivated
 from reclaim.common.db import Unit
 from reclaim.common.errors import Transient
 from reclaim.connectors import checks, fake
 from reclaim.connectors.ports import Done, Known, TryLater, Unknown
+from reclaim.itsm_gateway import deliveries, ticketing, verdicts
+from reclaim.itsm_gateway import handlers as gateway_handlers
 from reclaim.lifecycle import (
     actions,
     brake_store,
@@ -601,6 +603,67 @@ def projection_misses_rows() -> AbstractContextManager[Any]:
     return patch.object(savings_store, "project", project)
 
 
+# Service desks.
+
+
+def ticket_is_opened_under_another_name() -> AbstractContextManager[Any]:
+    original = ticketing.draft
+
+    def draft(stored: Any, ticket: Any) -> Any:
+        return replace(original(stored, ticket), case_id=f"{ticket.reference}-{ticket.attempts}")
+
+    return patch.object(ticketing, "draft", draft)
+
+
+def ticket_is_told_blindly() -> AbstractContextManager[Any]:
+    original = ticketing.Ticketing._say
+
+    async def say(self: Any, desk: Any, word: Any, ticket: Any) -> Any:
+        return await original(self, desk, replace(word, attempts=1), ticket)
+
+    return patch.object(ticketing.Ticketing, "_say", say)
+
+
+def tickets_are_never_polled() -> AbstractContextManager[Any]:
+    async def poll(*_: Any) -> None:
+        return
+
+    return patch.object(ticketing.Ticketing, "_poll_some", poll)
+
+
+def webhook_is_believed() -> AbstractContextManager[Any]:
+    return patch.object(deliveries, "_is_taken_at_its_word", lambda *_: True)
+
+
+def reopening_is_no_appeal() -> AbstractContextManager[Any]:
+    def reopened(*_: Any) -> verdicts.Verdict:
+        return verdicts.Verdict("ignored", "planted: not heard")
+
+    return patch.object(verdicts, "_reopened", reopened)
+
+
+def end_is_not_told() -> AbstractContextManager[Any]:
+    original = ticketing.tell
+
+    async def tell(unit: Unit, told: Sequence[Any]) -> None:
+        await original(unit, [each for each in told if not isinstance(each.data, CaseClosed)])
+
+    return patch.object(gateway_handlers.ticketing, "tell", tell)
+
+
+def outage_fails_a_word() -> AbstractContextManager[Any]:
+    return patch.object(ticketing, "is_outage", lambda _error: False)
+
+
+def work_goes_on_when_its_claim_is_over() -> AbstractContextManager[Any]:
+    original = ticketing.Ticketing._each
+
+    async def each(self: Any, version: Any, claimed: Any, work: Any, _until: int) -> None:
+        await original(self, version, claimed, work, 2**62)
+
+    return patch.object(ticketing.Ticketing, "_each", each)
+
+
 BUGS: Final[dict[str, Plant]] = {
     plant.__name__: plant
     for plant in (
@@ -661,6 +724,14 @@ BUGS: Final[dict[str, Plant]] = {
         savings_are_counted_twice,
         reactivations_are_not_booked,
         projection_misses_rows,
+        ticket_is_opened_under_another_name,
+        ticket_is_told_blindly,
+        tickets_are_never_polled,
+        webhook_is_believed,
+        reopening_is_no_appeal,
+        end_is_not_told,
+        outage_fails_a_word,
+        work_goes_on_when_its_claim_is_over,
     )
 }
 
@@ -779,6 +850,14 @@ FOUND_BY: Final[dict[str, int]] = {
     "savings_are_counted_twice": 0,
     "reactivations_are_not_booked": 4,
     "projection_misses_rows": 0,
+    "ticket_is_opened_under_another_name": 0,
+    "ticket_is_told_blindly": 6,
+    "tickets_are_never_polled": 0,
+    "webhook_is_believed": 2,
+    "reopening_is_no_appeal": 245,
+    "end_is_not_told": 0,
+    "outage_fails_a_word": 319,
+    "work_goes_on_when_its_claim_is_over": 335,
 }
 """The first history that finds each bug; `python -m tests.simulation --bugs` tells them anew.
 
@@ -788,10 +867,31 @@ its case right before its deadline, `kill_switch_is_not_read_before_the_write` a
 """
 
 
+AT_DESKS: Final = frozenset(
+    {
+        "ticket_is_opened_under_another_name",
+        "ticket_is_told_blindly",
+        "tickets_are_never_polled",
+        "webhook_is_believed",
+        "reopening_is_no_appeal",
+        "end_is_not_told",
+        "outage_fails_a_word",
+        "work_goes_on_when_its_claim_is_over",
+    }
+)
+"""Bugs that are looked for where a service desk asks; the others where none does."""
+
+
 def violations(stage: Stage, seed: int, name: str, *, planted: bool = True) -> list[str]:
     """Play a history with a bug in it, or with the same trouble and without the bug; return what was violated."""
     with BUGS[name]() if planted else nullcontext():
-        outcome = stage.play(seed, chances=HAUNTED.get(name), limits=BRAKED.get(name), terms=RULED.get(name))
+        outcome = stage.play(
+            seed,
+            chances=HAUNTED.get(name),
+            limits=BRAKED.get(name),
+            terms=RULED.get(name),
+            desk=name in AT_DESKS,
+        )
         return outcome.violations
 
 

@@ -22,6 +22,8 @@ from reclaim.common.inbox import SET_ASIDE
 from reclaim.common.outbox import OUTBOX
 from reclaim.connectors.fake import FakeRecord, FakeUser
 from reclaim.connectors.ports import Refused
+from reclaim.itsm_gateway.intake import HANDLE
+from reclaim.itsm_gateway.ticketing import OPEN, POLL, TELL
 from reclaim.lifecycle import brake_gate, brake_store, brakes, checkpoints, drift_store
 from reclaim.lifecycle import store as lifecycle_store
 from reclaim.lifecycle.api import command
@@ -30,7 +32,7 @@ from reclaim.lifecycle.domain import ENDED, Case, Command, Decide, Fulfilled, No
 from reclaim.savings import store as savings_store
 from reclaim.scanner import actions
 from reclaim.web.operators import Operator
-from tests.simulation import rules
+from tests.simulation import at_the_desk, rules
 from tests.simulation.database import KINDS
 from tests.simulation.invariants import Cheaper, Known, Limits, Switch, Write, may_take
 from tests.simulation.mail import Letter
@@ -108,15 +110,17 @@ class History:
         limits: Limits | None = None,
         terms: Mapping[str, Any] | None = None,
         paired: bool = False,
+        desk: bool | None = None,
     ) -> None:
         """Draw the trouble, the brakes and the rule, unless they are given; of the rule a part may be.
 
-        `paired`: it is to go the same way live and dry, so that nobody touches what only a live run changes.
+        `paired`: it is to go the same way live and dry, so that nobody touches what only a live run changes. `desk`:
+        whether a service desk asks, alone or beside mail; None lets it be drawn.
         """
         self.paired = paired
         self.limits = limits
         self.terms = terms or {}
-        self.world = World(seed, database_url, chances=chances)
+        self.world = World(seed, database_url, chances=chances, desk=False if paired else desk)
         self.chance = self.world.chance
         self.length = self.chance.randint(25, 60)
         self.pushes = self.chance.randint(0, 4)
@@ -128,6 +132,7 @@ class History:
         """For each job the moment at which it found nothing to do."""
         self._empty: dict[str, tuple[int, bool]] = {}
         """Whether nothing waited in a process's outbox, or for another try, when so many of its steps had been."""
+        self._at_desks = (HANDLE, OPEN, TELL, POLL) if self.world.with_desk else ()
         self.drills = self.chance.random() < 0.2
         """Whether operators have their hand on the kill switch all the while."""
 
@@ -191,6 +196,9 @@ class History:
             deps, name="Sim", kind="salesforce", settings=SETTINGS, credentials={"client_secret": "s"}, test=False
         )
         terms = rules.drawn(chance, now, dry_run=chance.random() < 0.15) | self.terms
+        if self.world.with_desk:
+            await at_the_desk.connect(self.world)
+            rules.ask_on_a_desk(terms, chance)
         for what in rules.told(terms):
             self.world.happened(f"rule: {what}")
         if "downgrade_product" in terms:
@@ -261,6 +269,8 @@ class History:
             choices.append((2.5, self._somebody_reads))
         if world.judge.cases:
             choices.append((0.8, self._console))
+        if world.with_desk:
+            choices += [(weight, partial(act, world)) for weight, act in at_the_desk.acts(world)]
         choices.append((0.5, self._in_the_org))
         choices.append((0.0 if self.paired else 0.15, self._at_the_connection))
         choices.append((0.04, self._poison))
@@ -658,6 +668,8 @@ class History:
         world = self.world
         world.log("faults stop")
         await world.calm_down()
+        if world.with_desk and world.desk.revoked:
+            await at_the_desk.mend(world)
         await self._release_all()
         for later in (timedelta(hours=3), 8 * DAY, 8 * DAY, 8 * DAY, 30 * DAY, 30 * DAY):
             await self._leap(later, self._drain)
@@ -739,7 +751,7 @@ class History:
         """Run the jobs that do the work; without faults none that found nothing to do, as long as nothing happens."""
         worked = False
         for process in self.world.processes.values():
-            for job in ("relay", "retry", "act", "timers", "mail", "ask", "scan"):
+            for job in ("relay", "retry", "act", "timers", "mail", "ask", "scan", *self._at_desks):
                 if job in process.running.wakers and not self._idles(process, job):
                     if await self.world.do_job(process, job):
                         worked = True
@@ -768,7 +780,8 @@ class History:
         async with self.world.processes["lifecycle"].running.database.reading() as db:
             counts = await lifecycle_store.count_by_state(db)
         moving = sum(count for state, count in counts.items() if state not in ENDED and state != State.ATTENTION)
-        return bool(moving) or any([await self._waiting(process) for process in self.world.processes.values()])
+        waiting = any([await self._waiting(process) for process in self.world.processes.values()])
+        return bool(moving) or waiting or (self.world.with_desk and await at_the_desk.waits(self.world))
 
     async def _waiting(self, process: Process) -> int:
         """Return how many events wait in a process's outbox, or for another try."""
@@ -784,6 +797,8 @@ class History:
         if not verified.verified:
             judge.blame(f"the audit trail: {verified.fault}")
         self.states = {case.id: case.state.value for case in cases}
+        if world.with_desk:
+            await at_the_desk.judge_the_end(world, self.states, frozenset(state.value for state in ENDED))
         judge.ended(self.states, world.org.users, frozenset(state.value for state in ENDED))
         for process in world.processes.values():
             if depth := await self._waiting(process):

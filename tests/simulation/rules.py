@@ -53,6 +53,13 @@ def drawn(chance: Random, now: datetime, *, dry_run: bool) -> dict[str, Any]:
     return terms
 
 
+def ask_on_a_desk(terms: dict[str, Any], chance: Random) -> None:
+    """Let a rule ask by a ticket, alone or beside mail; then there is nobody to be asked first."""
+    terms["route"] = chance.choice(("itsm", "itsm", "both"))
+    for name in ("ask_first", "holder_days"):
+        terms.pop(name, None)
+
+
 def _calendar(chance: Random, now: datetime) -> dict[str, Any]:
     off = sorted({(now + timedelta(days=chance.randint(1, 25))).date() for _ in range(chance.randint(0, 3))})
     terms: dict[str, Any] = {
@@ -78,6 +85,7 @@ def told(terms: Mapping[str, Any]) -> list[str]:
         "holder first": "ask_first" in terms,
         "reminders": "remind_days" in terms,
         "named successor": "hand_over_to" in terms,
+        "asks on a desk": terms["route"] != "email",
     }
     return [what for what, is_so in said.items() if is_so]
 

@@ -62,11 +62,14 @@ class Stage:
         limits: Limits | None = None,
         terms: Mapping[str, Any] | None = None,
         paired: bool = False,
+        desk: bool | None = None,
     ) -> Outcome:
         """Play one history from its beginning to its end."""
         self._databases.fill(self.template)
         with patch.object(db, "open_engine", self._databases.open_engine):
-            history = History(seed, self._databases.url, chances=chances, limits=limits, terms=terms, paired=paired)
+            history = History(
+                seed, self._databases.url, chances=chances, limits=limits, terms=terms, paired=paired, desk=desk
+            )
             return self._runner.run(history.play())
 
 

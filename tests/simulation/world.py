@@ -39,6 +39,9 @@ from reclaim.common.migrate import upgrade  # the migrations themselves: other t
 from reclaim.common.routing import Router
 from reclaim.common.service import Build, Running
 from reclaim.common.settings import Settings
+from reclaim.itsm_gateway import deliveries, ticketing
+from reclaim.itsm_gateway.domain import of_reference
+from reclaim.itsm_gateway.lanes import Lanes
 from reclaim.itsm_gateway.service import build as build_gateway
 from reclaim.itsm_gateway.settings import ItsmGatewaySettings
 from reclaim.lifecycle import actions as lifecycle_actions
@@ -55,6 +58,7 @@ from reclaim.web.state import Connected as WebConnected
 from tests.simulation import database as simulated
 from tests.simulation.bus import Broker, Line, Message, QueueName
 from tests.simulation.database import Driver, Fault, Killed
+from tests.simulation.desk import SimDesk, Site
 from tests.simulation.invariants import Instant, Judge
 from tests.simulation.mail import Letter, PlainComposer, PostOffice
 from tests.simulation.org import Connected, SimOrg
@@ -161,6 +165,7 @@ class Process:
         self.world, self.name = world, name
         self.clock = HostClock(world, world.hosts)
         self.endpoints: dict[tuple[str, str], Callable[..., Awaitable[Any]]] = {}
+        self.lives = 0
         self.start()
 
     def start(self) -> None:
@@ -184,10 +189,24 @@ class Process:
                 self.post.calm = self.world.calm
                 return lambda runtime: build_approvals(runtime, settings=_approvals(), mailer=self.post)
             case "itsm-gateway":
-                return lambda runtime: build_gateway(runtime, settings=_gateway())
+                gate, now = self._gate_of_this_life(), lambda: self.world.true
+                desk = SimDesk(self.world.desk, gate, now)
+                return lambda runtime: build_gateway(runtime, settings=_gateway(), adapter=lambda *_: desk)
             case "lifecycle":
                 return lambda runtime: build_lifecycle(runtime, connectors=connected, settings=_lifecycle())
         return build_savings
+
+    def _gate_of_this_life(self) -> Callable[[str], Awaitable[None]]:
+        """Return the gate for work that goes on beside its step: it must not outlive the process that began it."""
+        self.lives += 1
+        life = self.lives
+
+        async def gate(where: str) -> None:
+            if life != self.lives:
+                raise Killed
+            await self.gate(where)
+
+        return gate
 
     async def gate(self, where: str) -> None:
         """Let an outside call go on, stop it, or kill the process right here."""
@@ -272,7 +291,10 @@ def _lifecycle() -> LifecycleSettings:
 class World:
     """One history's world. It is its own `Moments` for the org, and the judge's eyes on the broker."""
 
-    def __init__(self, seed: int, database_url: str, *, chances: Chances | None = None) -> None:
+    def __init__(
+        self, seed: int, database_url: str, *, chances: Chances | None = None, desk: bool | None = None
+    ) -> None:
+        """Draw everything that is not given; `desk` is whether a service desk is connected."""
         self.seed = seed
         self.chance = Random(seed)
         self.chances = chances or Chances.drawn(self.chance)
@@ -307,6 +329,17 @@ class World:
         self.settings = _settings(database_url)
         self.broker = Broker(self.chance, self.chances.broker, self.happened, self._published)
         self.org = SimOrg(_TrueClock(self), self.judge, self, self.chance, self.chances.org, self.happened)
+        # Of its own: histories without a desk are the same whether there are others with one or not.
+        apart = Random(f"desk {seed}")
+        self.with_desk = apart.random() < 0.25 if desk is None else desk
+        self.desk = Site(
+            _TrueClock(self),
+            self.chance,
+            apart.choice((0, 0.04, 0.3)),
+            self.happened,
+            self._asked_on_the_desk,
+            self.log,
+        )
         self.processes: dict[str, Process] = {}
 
     def start(self) -> None:
@@ -348,6 +381,11 @@ class World:
         self.letters.append(letter)
         if letter.kind == "ask" and letter.case_id in self.judge.cases:
             self.judge.cases[letter.case_id].asked.append(self.moment("approvals"))
+
+    def _asked_on_the_desk(self, reference: str) -> None:
+        case_id, kind = of_reference(reference)
+        if kind == "question" and case_id in self.judge.cases:
+            self.judge.cases[case_id].asked.append(self.moment("itsm-gateway"))
 
     def _published(self, body: bytes) -> None:
         for part in split(body):
@@ -511,6 +549,8 @@ class World:
             self.org.lost = None
         self.broker.away = False
         self.processes["approvals"].post.calm = True
+        self.desk.calm = True
+        self.desk.hooks.clear()
         self.wall_off = timedelta()
         for process in self.processes.values():
             process.clock.reset()
@@ -560,6 +600,19 @@ def controlled(world: World) -> Iterator[None]:
             for method in more.get("methods") or ["GET"]:
                 world.building.endpoints[method, router.prefix + path] = endpoint
 
+    async def one_after_the_other(lanes: Lanes) -> bool:
+        """Work on one desk after the other. With two hosts, what one has under way does not hold up the other."""
+        due = sorted(await lanes._due())
+        if world.hosts == 1:
+            due = [desk for desk in due if desk not in lanes._under_way]
+        for desk in due:
+            lanes._under_way[desk] = None  # type: ignore[assignment]
+            try:
+                await lanes._work(desk)
+            finally:
+                lanes._under_way.pop(desk, None)
+        return bool(due)
+
     def render(_pages: object, _request: Request, template: str, /, *, status_code: int = 200, **context: Any) -> Page:
         return Page(template, int(status_code), context)
 
@@ -576,6 +629,9 @@ def controlled(world: World) -> Iterator[None]:
         patch("reclaim.approvals.service.Composer", PlainComposer),
         patch.object(lifecycle_actions, "ATTEMPTS", world.patience),
         patch.object(inbox, "log", Listening(world)),
+        patch.object(ticketing, "AT_ONCE", 1),
+        patch.object(deliveries, "AT_ONCE", 1),
+        patch.object(Lanes, "run", one_after_the_other),
     ):
         yield
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -40,6 +40,9 @@ DOWNGRADE_TO: Final = "downgrade_to"
 """What names, among the values of a ticket, the cheaper licence of its case's rule; empty where it names none."""
 
 
+Adapter = Callable[[DeskProfile, httpx.AsyncClient, Tuning], ServiceDesk]
+
+
 @dataclass(slots=True)
 class _Opened:
     stored: Desk
@@ -50,7 +53,17 @@ class _Opened:
 class Desks:
     """Opens connections by their ids, and keeps them open: a desk that asked to be left alone is, whoever calls."""
 
-    def __init__(self, database: Database, sealer: Sealer, outgoing: Outgoing, *, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sealer: Sealer,
+        outgoing: Outgoing,
+        *,
+        tuning: Tuning | None = None,
+        adapter: Adapter = open_desk,
+    ) -> None:
+        """Open desks with `adapter`, as patient as `tuning` says."""
+        self._adapter = adapter
         self._database = database
         self._sealer = sealer
         self._outgoing = outgoing
@@ -96,7 +109,7 @@ class Desks:
                 self._put_aside(desk_id)
                 profile = self.profile(stored)
                 client = self.client(profile)
-                known = _Opened(stored, open_desk(profile, client, self._tuning), client)
+                known = _Opened(stored, self._adapter(profile, client, self._tuning), client)
                 self._opened[desk_id] = known
             return known
 

@@ -9,6 +9,7 @@ from reclaim.common.inbox import bind
 from reclaim.common.routing import Router
 from reclaim.common.service import Job, Runtime, Service
 from reclaim.connectors.itsm.profile import Tuning
+from reclaim.connectors.itsm.registry import open_desk
 from reclaim.itsm_gateway import (
     api,
     deliveries,
@@ -20,6 +21,7 @@ from reclaim.itsm_gateway import (
     setup_pages,
     store,
 )
+from reclaim.itsm_gateway.desks import Adapter
 from reclaim.itsm_gateway.desks import Desks as Connected
 from reclaim.itsm_gateway.handlers import SUBSCRIPTIONS, Deps
 from reclaim.itsm_gateway.intake import HANDLE, PATH, Intake
@@ -36,14 +38,15 @@ def build(
     settings: ItsmGatewaySettings | None = None,
     desks: Desks | None = None,
     tuning: Tuning | None = None,
+    adapter: Adapter = open_desk,
 ) -> Service:
     """Return the service. In tests `settings` replaces those of the environment, `desks` those connected.
 
-    `tuning` is how patient adapters are.
+    `tuning` is how patient adapters are, and `adapter` what opens a desk.
     """
     database = runtime.database
     deps = Deps(database, settings or ItsmGatewaySettings(), runtime.settings.public_url)
-    connected = Connected(database, runtime.sealer, runtime.settings.outgoing(), tuning=tuning)
+    connected = Connected(database, runtime.sealer, runtime.settings.outgoing(), tuning=tuning, adapter=adapter)
     tickets = Ticketing(database, connected)
     keyring = Keyring(database, runtime.sealer, deps.settings.secrets())
     taken = Intake(database, keyring)

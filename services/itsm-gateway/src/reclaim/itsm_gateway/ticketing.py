@@ -26,7 +26,7 @@ from reclaim.common.contracts import (
     Seat,
     UserFlagged,
 )
-from reclaim.common.db import Database, Unit
+from reclaim.common.db import Database, Unit, is_outage
 from reclaim.common.envelope import Received
 from reclaim.common.errors import Permanent, ReclaimError, Transient
 from reclaim.common.timing import backoff, wall_milliseconds
@@ -254,36 +254,49 @@ class Ticketing:
             return await ticket_store.desks_to_tell(db, wall_milliseconds())
 
     async def _open_some(self, desk_id: str) -> None:
-        await self._each(*await self._claim("wanted", desk_id), self._open)
+        until = wall_milliseconds() + LEASE
+        await self._each(*await self._claim("wanted", desk_id, until), self._open, until)
 
     async def _tell_some(self, desk_id: str) -> None:
         now = wall_milliseconds()
         async with self._database.unit() as unit:
             version = await ticket_store.version(unit.db, desk_id)
             claimed = await ticket_store.claim_words(unit.db, desk_id, now=now, until=now + LEASE, most=CLAIM)
-        await self._each(version, claimed, self._tell)
+        await self._each(version, claimed, self._tell, now + LEASE)
 
     async def _poll_some(self, desk_id: str) -> None:
-        await self._each(*await self._claim("open", desk_id), self._poll)
+        until = wall_milliseconds() + LEASE
+        await self._each(*await self._claim("open", desk_id, until), self._poll, until)
 
-    async def _claim(self, state: ticket_store.TicketState, desk_id: str) -> tuple[int | None, list[Ticket]]:
+    async def _claim(
+        self, state: ticket_store.TicketState, desk_id: str, until: int
+    ) -> tuple[int | None, list[Ticket]]:
         """Claim tickets; return them behind the version of the desk that they are worked on with, or a later one."""
-        now = wall_milliseconds()
         async with self._database.unit() as unit:
             version = await ticket_store.version(unit.db, desk_id)
-            claimed = await ticket_store.claim(unit.db, state, desk_id, now=now, until=now + LEASE, most=CLAIM)
+            claimed = await ticket_store.claim(unit.db, state, desk_id, now=until - LEASE, until=until, most=CLAIM)
             return version, claimed
 
     async def _each(
-        self, version: int | None, claimed: Sequence[T], work: Callable[[T, int | None], Awaitable[None]]
+        self, version: int | None, claimed: Sequence[T], work: Callable[[T, int | None], Awaitable[None]], until: int
     ) -> None:
+        """Work on what was claimed `until` an instant of the wall clock, in milliseconds, some of it at a time.
+
+        Raises:
+            Whatever a work did, once all have ended: what was not settled is taken over when its claim is over.
+        """
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def one(item: T) -> None:
             async with slots:
-                await work(item, version)
+                # Whoever was stopped for long may find it claimed by another, and would do the same once more.
+                if wall_milliseconds() < until:
+                    await work(item, version)
 
-        await asyncio.gather(*(one(item) for item in claimed))
+        ended = await asyncio.gather(*(one(item) for item in claimed), return_exceptions=True)
+        for problem in ended:
+            if problem is not None:
+                raise problem
 
     @staticmethod
     async def _mended(unit: Unit, desk_id: str, version: int | None) -> bool:
@@ -301,6 +314,8 @@ class Ticketing:
         except Permanent as error:
             await self._give_up(ticket, version, str(error))
         except Exception as error:
+            if is_outage(error):
+                raise
             # A defect in one adapter must not hold up the tickets of others.
             log.exception("the ticket of case %s could not be opened", ticket.case_id)
             await self._give_up(ticket, version, f"It failed unexpectedly ({type(error).__name__}); the log has more.")
@@ -407,6 +422,8 @@ class Ticketing:
         except Permanent as error:
             failure = str(error)
         except Exception as error:
+            if is_outage(error):
+                raise
             log.exception("the ticket of case %s could not be told", ticket.case_id)
             failure = f"It failed unexpectedly ({type(error).__name__}); the log has more."
         in_vain = failure is not None and await self._in_vain(word, ticket)
@@ -506,6 +523,8 @@ class Ticketing:
                 await ticket_store.settle(unit.db, ticket, failure=str(error), due=due)
             return
         except Exception as error:
+            if is_outage(error):
+                raise
             # An answer that nobody foresaw must not keep other tickets from being read.
             log.exception("the ticket of case %s could not be read", ticket.case_id)
             await self._put_off(ticket, Transient(f"It could not be read ({type(error).__name__}); the log has more."))

@@ -59,6 +59,7 @@ class FakeDesk:
     down: ReclaimError | None = None
     trouble: Callable[[str], Trouble] = lambda _operation: "none"
     calls: int = 0
+    highest: int = 0
 
     async def test_connection(self) -> Sequence[PermissionResult]:
         """See `ServiceDesk`."""
@@ -84,13 +85,15 @@ class FakeDesk:
         if found is not None:
             return found
         trouble = self.trouble("create")
+        # No number is given twice, though tickets may be deleted.
+        number = self.highest + 1
+        ticket = FakeTicket(
+            number, draft.case_id, draft.subject, draft.text, list(draft.tags), dict(draft.fields), self.clock.now()
+        )
         if trouble != "before":
-            number = len(self.tickets) + 1
-            self.tickets[str(number)] = FakeTicket(
-                number, draft.case_id, draft.subject, draft.text, list(draft.tags), dict(draft.fields), self.clock.now()
-            )
+            self.tickets[str(number)], self.highest = ticket, number
         self._lose(trouble)
-        return _ref(self.tickets[str(len(self.tickets))])
+        return _ref(ticket)
 
     async def comment(self, ref: TicketRef, text: str, *, mark: str = "", tried: bool = False) -> None:
         """See `ServiceDesk`."""
