@@ -972,7 +972,9 @@ async def test_a_ticket_that_was_reopened_before_we_knew_that_we_had_closed_it_i
         await small.time_passes()
         await small.run("poll_tickets")
         await small.site.handle()
-    assert await small.decisions() == ([("c", "keep", "itsm")] if done else []), "an appeal, once, and only if it is one"
+    assert await small.decisions() == ([("c", "keep", "itsm")] if done else []), (
+        "an appeal, once, and only if it is one"
+    )
     assert small.desk.is_closed(ticket) is not done
     assert len([said for said in ticket.comments if "The seat was frozen" in said.text]) <= 1
     assert ticket.comments or platform == "generic", "a generic desk has said the word with the closing that was lost"
