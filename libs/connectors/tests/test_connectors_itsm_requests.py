@@ -1,7 +1,7 @@
 """Every request that an adapter sends, held against what its platform's reference documents, and nothing beyond it.
 
-The schemas are written by hand from the references (`docs/reference/itsm.md` says which): they allow no other key and no
-other type. A request that no entry here allows fails, and so does an entry that no request uses.
+The schemas are written by hand from the references (`docs/reference/itsm.md` says which): they allow no other key and
+no other type. A request that no entry here allows fails, and so does an entry that no request uses.
 """
 
 from __future__ import annotations
