@@ -99,7 +99,7 @@ test-node: $(VENV)/.scimmy ## Hold the SCIM connector to a second server, in Jav
 	    $(BIN)/python -m pytest libs/connectors/tests/test_connectors_seats_contract.py -m node $(PYTEST_ARGS)
 
 .PHONY: test-browser
-test-browser: $(VENV)/.installed ## Use the scanner's pages in Chromium, on a phone, by keyboard, without scripts (needs Chromium)
+test-browser: $(VENV)/.installed ## Use the scanner's and the desks' pages in Chromium, on a phone, by keyboard, without scripts (needs Chromium)
 	@$(BIN)/python -m pytest tests/browser -m browser
 
 .PHONY: test-containers

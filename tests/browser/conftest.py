@@ -1,4 +1,4 @@
-"""Chromium, and the scanner's pages behind a real port for it to look at."""
+"""Chromium, and pages behind a real port for it to look at: the scanner's, and those of service desks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import uvicorn
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from reclaim.common.clock import FixedClock
+from reclaim.web.operators import hash_password
 from services.scanner.tests.scanner_world import NOON, Served, serving, small_org
+from tests.support.itsm_desks import World, gateway
 
 CHROMIUM_VARIABLE = "RECLAIM_TEST_CHROMIUM"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -27,12 +29,13 @@ DESK = {"width": 1280, "height": 900}
 
 
 @dataclass
-class Console:
-    """The scanner behind its port, and a browser to open it in."""
+class Browsing:
+    """Pages behind a port, the first of them and its heading, and a browser to open them in."""
 
     url: str
-    served: Served
     browser: Browser
+    first: str
+    heading: str
 
     @asynccontextmanager
     async def page(self, *, phone: bool = True, scripts: bool = True, scheme: str = "light") -> AsyncIterator[Page]:
@@ -55,11 +58,25 @@ class Console:
         assert complaints == []
 
     async def _sign_in(self, page: Page) -> None:
-        await page.goto("/auth/sign-in?next=/scanner/rules")
+        await page.goto(f"/auth/sign-in?next={self.first}")
         await page.get_by_label("Name").fill("anna")
         await page.get_by_label("Password").fill("admin-password")
         await page.keyboard.press("Enter")
-        await expect(page.locator("h1")).to_have_text("Rules")
+        await expect(page.locator("h1")).to_have_text(self.heading)
+
+
+@dataclass
+class Console(Browsing):
+    """The scanner behind its port."""
+
+    served: Served
+
+
+@dataclass
+class DeskConsole(Browsing):
+    """The gateway behind its port, and simulated desks behind theirs."""
+
+    world: World
 
 
 def chromium() -> str:
@@ -92,14 +109,37 @@ async def console(browser: Browser, tmp_path: Path) -> AsyncIterator[Console]:
     """The scanner over an org of six (two to flag, one in use, two left alone, and their manager), on a real port."""
     clock = FixedClock(NOON)
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        async with serving(tmp_path, small_org(clock), clock, public_url=url) as served:
-            config = uvicorn.Config(
-                served.host.app, log_config=None, access_log=False, server_header=False, lifespan="off"
-            )
-            server = uvicorn.Server(config)
-            running = asyncio.create_task(server.serve(sockets=[listening]))
-            yield Console(url, served, browser)
-            server.should_exit = True
-            await running
+        url = _bound(listening)
+        async with (
+            serving(tmp_path, small_org(clock), clock, public_url=url) as served,
+            _answering(served.host.app, listening),
+        ):
+            yield Console(url, browser, "/scanner/rules", "Rules", served)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def desks(browser: Browser, tmp_path: Path) -> AsyncIterator[DeskConsole]:
+    """The gateway without any desk, and the simulated ones, on real ports."""
+    operators = {"anna": f"admin:{hash_password('admin-password')}"}
+    with socket.socket() as listening:
+        url = _bound(listening)
+        async with (
+            gateway(tmp_path, public_url=url, operators=operators) as world,
+            _answering(world.site.host.app, listening),
+        ):
+            yield DeskConsole(url, browser, "/itsm-gateway/", "Service desk", world)
+
+
+def _bound(listening: socket.socket) -> str:
+    listening.bind(("127.0.0.1", 0))
+    return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@asynccontextmanager
+async def _answering(app: Any, listening: socket.socket) -> AsyncIterator[None]:
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off")
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve(sockets=[listening]))
+    yield
+    server.should_exit = True
+    await running

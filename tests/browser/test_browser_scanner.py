@@ -10,67 +10,17 @@ import asyncio
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, expect
 
 from reclaim.scanner.domain import KINDS
 from services.scanner.tests.feeds_world import send
 from services.scanner.tests.scanner_world import SECRET, SETTINGS, TERMS
 from tests.browser.conftest import Console
+from tests.browser.looks import READS, reach
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
-READS = """
-() => {
-  const wrong = [];
-  const page = document.documentElement;
-  if (page.scrollWidth > window.innerWidth) wrong.push(`wider than the screen: ${page.scrollWidth}`);
-  if (document.querySelectorAll('h1').length !== 1) wrong.push('has not one heading');
-  for (const one of document.querySelectorAll('.brand'))
-    if (one.textContent.trim() !== 'Reclaim') wrong.push(`is called ${one.textContent}`);
-  const ids = [...document.querySelectorAll('[id]')].map(one => one.id);
-  for (const id of new Set(ids.filter((id, at) => ids.indexOf(id) !== at))) wrong.push(`two things are called ${id}`);
-  for (const one of document.querySelectorAll('input:not([type=hidden]), select, textarea'))
-    if (!one.labels.length && !one.ariaLabel) wrong.push(`no label: ${one.name}`);
-  for (const one of document.querySelectorAll('a, button, summary'))
-    if (!one.textContent.trim() && !one.ariaLabel) wrong.push(`no text: ${one.outerHTML.slice(0, 80)}`);
-  const colour = text => {
-    const parts = text.match(/[\\d.]+/g).map(Number);
-    const [r, g, b] = text.startsWith('color(') ? parts.map(part => part * 255) : parts;
-    return {rgb: [r, g, b], alpha: parts.length > 3 ? parts[3] : 1};
-  };
-  const over = (top, below) => top.rgb.map((part, at) => part * top.alpha + below[at] * (1 - top.alpha));
-  const ground = one => {
-    const layers = [];
-    for (let at = one; at; at = at.parentElement) {
-      const layer = colour(getComputedStyle(at).backgroundColor);
-      layers.push(layer);
-      if (layer.alpha === 1) break;
-    }
-    return layers.reverse().reduce((below, layer) => over(layer, below), [255, 255, 255]);
-  };
-  const light = rgb => {
-    const [r, g, b] = rgb.map(part => part / 255)
-      .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const one = texts.currentNode.parentElement;
-    const text = texts.currentNode.textContent.trim();
-    if (!text || one.closest('.visually-hidden, :disabled, script, noscript')) continue;
-    if (!one.checkVisibility({visibilityProperty: true})) continue;
-    const style = getComputedStyle(one);
-    const below = ground(one);
-    const [a, b] = [light(over(colour(style.color), below)), light(below)];
-    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    const size = parseFloat(style.fontSize);
-    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
-    if (contrast < (large ? 3 : 4.5)) wrong.push(`hard to read (${contrast.toFixed(1)}): ${text.slice(0, 60)}`);
-  }
-  return wrong;
-}
-"""
-"""What is wrong with a page for whoever reads it: cut off, unnamed, or with less contrast than WCAG 2.2 AA asks for."""
+LEGAL = {"kind": "department", "value": "Legal", "reason": "under review"}
 
 
 async def stocked(console: Console) -> dict[str, str]:
@@ -95,7 +45,7 @@ async def stocked(console: Console) -> dict[str, str]:
     rule = await api("POST", "/rules", 201, json={**TERMS, "connection_id": connection["id"]})
     await api("PATCH", f"/rules/{rule['id']}", json={"filter": "user/department eq 'Sales'"})
     await api("POST", f"/rules/{rule['id']}/activate")
-    await api("POST", "/exclusions", 201, json={"kind": "group", "value": "Legal", "reason": "under review"})
+    await api("POST", "/exclusions", 201, json=LEGAL)
     run = await api("POST", "/scans", 202, json={"rule_id": rule["id"]})
     await console.served.scanner.scan_all()
     await api("POST", "/usage", json={"source": "agent", "records": [_record()]})
@@ -216,23 +166,6 @@ async def test_a_filter_is_put_together_with_scripts_and_the_form_stays(console:
         await expect(page.get_by_label("Field")).to_have_count(2)
         await expect(page.get_by_label("Name", exact=True)).to_have_value("Half entered")
         assert page.url.endswith("/scanner/rules/new")
-
-
-async def reach(page: Page, name: str, *, most: int = 90) -> None:
-    """Press Tab until a control of this name has the focus, and see that it shows."""
-    for _ in range(most):
-        await page.keyboard.press("Tab")
-        told = await page.evaluate(
-            """() => {
-              const one = document.activeElement, style = getComputedStyle(one.closest('.choice') ?? one);
-              const label = one.labels?.[0]?.querySelector('strong') ?? one.labels?.[0] ?? one;
-              return [label.textContent.trim(), style.outlineStyle !== 'none' || style.boxShadow !== 'none'];
-            }"""
-        )
-        if told[0].startswith(name):
-            assert told[1], f"{name} has the focus, and nobody sees it"
-            return
-    raise AssertionError(f"the keyboard does not reach {name}")
 
 
 async def test_a_rule_is_made_by_keyboard_alone(console: Console) -> None:

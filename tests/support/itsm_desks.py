@@ -120,7 +120,7 @@ class World:
 
 
 @asynccontextmanager
-async def gateway(tmp_path: Path, database_url: str | None = None) -> AsyncIterator[World]:
+async def gateway(tmp_path: Path, database_url: str | None = None, **more: Any) -> AsyncIterator[World]:
     given = Settings(
         environment="test",
         data_dir=tmp_path,
@@ -128,6 +128,7 @@ async def gateway(tmp_path: Path, database_url: str | None = None) -> AsyncItera
         sealing_keys=[SecretStr(SEALING)],
         outgoing_allowed_hosts=["127.0.0.1"],
         database_url=database_url or Settings.model_fields["database_url"].default,
+        **more,
     )
 
     def quick(runtime: Runtime) -> Service:

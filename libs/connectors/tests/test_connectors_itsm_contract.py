@@ -17,6 +17,7 @@ from reclaim.common.errors import Invalid
 from reclaim.common.http_client import usual_trust
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.fake import FakeDesk, Trouble
+from reclaim.connectors.itsm.generic import Generic
 from reclaim.connectors.itsm.ports import (
     NotThere,
     Passing,
@@ -463,6 +464,18 @@ async def test_a_ticket_that_its_people_reopened_after_it_was_closed_is_not_clos
     await world.desk.close(ref, "Frozen.", mark="lr-note-1", tried=True)
     (ticket,) = world.tickets()
     assert (ticket["closed"], len(ticket["comments"])) == (False, 1)
+
+
+async def test_a_closing_is_known_by_its_mark_however_the_ticket_stands(world: World) -> None:
+    ref = await world.desk.create(draft())
+    await world.desk.comment(ref, "The seat is frozen soon.", mark="lr-note-1")
+    assert not await world.desk.was_closed(ref, mark="lr-note-2")
+    await world.desk.close(ref, "Frozen.", mark="lr-note-2")
+    world.act(ref, "reopen")
+    # A generic desk has nothing to tell by: it knows the question, and does not close the ticket for it again.
+    told = not isinstance(world.desk, Generic)
+    assert await world.desk.was_closed(ref, mark="lr-note-2") is told
+    assert not await world.desk.was_closed(ref, mark="lr-note-22")
 
 
 async def test_closing_and_reopening_happen_once(world: World) -> None:

@@ -14,7 +14,16 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.http_client import usual_trust
 from reclaim.connectors.itsm.base import moment
 from reclaim.connectors.itsm.decisions import DecisionRules
-from reclaim.connectors.itsm.ports import Passing, Refused, ServiceDesk, TicketDraft, TicketRef, UnknownOutcome
+from reclaim.connectors.itsm.freshservice import LONGEST_TAG
+from reclaim.connectors.itsm.ports import (
+    Passing,
+    Refused,
+    ServiceDesk,
+    TicketDraft,
+    TicketRef,
+    UnknownOutcome,
+    marked_case,
+)
 from reclaim.connectors.itsm.profile import DeskProfile, Tuning
 from reclaim.connectors.itsm.registry import open_desk
 from reclaim.sandbox.app import Sandbox
@@ -230,6 +239,36 @@ async def test_freshservice_puts_custom_fields_where_they_belong(site: Site) -> 
     await site.open("freshservice").create(draft(fields={"custom_fields.cost": 12.5, "priority": 3}))
     (body,) = bodies(site.desks.freshservice, "POST", "/tickets")
     assert (body["custom_fields"], body["priority"]) == ({"cost": 12.5}, 3)
+
+
+@pytest.mark.parametrize("task", ["", "-task"], ids=["question", "task"])
+async def test_freshservice_tags_have_room_and_name_their_case(site: Site, task: str) -> None:
+    case_id = f"0198c5e2-7b1a-7c3d-9e4f-0123456789ab{task}"
+    desk = site.open("freshservice")
+    ref = await desk.create(draft(case_id=case_id))
+    (ticket,) = site.desks.freshservice.tickets.values()
+    (tag,) = ticket.tags
+    assert len(tag) <= LONGEST_TAG
+    assert marked_case(tag) == case_id
+    assert await desk.find_by_case(case_id, since=NOW) == ref
+    assert await desk.find_by_case("0198c5e2-7b1a-7c3d-9e4f-0123456789ac", since=NOW) is None
+
+
+async def test_freshservice_finds_an_id_that_no_tag_has_room_for(site: Site) -> None:
+    desk = site.open("freshservice")
+    ref = await desk.create(draft(case_id="x" * 80))
+    (ticket,) = site.desks.freshservice.tickets.values()
+    assert [len(tag) <= LONGEST_TAG for tag in ticket.tags] == [True]
+    assert await desk.find_by_case("x" * 80, since=NOW) == ref
+
+
+async def test_freshservice_calls_the_fields_of_its_form_as_its_tickets_do(site: Site) -> None:
+    desk = site.open("freshservice")
+    names = {spec.name: spec for spec in await desk.discover_fields()}
+    given = {"type": "Incident", "department_id": "Sales", "group_id": "12"}
+    await desk.create(draft(fields={name: names[name].value(text) for name, text in given.items()}))
+    (body,) = bodies(site.desks.freshservice, "POST", "/tickets")
+    assert {name: body[name] for name in given} == {"type": "Incident", "department_id": 4100, "group_id": 12}
 
 
 # ServiceNow ----------------------------------------------------------------------------------------------------------

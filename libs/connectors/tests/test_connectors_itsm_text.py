@@ -15,7 +15,7 @@ from reclaim.common.errors import Invalid
 from reclaim.connectors.itsm import templates, texts
 from reclaim.connectors.itsm.base import retry_after
 from reclaim.connectors.itsm.decisions import DecisionRules, read
-from reclaim.connectors.itsm.ports import Choice, FieldKind, FieldSpec, Json, TicketDraft, case_marker
+from reclaim.connectors.itsm.ports import Choice, FieldKind, FieldSpec, Json, TicketDraft, case_marker, marked_case
 from reclaim.connectors.itsm.profile import DeskProfile
 from reclaim.connectors.itsm.registry import PLATFORMS, validate
 
@@ -127,6 +127,11 @@ def test_a_draft_of_a_dry_run_says_so_in_title_and_tags() -> None:
 def test_an_id_that_could_break_out_of_a_query_is_no_marker(case_id: str) -> None:
     with pytest.raises(Invalid):
         case_marker(case_id)
+
+
+@pytest.mark.parametrize("label", ["lr-c-", "lr-c-short", "lr-t-" + "a" * 27, "lr-x-1", "lr_keep", "lr-c-é"])
+def test_a_label_that_marks_no_case_names_none(label: str) -> None:
+    assert marked_case(label) is None
 
 
 CHOICES = (Choice("2", "High"), Choice("3", "Low"))

@@ -70,11 +70,13 @@ async def call(
         ("freshservice", "/api/v2/tickets", TICKET, {"colour": "blue"}),
         ("freshservice", "/api/v2/tickets", TICKET, {"custom_fields": {"colour": "blue"}}),
         ("freshservice", "/api/v2/tickets", TICKET, {"email": None}),
+        ("freshservice", "/api/v2/tickets", TICKET, {"tags": ["x" * 33]}),
+        ("freshservice", "/api/v2/tickets", TICKET, {"subject": "x" * 256}),
         ("serval", "/v2/tickets", SERVAL_TICKET, {"labelIds": ["label-1"]}),
         ("serval", "/v2/tickets", SERVAL_TICKET, {"aiActive": "false"}),
         ("serval", "/v2/tickets", SERVAL_TICKET, {"createdByUserId": "nobody"}),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 async def test_what_is_not_documented_is_refused_in_the_platforms_own_shape(
     anonymous: httpx.AsyncClient, world: World, name: str, path: str, body: Any, changes: Any

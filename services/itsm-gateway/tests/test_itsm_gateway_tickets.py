@@ -223,6 +223,9 @@ async def test_credentials_that_are_taken_away_call_a_person_and_mending_them_op
     assert "401" in failed.reason
     assert "Mend the connection" in failed.remedy
     assert "401" in (await small.site.get("/itsm-gateway/api/requests/c"))["failure"]
+    shown = await small.site.get("/itsm-gateway/requests/c")
+    assert "not opened" in shown
+    assert "being opened" not in shown
     small.sandbox.world.faults.clear()
     answer = await small.site.call("POST", "/itsm-gateway/api/requests/c/open", role="operator")
     assert answer.status_code == 202
@@ -406,6 +409,8 @@ async def test_a_downgrade_is_offered_and_taken_only_where_there_is_a_cheaper_li
     await small.run("tell_tickets", "tell_tickets")
     (said,) = tickets["without"].comments
     assert "names no cheaper licence" in said.text
+    read = [await small.site.get(f"/itsm-gateway/deliveries/{number}") for number in (1, 2)]
+    assert all("by reading the ticket" in page and "Verified with" not in page for page in read)
     place = small.tickets().index(tickets["without"])
     small.act("untag", "lr_downgrade", ticket=place)
     small.act("tag", "lr_revoke", ticket=place)

@@ -17,6 +17,7 @@ from reclaim.common.contracts import (
     UserFrozen,
     UserRestored,
 )
+from reclaim.connectors.itsm.ports import TASK
 
 State = Literal["waiting", "announced", "frozen", "restored", "reclaimed", "closed", "reactivated"]
 RANK: Final[dict[State, int]] = {
@@ -37,10 +38,9 @@ Act = Literal["comment", "close", "reopen", "end", "end_quietly"]
 says nothing on a ticket that is closed already.
 """
 
-_TASK: Final = "-task"
 _TRIAL: Final = "setup-"
-LONGEST_REFERENCE: Final = 80
-"""Characters that a desk's marker of a ticket has room for."""
+LONGEST_REFERENCE: Final = 24
+"""Characters of the reference of a trial: its marker then has room in whatever tag a desk knows it by, in full."""
 
 NO_DESK: Final = "No service desk is connected."
 NO_CHEAPER_LICENCE: Final = "It asks for a downgrade, and the rule names no cheaper licence to move the holder to."
@@ -51,7 +51,7 @@ Progress = (
 
 
 def trial(desk_id: str, token: str) -> str:
-    """Return the name of a set-up: that of its connection, cut so that its reference has 80 characters, and a token."""
+    """Return the name of a set-up: that of its connection, cut so that its reference has room, and a token."""
     if not token:
         return desk_id
     return f"{desk_id[: LONGEST_REFERENCE - len(_TRIAL) - len(token) - 1]}-{token}"
@@ -63,7 +63,7 @@ def reference(name: str, kind: Kind) -> str:
         case "question":
             return name
         case "task":
-            return f"{name}{_TASK}"
+            return f"{name}{TASK}"
         case "trial":
             return f"{_TRIAL}{name}"
 
@@ -72,8 +72,8 @@ def of_reference(found: str) -> tuple[str, Kind]:
     """Return the case, or of a trial the set-up, whose ticket a desk knows by this; and what it is for."""
     if found.startswith(_TRIAL):
         return found.removeprefix(_TRIAL), "trial"
-    if found.endswith(_TASK):
-        return found.removesuffix(_TASK), "task"
+    if found.endswith(TASK):
+        return found.removesuffix(TASK), "task"
     return found, "question"
 
 

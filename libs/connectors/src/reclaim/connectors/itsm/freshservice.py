@@ -2,6 +2,7 @@
 
 The marker of a case is a tag, and a line of the description: a new ticket may be missing from the search by tag for
 some minutes, and the list of what changed lately has it at once. Descriptions and notes are HTML, so texts are escaped.
+A tag is kept short, and so is the marker in it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from reclaim.connectors.itsm.ports import (
     TicketRef,
     UnknownOutcome,
     case_marker,
+    short_marker,
 )
 from reclaim.connectors.itsm.profile import (
     ADDRESS,
@@ -51,6 +53,8 @@ MOST_PAGES: Final = 100
 SLACK: Final = timedelta(minutes=15)
 """How far our clock and the desk's may be apart."""
 CUSTOM: Final = "custom_fields."
+LONGEST_TAG: Final = 32
+"""Characters of a tag. How many there may be is not documented: no more than this is safe."""
 
 ENTRIES: Final = (
     ADDRESS,
@@ -89,7 +93,17 @@ _KINDS: Final[Mapping[str, FieldKind]] = {
     "source": "level",
     "ticket_type": "choice",
     "multi_select_dropdown": "choices",
+    "agent": "integer",
+    "group": "integer",
+    "department": "level",
 }
+_NAMES: Final[Mapping[str, str]] = {
+    "agent": "responder_id",
+    "group": "group_id",
+    "department": "department_id",
+    "ticket_type": "type",
+}
+"""What a ticket calls a field that the form has under another name."""
 
 
 class _Ticket(msgspec.Struct):
@@ -165,6 +179,8 @@ class Freshservice(Adapter):
         self.priority = entered.number("priority", 1, 4)
         self.workspace_id = entered.number("workspace_id", 1, 2**53) if entered["workspace_id"] else None
         self.private_notes = not entered.flag("public_comments")
+        if any(not 0 < len(tag) <= LONGEST_TAG or "," in tag for tag in self.decisions.tags):
+            raise Invalid(f"A tag in Freshservice has up to {LONGEST_TAG} characters and no comma.", field="decisions")
 
     async def test_connection(self) -> Sequence[PermissionResult]:
         async def sees_tickets() -> str:
@@ -194,7 +210,7 @@ class Freshservice(Adapter):
         return [_spec(each) for each in form.ticket_fields if isinstance(each.get("name"), str)]
 
     async def find_by_case(self, case_id: str, *, since: datetime) -> TicketRef | None:  # noqa: ARG002  tags are indexed
-        return only(await self._of_case(await self._tagged(case_marker(case_id)), case_marker(case_id)), case_id)
+        return only(await self._of_case(await self._tagged(_tag(case_id)), case_id), case_id)
 
     async def _comment(self, ref: TicketRef, text: str, mark: str = "") -> None:  # noqa: ARG002  it is in the text
         await self.line.call(
@@ -266,7 +282,7 @@ class Freshservice(Adapter):
             "subject": self._subject(draft),
             "description": self._description(draft),
             "status": OPEN,
-            "tags": list(draft.tags),
+            "tags": _wanted(draft),
         }
         if custom:
             body["custom_fields"] = custom
@@ -277,9 +293,10 @@ class Freshservice(Adapter):
 
     async def _complete(self, ref: TicketRef, draft: TicketDraft) -> None:
         present = _tags(await self._read(ref))
-        if not set(draft.tags) <= set(present):
+        wanted = _wanted(draft)
+        if not set(wanted) <= set(present):
             # Whether a list of tags replaces the old one is not documented: the union is right either way.
-            await self._update(ref, {"tags": sorted({*present, *draft.tags})})
+            await self._update(ref, {"tags": sorted({*present, *wanted})})
 
     async def _find_slowly(self, draft: TicketDraft) -> TicketRef | None:
         found = await self.find_by_case(draft.case_id, since=draft.opened_at)
@@ -292,9 +309,9 @@ class Freshservice(Adapter):
             if self.workspace_id:
                 params["workspace_id"] = self.workspace_id
             tickets = (await self.line.call("GET", "/api/v2/tickets", into=_Many, params=params)).tickets
-            lately += [each for each in tickets if draft.marker in _words(each)]
+            lately += [each for each in tickets if _is_of(each, draft.case_id)]
             if len(tickets) < PAGE:
-                return only(await self._of_case(lately, draft.marker), draft.case_id)
+                return only(await self._of_case(lately, draft.case_id), draft.case_id)
         raise UnknownOutcome(
             "Freshservice has more new tickets than can be looked through; its search will have this one later.",
             look_after=self.tuning.unknown_for * 10,
@@ -306,12 +323,12 @@ class Freshservice(Adapter):
             params["workspace_id"] = self.workspace_id
         return (await self.line.call("GET", "/api/v2/tickets/filter", into=_Many, params=params)).tickets
 
-    async def _of_case(self, tickets: Sequence[_Ticket], marker: str) -> list[TicketRef]:
+    async def _of_case(self, tickets: Sequence[_Ticket], case_id: str) -> list[TicketRef]:
         """Return the tickets that really carry the marker, the oldest first; a search may answer without their tags."""
         refs = []
         for each in sorted(tickets, key=lambda ticket: ticket.id):
             ref = self._ref(each)
-            if marker in _words(each) or marker in _words(await self._read(ref)):
+            if _is_of(each, case_id) or _is_of(await self._read(ref), case_id):
                 refs.append(ref)
         return refs
 
@@ -338,8 +355,17 @@ def _tags(ticket: _Ticket) -> list[str]:
     return [] if ticket.tags is msgspec.UNSET else ticket.tags
 
 
-def _words(ticket: _Ticket) -> set[str]:
-    return {*_tags(ticket), *(ticket.description_text or "").split()}
+def _tag(case_id: str) -> str:
+    return short_marker(case_id, LONGEST_TAG)
+
+
+def _wanted(draft: TicketDraft) -> list[str]:
+    return [_tag(draft.case_id) if tag == draft.marker else tag for tag in draft.tags]
+
+
+def _is_of(ticket: _Ticket, case_id: str) -> bool:
+    """Tell whether a ticket carries the marker of a case: as a tag, or in its description."""
+    return _tag(case_id) in _tags(ticket) or case_marker(case_id) in (ticket.description_text or "").split()
 
 
 def _html(text: str) -> str:
@@ -351,7 +377,7 @@ def _spec(field: Mapping[str, Any]) -> FieldSpec:
     kind = str(field.get("field_type", "")).removeprefix("custom_").removeprefix("default_")
     kind_here: FieldKind = _KINDS.get(kind, "unsupported")
     return FieldSpec(
-        name=f"{CUSTOM}{field['name']}" if custom else str(field["name"]),
+        name=f"{CUSTOM}{field['name']}" if custom else _NAMES.get(kind, str(field["name"])),
         label=str(field.get("label") or field["name"]),
         kind=kind_here,
         required=field.get("required_for_agents") is True,

@@ -7,11 +7,14 @@ has to be read before it is asked again.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, Protocol
+from uuid import UUID
 
 from reclaim.common.errors import Invalid, Permanent, Transient
 
@@ -24,7 +27,10 @@ Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 TEST_PREFIX: Final = "[DRY-RUN]"
 TEST_TAG: Final = "lr_test"
+TASK: Final = "-task"
+"""What follows the id of a case in the name of the ticket that asks a person to free its seat."""
 _MARKER: Final = "lr-case-"
+_SHORT: Final = {"": "lr-c-", TASK: "lr-t-"}
 _CASE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
@@ -75,10 +81,40 @@ def case_marker(case_id: str) -> str:
     return f"{_MARKER}{case_id}"
 
 
+def short_marker(case_id: str, room: int) -> str:
+    """Return a marker that has room: of a case's own id, which is a UUID, it is 31 characters, in small letters.
+
+    An id that is no UUID and too long has one that it cannot be read from again: then only its ticket's description
+    tells.
+
+    Raises:
+        Invalid: the case's id would not survive as a label.
+    """
+    marker = case_marker(case_id)
+    if len(marker) <= room:
+        return marker
+    kind = TASK if case_id.endswith(TASK) else ""
+    try:
+        raw = UUID(case_id.removesuffix(TASK)).bytes
+    except ValueError:
+        return f"lr-x-{hashlib.sha256(case_id.encode()).hexdigest()[:20]}"
+    return _SHORT[kind] + base64.b32encode(raw).decode().rstrip("=").lower()
+
+
 def marked_case(label: str) -> str | None:
     """Return the id of the case that a label marks; None if it marks none."""
+    for kind, prefix in _SHORT.items():
+        if label.startswith(prefix):
+            return _spelled_out(label.removeprefix(prefix), kind)
     case_id = label.removeprefix(_MARKER)
     return case_id if case_id != label and _CASE_ID.fullmatch(case_id) else None
+
+
+def _spelled_out(short: str, kind: str) -> str | None:
+    try:
+        return f"{UUID(bytes=base64.b32decode(f'{short.upper()}======'))}{kind}"
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,12 @@ class _Many(msgspec.Struct, rename="camel"):
     next_page_token: str | None = None
 
 
+class _Message(msgspec.Struct):
+    content: str = ""
+
+
 class _Messages(msgspec.Struct, rename="camel"):
-    data: list[dict[str, Any]] = []
+    data: list[_Message] = []
     next_page_token: str | None = None
 
 
@@ -214,8 +218,7 @@ class Serval(Adapter):
         params: dict[str, str | int] = {}
         while True:
             page = await self.line.call("GET", f"/v2/tickets/{ref.key}/messages", into=_Messages, params=params)
-            # Where in a message its words stand is not known, so the whole of it is looked through.
-            if marked((msgspec.json.encode(each).decode() for each in page.data), mark):
+            if marked((message.content for message in page.data), mark):
                 return True
             if not page.next_page_token:
                 return False

@@ -6,7 +6,7 @@ import html
 import json
 import re
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -41,6 +41,21 @@ _FIELDS: list[dict[str, Any]] = [
         "default_field": False,
         "choices": [{"id": 71, "value": "Keep"}, {"id": 72, "value": "Revoke"}],
     },
+    {
+        "name": "ticket_type",
+        "label": "Type",
+        "field_type": "default_ticket_type",
+        "default_field": True,
+        "choices": [{"id": 1, "value": "Incident"}],
+    },
+    {"name": "group", "label": "Group", "field_type": "default_group", "default_field": True, "choices": []},
+    {
+        "name": "department",
+        "label": "Department",
+        "field_type": "default_department",
+        "default_field": True,
+        "choices": [{"id": 4100, "value": "Sales"}],
+    },
     {"name": "cost", "label": "Cost", "field_type": "custom_decimal", "default_field": False},
 ]
 _CUSTOM: dict[str, tuple[type, ...]] = {"decision": (str,), "cost": (int, float)}
@@ -71,7 +86,7 @@ class _Fields(Strict):
     due_by: str | None = None
     fr_due_by: str | None = None
     cc_emails: list[str] | None = None
-    tags: list[str] | None = None
+    tags: list[Annotated[str, Field(min_length=1, max_length=32, pattern="^[^,]*$")]] | None = None
     custom_fields: dict[str, Any] | None = None
     workspace_id: int | None = None
 

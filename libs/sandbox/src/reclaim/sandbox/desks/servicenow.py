@@ -80,15 +80,10 @@ LONGEST_TEXT = 4_000
 _OWN = {"short_description": "subject", "description": "description", "state": "status"}
 _JOURNALS: tuple[str, ...] = ("work_notes", "comments")
 _READ_ONLY = {"number", "sys_id", "sys_created_by", "sys_created_on", "sys_updated_on", "sys_updated_by"}
-_PARAMETERS = (
-    "sysparm_query",
-    "sysparm_fields",
-    "sysparm_limit",
-    "sysparm_offset",
-    "sysparm_display_value",
-    "sysparm_exclude_reference_link",
-    "sysparm_input_display_value",
-)
+_SHOWN = ("sysparm_fields", "sysparm_display_value", "sysparm_exclude_reference_link", "sysparm_view")
+_LISTED = (*_SHOWN, "sysparm_query", "sysparm_limit", "sysparm_offset")
+_WRITTEN = (*_SHOWN, "sysparm_input_display_value")
+"""The query of each kind of call, as the reference of the Table API has it."""
 _PART = re.compile(r"(?P<field>[a-z_.]+)(?P<operator>ISNOTEMPTY|ISEMPTY|IN|!=|=|>=|<=)(?P<value>.*)", re.DOTALL)
 
 
@@ -167,7 +162,7 @@ class ServiceNowDesk(Desk):
         self._tokens.clear()
 
     def _list(self, call: Call) -> Reply:
-        call.only(*_PARAMETERS)
+        call.only(*_LISTED)
         rows = list(self._rows(call.parts[0]))
         known = {name for row in rows for name in row} | self._columns(call.parts[0])
         order = ""
@@ -185,7 +180,7 @@ class ServiceNowDesk(Desk):
         return Reply(200, {"result": page}, {"X-Total-Count": str(len(rows))})
 
     def _get(self, call: Call) -> Reply:
-        call.only(*_PARAMETERS)
+        call.only(*_SHOWN)
         table, sys_id = call.parts
         for row in self._rows(table):
             if row["sys_id"] == sys_id:
@@ -195,7 +190,7 @@ class ServiceNowDesk(Desk):
         raise DeskError(404, "No Record found", field="Record doesn't exist or ACL restricts the record retrieval")
 
     def _create(self, call: Call) -> Reply:
-        call.only(*_PARAMETERS)
+        call.only(*_WRITTEN)
         body = self._body(call)
         if call.parts[0] == "label_entry":
             return self._tag(body)
@@ -216,7 +211,7 @@ class ServiceNowDesk(Desk):
         return Reply(201, {"result": self._shown(self._row(ticket), call)}, {"Location": f"/{sys_id_of(ticket)}"})
 
     def _update(self, call: Call) -> Reply:
-        call.only(*_PARAMETERS)
+        call.only(*_WRITTEN)
         if call.parts[0] != "incident":
             refuse(403, f"Nothing may be changed in {call.parts[0]}")
         ticket = self._ticket(call.parts[1])
