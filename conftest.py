@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from reclaim.common import db, migrate
+from reclaim.common import migrate
 from reclaim.web.auth import undeclared_routes
 from tests.support import servers
 from tests.support.compiled import sharing
@@ -93,7 +94,7 @@ def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
 def _compiled() -> Iterator[None]:
     """Compile each statement once, not once for each test's engine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reclaim.common.db.create_async_engine", sharing(db.create_async_engine))
+        patch.setattr("reclaim.common.db.create_async_engine", sharing(create_async_engine))
         yield
 
 
