@@ -116,6 +116,8 @@ class InlineTransaction(AsyncTransaction):
     async def start(self, is_ctxmanager: bool = False) -> InlineTransaction:
         connection = self.connection.sync_connection
         assert connection is not None
+        if not self.nested:
+            _begin(connection)
         self.sync_transaction = connection.begin_nested() if self.nested else connection.begin()
         if is_ctxmanager:
             self.sync_transaction.__enter__()
@@ -221,7 +223,8 @@ class Databases:
             engine = self._engines[url] = InlineEngine(open_engine(url).sync_engine)
             engine.sync_engine._compiled_cache = _COMPILED
             event.remove(engine.sync_engine, "begin", _begin_sqlite)
-            event.listen(engine.sync_engine, "begin", _begin)
+            # Nothing is left that listens; `InlineTransaction` begins.
+            engine.sync_engine._has_events = False
         return self._engines[url]
 
     def contents(self) -> dict[str, Content]:
