@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from reclaim.common import migrate
 from reclaim.web.auth import undeclared_routes
 from tests.support import servers
+from tests.support.compiled import sharing
 from tests.support.declared import OncePerTable
 from tests.support.migrated import Templates
 from tests.support.providers import ServersUnavailable
@@ -86,6 +88,14 @@ def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
         patch.setattr(migrate, "upgrade", templates.upgrade)
         yield templates
     templates.drop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled() -> Iterator[None]:
+    """Compile each statement once, not once for each test's engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reclaim.common.db.create_async_engine", sharing(create_async_engine))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

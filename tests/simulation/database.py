@@ -116,6 +116,8 @@ class InlineTransaction(AsyncTransaction):
     async def start(self, is_ctxmanager: bool = False) -> InlineTransaction:
         connection = self.connection.sync_connection
         assert connection is not None
+        if not self.nested:
+            _begin(connection)
         self.sync_transaction = connection.begin_nested() if self.nested else connection.begin()
         if is_ctxmanager:
             self.sync_transaction.__enter__()
@@ -135,11 +137,12 @@ class InlineAsyncConnection(AsyncConnection):
     """What the product does with its connection, without the greenlet in which SQLAlchemy lets a driver wait."""
 
     async def start(self, is_ctxmanager: bool = False) -> InlineAsyncConnection:
-        if not self.sync_engine.pool.checkedin():  # type: ignore[attr-defined]
+        engine: Any = self.engine
+        if engine.idle:
+            self.sync_connection = engine.idle.pop()
+        else:
             # Connecting for the first time SQLAlchemy takes a lock that it can only wait for in a greenlet.
             await super().start(is_ctxmanager)
-        else:
-            self.sync_connection = self.sync_engine.connect()
         return self
 
     async def execution_options(self, **options: Any) -> InlineAsyncConnection:
@@ -159,10 +162,19 @@ class InlineAsyncConnection(AsyncConnection):
         return InlineTransaction(self, nested=True)
 
     async def close(self) -> None:
-        self._proxied.close()
+        """Keep the connection for the next transaction, or let the pool reset one that a fault left within one."""
+        connection, engine = self.sync_connection, self.engine
+        self.sync_connection = None
+        if connection is None:
+            return
+        if connection.invalidated or connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+            connection.close()
+            return
+        connection._execution_options = self.sync_engine._execution_options
+        engine.idle.append(connection)  # type: ignore[attr-defined]
 
     async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._proxied.close()
+        await self.close()
 
 
 class InlineEngine(AsyncEngine):
@@ -170,8 +182,18 @@ class InlineEngine(AsyncEngine):
 
     _connection_cls = InlineAsyncConnection
 
+    def __init__(self, sync_engine: Any) -> None:
+        super().__init__(sync_engine)
+        self.idle: list[Any] = []
+
     async def dispose(self, close: bool = True) -> None:
         """Keep the connection: the database is as a killed process left it."""
+
+
+def in_use(engine: AsyncEngine) -> int:
+    """Return how many connections of a process are open."""
+    pool: Any = engine.pool
+    return int(pool.checkedout()) - len(getattr(engine, "idle", ()))
 
 
 @dataclass(frozen=True)
@@ -221,7 +243,8 @@ class Databases:
             engine = self._engines[url] = InlineEngine(open_engine(url).sync_engine)
             engine.sync_engine._compiled_cache = _COMPILED
             event.remove(engine.sync_engine, "begin", _begin_sqlite)
-            event.listen(engine.sync_engine, "begin", _begin)
+            # Nothing is left that listens; `InlineTransaction` begins.
+            engine.sync_engine._has_events = False
         return self._engines[url]
 
     def contents(self) -> dict[str, Content]:
@@ -236,6 +259,8 @@ class Databases:
     def close(self) -> None:
         """Forget everything."""
         for engine in self._engines.values():
+            for idle in engine.idle:
+                idle.close()
             engine.sync_engine.dispose()
         for connection in self._kept.values():
             connection.close()

@@ -213,8 +213,7 @@ class Process:
         world = self.world
         if self.driver.dead:
             raise Killed
-        pool: Any = self.running.database.engine.pool
-        if pool.checkedout():
+        if simulated.in_use(self.running.database.engine):
             world.judge.blame(f"{self.name}: a transaction is open during an outside call ({where})")
         if world.calm or not world.chances.hold + world.chances.kill:
             return

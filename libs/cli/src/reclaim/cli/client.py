@@ -14,7 +14,7 @@ import httpx
 from reclaim.common.clock import SystemClock
 from reclaim.common.ids import new_id
 from reclaim.common.settings import Settings
-from reclaim.web.auth import issue_api_token
+from reclaim.web.tokens import issue_api_token
 
 TOKEN_LIFETIME: Final = timedelta(hours=12)
 PAUSE: Final = 0.2

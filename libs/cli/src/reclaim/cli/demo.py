@@ -40,7 +40,7 @@ from reclaim.common.settings import Settings
 from reclaim.common.sockets import listen
 from reclaim.common.telemetry import set_up_logging, set_up_telemetry
 from reclaim.sandbox.app import Sandbox
-from reclaim.web.auth import issue_api_token
+from reclaim.web.tokens import issue_api_token
 
 START: Final = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 OPERATOR: Final = "demo"

@@ -27,12 +27,11 @@ from reclaim.cli.options import fail as _fail
 from reclaim.cli.options import named as _named
 from reclaim.cli.output import Output, listing, pairs, progress_console, show
 from reclaim.cli.trail import attention_app, audit_app
-from reclaim.common import host
 from reclaim.common.clock import SystemClock
 from reclaim.common.contracts import SERVICES
 from reclaim.common.errors import ReclaimError
 from reclaim.common.settings import Settings
-from reclaim.web.auth import issue_api_token
+from reclaim.web.tokens import issue_api_token
 
 ANSWER_IS_NO: Final = 1
 UNREACHABLE: Final = 4
@@ -98,12 +97,16 @@ def run(
     services: Annotated[list[str] | None, typer.Argument(help="which services; all that are installed if none")] = None,
 ) -> None:
     """Run services in this process until interrupted."""
+    from reclaim.common import host  # here and below: what services need takes a second and more to load
+
     host.run(Settings(), services or [])
 
 
 @app.command()
 def migrate(services: Annotated[list[str] | None, typer.Argument()] = None) -> None:
     """Bring the databases to their newest revision and declare the queues; `run` does the same by itself."""
+    from reclaim.common import host
+
     asyncio.run(host.prepare(Settings(), services or []))
 
 

@@ -339,6 +339,11 @@ def settle_collector() -> None:
     """
     gc.collect()
     gc.freeze()
+    collect_seldom()
+
+
+def collect_seldom() -> None:
+    """Let the garbage collector search for cycles after 50,000 new objects, not after 700."""
     gc.set_threshold(50_000, 10, 10)
 
 
@@ -392,4 +397,5 @@ async def serve(settings: Settings, names: Sequence[str]) -> None:
 
 def run(settings: Settings, names: Sequence[str]) -> None:
     """Serve until interrupted, on uvloop."""
+    collect_seldom()  # from here on: what is loaded now stays, and was searched over and over while it was loaded
     uvloop.run(serve(settings, names))

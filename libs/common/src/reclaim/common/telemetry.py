@@ -13,7 +13,6 @@ from typing import Any, Final
 import structlog
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
@@ -85,6 +84,9 @@ def set_up_telemetry(settings: Settings, process: str) -> None:
     tracing = TracerProvider(resource=resource)
     tracing.add_span_processor(WithoutAddresses())
     if settings.otlp_endpoint:
+        # Here, since most installations send traces nowhere, and it takes long to load.
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
         exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
         tracing.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(tracing)

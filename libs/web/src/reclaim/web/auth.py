@@ -11,9 +11,9 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
 from typing import Annotated, Final
 from urllib.parse import quote, urlsplit
@@ -28,15 +28,16 @@ from starlette.routing import BaseRoute, Mount
 
 from reclaim.common.errors import Forbidden, NotSignedIn
 from reclaim.web.operators import ROLES, Operator, Role
-from reclaim.web.signing import NotSigned, Signer
+from reclaim.web.signing import NotSigned
 from reclaim.web.state import SESSION_LIFETIME, Web, connected
+from reclaim.web.tokens import MAX_TOKEN_LIFETIME
+from reclaim.web.tokens import issue_api_token as issue_api_token
 
 SIGN_IN_PATH: Final = "/auth/sign-in"
 SIGN_OUT_PATH: Final = "/auth/sign-out"
 NONCE_FIELD: Final = "form_nonce"
 NONCE_HEADER: Final = "X-Form-Nonce"
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-MAX_TOKEN_LIFETIME: Final = timedelta(days=366)
 
 _BEARER: Final = HTTPBearer(auto_error=False, description="A signed operator token, see `issue_api_token`")
 _STATE_KEY: Final = "reclaim_web_identity"
@@ -122,24 +123,6 @@ def form_nonce(request: Request) -> str:
     """Return the nonce that a form of this session must send back; empty where there is no session."""
     session_id = _identify(request).session_id
     return connected(request).web.form_nonces.sign(session_id) if session_id else ""
-
-
-def issue_api_token(
-    *, secret_keys: Sequence[str], name: str, role: Role, lifetime: timedelta, now: Callable[[], datetime]
-) -> str:
-    """Return a bearer token for the API, valid for `lifetime`.
-
-    It stands by itself: it ends when it expires, or when the key that signed it is taken away.
-
-    Raises:
-        ValueError: the role is unknown, or the lifetime is not between a second and 366 days.
-    """
-    if role not in ROLES:
-        raise ValueError(f"{role!r} is no role: use one of {', '.join(ROLES)}")
-    if not timedelta(seconds=1) <= lifetime <= MAX_TOKEN_LIFETIME:
-        raise ValueError(f"a token lives between a second and {MAX_TOKEN_LIFETIME.days} days")
-    expires_at = int((now() + lifetime).timestamp())
-    return Signer(secret_keys, "api", now).sign({"name": name, "role": role, "expires": expires_at})
 
 
 # ------------------------------------------------------------------------------------------------ for the sign-in
