@@ -188,18 +188,21 @@ class ScimReader:
         try:
             if not await self._filters():
                 return dict.fromkeys(groups, Members(doubt="The service says that it has no filters."))
-            shown = _Shown()
-            found = {name: await self._members(name, shown) for name in dict.fromkeys(groups)}
-            if shown.empty and not shown.members and not await self._shows_members():
-                found |= {
-                    name: Members(found[name].ids, f"The service does not list who is in the group {empty}.")
-                    for name, empty in shown.empty.items()
-                }
-            return found
+            return await self._all_members(groups)
         except (SignInRefused, Unreachable):
             raise
         except ReclaimError as error:
             return dict.fromkeys(groups, Members(doubt=f"The service's groups could not be read: {error}"))
+
+    async def _all_members(self, groups: Sequence[str]) -> dict[str, Members]:
+        shown = _Shown()
+        found = {name: await self._members(name, shown) for name in dict.fromkeys(groups)}
+        if shown.empty and not shown.members and not await self._shows_members():
+            found |= {
+                name: Members(found[name].ids, f"The service does not list who is in the group {empty}.")
+                for name, empty in shown.empty.items()
+            }
+        return found
 
     async def _shows_members(self) -> bool:
         """Tell whether the service shows members of any group, as far as its first pages go."""
