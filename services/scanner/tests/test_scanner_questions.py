@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reclaim.common.clock import FixedClock
-from reclaim.common.contracts import UsageJudged, UsageQuestioned, UserFlagged
+from reclaim.common.contracts import CaseWithdrawn, UsageJudged, UsageQuestioned, UserFlagged
 from reclaim.common.errors import Transient
 from reclaim.scanner import actions
 from services.scanner.tests.scanner_world import Scanner, filled, idle, started
@@ -84,6 +84,24 @@ async def test_who_moved_to_an_excluded_department_since_is_left_alone(office: S
     assert event.policy.ask_scanner
     said = [(await answer_to(office, event, department=where))[0].use for where in (None, "Sales", "board")]
     assert said == ["unused", "unused", "excluded"]
+
+
+async def test_a_scan_takes_the_cases_back_of_whoever_joined_an_excluded_group(office: Scanner) -> None:
+    rule = await ready(office)
+    await scanned(office, rule)
+    cases = {event.seat.holder.id: event.case_id for event in await office.said(UserFlagged)}
+    office.org.groups["VIP"] = {"boss"}
+    raw = {"kind": "group", "value": "VIP", "connection_id": rule.connection_id, "reason": "on the board"}
+    _added, closed = await actions.add_exclusion(office.deps, raw, author="otto")
+    assert closed == 0, "nobody with a case is in it yet"
+    office.org.groups["VIP"].add("u00001")
+    await scanned(office, rule)
+    (taken,) = await office.said(CaseWithdrawn)
+    assert (taken.case_id, taken.kind, taken.actor) == (cases["u00001"], "exempted", "excluded groups")
+    office.org.unreadable["VIP"] = "QUERY_TIMEOUT"
+    await scanned(office, rule)
+    told = {event.case_id for event in await office.said(CaseWithdrawn)}
+    assert told == {cases["u00001"]}, "that it cannot be read closes nobody's case"
 
 
 async def test_nobody_is_asked_where_no_exclusion_can_come_to_apply(office: Scanner) -> None:

@@ -140,6 +140,7 @@ async def _attempt(deps: Deps, claim: Claim) -> None:
         async with deps.database.unit() as unit:
             await store.update_run(unit.db, claim, {"uncompared": uncompared})
             await _note(deps, unit, claim, reading.tally)
+            await questions.take_back_joined(unit, connection.id, reading.groups)
         async with aclosing(reading.pages(reader, survey, deps.database)) as pages:
             async for page in pages:
                 async with deps.database.unit() as unit:

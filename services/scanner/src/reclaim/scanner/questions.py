@@ -1,7 +1,8 @@
 """Answers the lifecycle, which is about to take a step: is the seat still unused, and does no exclusion cover it now?
 
 Whoever joined an excluded group since the case was opened is found by asking the connected system for the group's
-members anew. That is outside, so such a question waits in a table, and a job asks once for all that wait.
+members anew. That is outside, so such a question waits in a table, and a job asks once for all that wait. A scan, which
+reads the groups anyway, takes their cases back as well: the group may be excluded only since the case was opened.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from reclaim.common.service import Job
 from reclaim.common.timing import backoff, wall_milliseconds
 from reclaim.connectors.ports import Members
 from reclaim.scanner import exclusion_store, groups, known_seats, store, usage_cases
+from reclaim.scanner.domain import Exclusions
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import CANDIDATES, metadata
 from reclaim.scanner.usage_cases import Judged
+from reclaim.scanner.withdrawals import withdraw
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,9 @@ QUESTIONS = sa.Table(
 )
 
 ANSWER: Final = "answer"
+WATCHER: Final = "excluded groups"
+"""Who takes a case back; it stands in the audit trail."""
+
 TOGETHER: Final = 500
 LEASE_SECONDS: Final = 120.0
 MOST_ATTEMPTS: Final = 8
@@ -108,6 +114,20 @@ async def answer_waiting(deps: Deps) -> bool:
         await _answer(unit, waiting.connection_id, same, members)
         await unit.db.execute(sa.delete(QUESTIONS).where(among(QUESTIONS.c.case_id, same)))
     return True
+
+
+async def take_back_joined(unit: Unit, connection_id: str, read: Mapping[str, Members]) -> int:
+    """Take back the open cases of whoever certainly is in an excluded group by now; return how many."""
+    excluded = await exclusion_store.groups(unit.db, connection_id, unit.now)
+    certain = {name: Members(read[name].ids) for name in excluded if name in read}
+    if not certain:
+        return 0
+    in_force = await exclusion_store.exclusions(unit.db, unit.now)
+    about = [one for one in in_force if one.kind == "group" and one.value in certain]
+    exclusions = Exclusions(about, connection_id, unit.now, groups=certain)
+    cases = await exclusion_store.open_seats(unit.db, connection_id=connection_id)
+    joined = [(case_id, why) for case_id, seat in cases if (why := exclusions.evidence(seat)) is not None]
+    return withdraw(unit, joined, kind="exempted", actor=WATCHER)
 
 
 async def _members(deps: Deps, connection_id: str) -> dict[str, Members]:
