@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
+from reclaim.common import migrate
 from reclaim.common.clock import FixedClock
-from reclaim.scanner import actions, store
+from reclaim.common.db import open_engine
+from reclaim.scanner import actions, catalog_store, service, store
 from reclaim.scanner.domain import Baseline, Highest, Stopped, check_population, read_terms
 from services.scanner.tests.scanner_world import NOON, Scanner, filled, idle, started
 from services.scanner.tests.suite_world import SuiteOrg, ruled, world
@@ -124,3 +127,38 @@ async def run_of(scanner: Scanner, rule: store.Rule) -> store.Run:
     run = await actions.start_scan(scanner.deps, rule.id, dry_run=False, accept_population=False, asked_by="otto")
     await scanner.scan_all()
     return await found(scanner, run.id)
+
+
+async def test_what_earlier_releases_did_not_record_of_suites_is_unknown_after_the_upgrade(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    engine = open_engine(database_url or f"sqlite+aiosqlite:///{tmp_path}/old.db")
+    versions = Path(service.__file__).parent / "migrations"
+
+    def as_it_was(db: sa.Connection) -> None:
+        command.upgrade(migrate._config(versions, db), "scanner_0013")
+        for name, suites in (("unknown", "[]"), ("known", '["OFFICE"]')):
+            db.execute(
+                sa.text(
+                    "INSERT INTO scan_runs (id, rule_id, connection_id, asked_by, dry_run, accept_population, status, "
+                    "requested_at, products, suites, expected, pages, seen, used, flagged, left_alone, missing, "
+                    "acceptable, attempts) VALUES (:name, 'r', 'c', 'otto', false, false, 'finished', "
+                    f"'2026-11-20 12:00:00', '[]', '{suites}', 0, 0, 0, 0, 0, '{{}}', '{{}}', false, 1)"
+                ),
+                {"name": name},
+            )
+        db.execute(sa.text("INSERT INTO openings VALUES ('r', 'OFFICE', 'ann', 'known', false, '[]')"))
+        db.execute(
+            sa.text("INSERT INTO reviews (rule_id, product, asked_at, attempts) VALUES ('r', 'OFFICE', :at, 110)"),
+            {"at": "2026-11-20 12:00:00"} if db.dialect.name == "sqlite" else {"at": NOON},
+        )
+
+    async with engine.begin() as db:
+        await db.run_sync(as_it_was)
+    await migrate.upgrade(engine, versions)
+    async with engine.connect() as db:
+        suites = dict((await db.execute(sa.select(store.RUNS.c.id, store.RUNS.c.suites))).tuples().all())
+        waiting = await catalog_store.anything_to_review(db)
+    await engine.dispose()
+    assert suites == {"unknown": None, "known": ["OFFICE"]}
+    assert waiting, "an opening that was given up with its review is looked at by itself"
