@@ -808,7 +808,7 @@ FOUND_BY: Final[dict[str, int]] = {
     "no_recheck_before_freeze": 0,
     "no_recheck_before_reclaim": 0,
     "old_check_is_good_enough": 0,
-    "unknown_passes": 120,
+    "unknown_passes": 451,
     "exempt_is_ignored": 20,
     "administrator_is_ignored": 15,
     "sign_in_is_ignored": 0,

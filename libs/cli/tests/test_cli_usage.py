@@ -136,3 +136,21 @@ def test_refused_rows_are_written_as_they_come(known: Services, tmp_path: Path) 
     target = tmp_path / "refused.csv"
     assert run("usage", "refused", "i1", str(target)).exit_code == 0
     assert target.read_bytes() == b"line,reason,row\r\n"
+
+
+def test_a_source_that_is_no_more_is_retired_with_its_reason(known: Services) -> None:
+    path = "/scanner/api/usage/sources/retire"
+    retired = {"source": "Old agent", "retired_at": "2026-11-20T12:00:00Z", "retired_by": "anna", "reason": "gone"}
+    known.answers["POST", path] = (200, retired)
+    result = run("usage", "retire", "Old agent", "--reason", "gone")
+    assert result.exit_code == 0, result.output
+    assert "Old agent" in result.output
+    (sent,) = [body for method, asked, body in known.asked if (method, asked) == ("POST", path)]
+    assert json.loads(sent) == {"source": "Old agent", "reason": "gone"}
+    known.answers["GET", "/scanner/api/usage/sources/retired"] = (200, [retired])
+    assert "gone" in run("usage", "retired").output
+
+
+def test_a_source_is_not_retired_without_a_reason(known: Services) -> None:
+    assert run("usage", "retire", "Old agent").exit_code == 2
+    assert not [asked for asked in known.asked if asked[0] == "POST"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 import pytest_asyncio
@@ -36,7 +37,7 @@ from reclaim.connectors.ports import (
     TryLater,
     Unknown,
 )
-from reclaim.connectors.salesforce import SalesforceActor, SalesforceReader, Tuning, open_actor, open_reader
+from reclaim.connectors.salesforce import SalesforceActor, SalesforceReader, Tuning, open_actor, open_reader, soql
 from reclaim.connectors.salesforce.errors import ApiLimit, NotReadable
 from reclaim.connectors.salesforce.profile import read_profile
 from reclaim.connectors.salesforce.refusals import UNKNOWN
@@ -1381,6 +1382,24 @@ async def test_calls_for_a_group_grow_with_pages_and_levels_only(site: Site) -> 
     before = site.calls("GET")
     await reader.members(["VIP", "Inner", "Third"])
     assert site.calls("GET") - before <= 5, "our rights, the groups, and two queries a level"
+
+
+async def test_hundreds_of_groups_are_asked_for_in_urls_that_salesforce_takes(site: Site) -> None:
+    [ann] = site.users(1)
+    names = [f"Région Süd-Ost & Übersee, équipe {number:03}" for number in range(350)]
+    for name in names:
+        public_group(site, name, ann)
+    reader = site.reader()
+    before = site.calls("GET")
+    found = await reader.members([*names, "x" * 4_000])
+    assert {name: members.ids for name, members in found.items() if not members.doubt} == {
+        name: frozenset({ann}) for name in names
+    }
+    assert "no public group" in found["x" * 4_000].doubt
+    asked = [each.query for each in site.org.request_log if each.query and " FROM Group WHERE Type" in each.query]
+    assert max(len(quote_plus(query)) for query in asked) <= soql.MAX_QUERY_BYTES
+    assert len(asked) <= 1 + sum(len(quote_plus(name)) + 9 for name in names) // soql.MAX_QUERY_BYTES
+    assert site.calls("GET") - before <= len(asked) + 2, "our rights, and one query for what is in them"
 
 
 @pytest.mark.parametrize("kind", ["Group", "GroupMember"])

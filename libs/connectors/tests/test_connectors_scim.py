@@ -549,8 +549,8 @@ async def test_a_group_whose_members_are_not_listed_is_in_doubt(world: Scim) -> 
     world.group("VIP", [ann])
 
     def hide(path: str, body: Any) -> Any:
-        for group in body.get("Resources", []) if path.endswith("/Groups") else []:
-            del group["members"]
+        for group in [body, *body.get("Resources", [])] if "/Groups" in path else []:
+            group.pop("members", None)
         return body
 
     world.server.tamper = hide
@@ -567,15 +567,48 @@ async def test_a_service_that_shows_every_group_as_empty_leaves_all_in_doubt(wor
 
     def emptied(path: str, body: Any) -> Any:
         for group in [body, *body.get("Resources", [])] if "/Groups" in path else []:
-            if group.get("displayName") in ("VIP", "Inner"):
-                group["members"] = []
+            group["members"] = []
         return body
 
     world.server.tamper = emptied
     found = await world.reader.members(["VIP", "Leaders"])
-    assert [found["VIP"].has(each) for each in (ann, bob)] == [None, None]
-    assert [found["Leaders"].has(each) for each in (ann, bob)] == [True, None]
+    assert [found[name].has(each) for name in found for each in (ann, bob)] == [None] * 4
     assert "does not list who is in the group VIP" in found["VIP"].doubt
+
+
+@pytest.mark.parametrize("asked", [["Empty"], ["Empty", "VIP"]], ids=["alone", "beside another"])
+async def test_an_empty_group_is_believed_where_the_service_shows_members_of_another(
+    world: Scim, asked: list[str]
+) -> None:
+    ann = world.add()
+    world.group("Empty")
+    world.group("VIP", [ann])
+    found = await world.reader.members(asked)
+    assert (found["Empty"].ids, found["Empty"].doubt) == (frozenset(), "")
+    assert found["Empty"].has(ann) is False
+
+
+async def test_an_empty_group_is_in_doubt_where_no_group_shows_members(world: Scim) -> None:
+    ann = world.add()
+    world.group("Empty")
+    world.group("Idle")
+    members = (await world.reader.members(["Empty"]))["Empty"]
+    assert members.has(ann) is None
+    assert "does not list who is in the group Empty" in members.doubt
+
+
+async def test_who_is_in_a_group_that_only_lists_show_as_empty_is_found(world: Scim) -> None:
+    ann, bob = world.add(), world.add()
+    world.group("VIP", [ann])
+
+    def listed_bare(path: str, body: Any) -> Any:
+        for group in body.get("Resources", []) if path.endswith("/Groups") else []:
+            group.pop("members", None)
+        return body
+
+    world.server.tamper = listed_bare
+    members = (await world.reader.members(["VIP"]))["VIP"]
+    assert [members.has(each) for each in (ann, bob)] == [True, False]
 
 
 async def test_a_member_of_which_nobody_says_what_it_is_may_be_a_group(world: Scim) -> None:

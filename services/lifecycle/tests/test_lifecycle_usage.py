@@ -95,6 +95,26 @@ async def test_activity_while_a_case_is_open_is_cancelled_before_acting(it: Worl
     assert it.org.writes == []
 
 
+async def test_who_is_excluded_by_now_is_left_alone_before_the_freeze(it: World) -> None:
+    await revoked(it, flagged(ask_scanner=True))
+    (question,) = await questions(it)
+    assert question.department == it.org.users["005A"].department
+    await answered(it, "excluded", "in the group VIP, excluded by otto: on the board")
+    case = await it.case()
+    assert (case.state, it.org.writes) == (State.SKIPPED, [])
+
+
+async def test_who_is_excluded_by_now_is_given_back_before_the_reclaim(it: World) -> None:
+    await revoked(it, flagged(ask_scanner=True))
+    await answered(it, "unused", "No exclusion covers it.")
+    assert (await it.case()).state is State.FROZEN
+    it.clock.advance(7 * DAY)
+    await it.act()
+    await answered(it, "excluded", "in the group VIP, excluded by otto: on the board")
+    assert (await it.case()).state is State.RESTORED
+    assert not it.org.users["005A"].frozen
+
+
 async def test_activity_in_grace_restores(it: World) -> None:
     await revoked(it)
     await answered(it, "unused")

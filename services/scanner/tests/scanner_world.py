@@ -148,7 +148,13 @@ def settings_for(
 
 _HASHES: dict[str, str] = {role: hash_password(f"{role}-password") for role in ("viewer", "operator", "admin")}
 
-FAST = ScannerSettings(_env_file=None, first_wait_seconds=0.01, longest_wait_seconds=0.02, lease_seconds=30)  # type: ignore[call-arg]
+FAST = ScannerSettings(
+    _env_file=None,  # type: ignore[call-arg]
+    first_wait_seconds=0.01,
+    longest_wait_seconds=0.02,
+    lease_seconds=30,
+    merge_seconds=0,
+)
 
 
 @asynccontextmanager

@@ -14,8 +14,9 @@ from reclaim.common.contracts import UserFlagged
 from reclaim.connectors.fake import FakeOrg, FakeReader
 from reclaim.connectors.ports import ConnectionProfile, Licence, SeatRecord
 from reclaim.scanner import actions, catalog_actions, catalog_store, store
+from reclaim.scanner.settings import ScannerSettings
 from reclaim.scanner.store import Rule
-from services.scanner.tests.scanner_world import NOON, SECRET, SETTINGS, TERMS, Scanner, idle, started
+from services.scanner.tests.scanner_world import FAST, NOON, SECRET, SETTINGS, TERMS, Scanner, idle, started
 
 PRODUCTS: tuple[dict[str, Any], ...] = (
     {"key": "WORD", "name": "Word", "publisher": "Acme", "processes": ["windows:winword.exe", "macos:word"]},
@@ -87,10 +88,15 @@ IDLE: Mapping[str, Mapping[str, int | None]] = {
 
 @asynccontextmanager
 async def world(
-    tmp_path: Path, clock: FixedClock, database_url: str | None = None, owned: Mapping[str, Any] = IDLE
+    tmp_path: Path,
+    clock: FixedClock,
+    database_url: str | None = None,
+    owned: Mapping[str, Any] = IDLE,
+    settings: ScannerSettings = FAST,
 ) -> AsyncIterator[Scanner]:
     """A scanner with a catalogue, connected to an org of holders with several seats."""
-    async with started(tmp_path, suite_org(clock, owned), clock, database_url=database_url) as scanner:
+    org = suite_org(clock, owned)
+    async with started(tmp_path, org, clock, database_url=database_url, scanner_settings=settings) as scanner:
         for product in PRODUCTS:
             await catalog_actions.add_product(scanner.deps, product, author="otto")
         await actions.add_connection(

@@ -136,6 +136,48 @@ async def test_a_filter_on_first_seen_reads_the_register_and_takes_a_new_seat_as
     assert seats(flagged) == [("cid", "OFFICE"), ("dan", "OFFICE")], "a suite is as new as its latest part"
 
 
+async def everybody(scanner: Scanner, rule: Rule) -> list[tuple[str, str]]:
+    """Scan a rule whose filter chooses by first sight; what the preview showed right before is what it opened."""
+    before = shown(await previewed(scanner, rule))
+    flagged = seats(await scanned(scanner, rule))
+    assert before == flagged
+    return flagged
+
+
+@pytest.mark.parametrize(
+    ("text", "again"), [("first_seen_at ge 2027-03-01", True), ("first_seen_at lt 2026-12-01", False)]
+)
+async def test_a_seat_that_came_back_is_first_seen_now_in_the_preview_as_in_the_scan(
+    office: Scanner, clock: FixedClock, text: str, again: bool
+) -> None:
+    first = await ruled(office, "VISIO", name="All", filter="product/id eq 'nothing'")
+    org = office.org
+    assert isinstance(org, SuiteOrg)
+    org.own("eve", VISIO=300)
+    org.users["eve"] = replace(org.users["ann"], id="eve", name="Eve", email="eve@acme.example")
+    await scanned(office, first)
+    gone = org.owned.pop("eve")
+    clock.advance(timedelta(days=60))
+    await scanned(office, first)
+    org.owned["eve"] = gone
+    clock.advance(timedelta(days=60))
+    rule = await ruled(office, "VISIO", name="By first sight", filter=text)
+    assert (("eve", "VISIO") in await everybody(office, rule)) is again
+
+
+async def test_a_part_that_is_new_makes_a_suite_new_in_the_preview_as_in_the_scan(
+    office: Scanner, clock: FixedClock
+) -> None:
+    first = await ruled(office, "OFFICE", name="All", filter="product/id eq 'nothing'")
+    await scanned(office, first)
+    org = office.org
+    assert isinstance(org, SuiteOrg)
+    clock.advance(timedelta(days=60))
+    org.owned["cid"] = {**org.owned["cid"], "WORD": None}
+    rule = await ruled(office, "OFFICE", name="By first sight", filter="first_seen_at ge 2027-01-01")
+    assert await everybody(office, rule) == [("cid", "OFFICE")]
+
+
 # ------------------------------------------------------------------------------------------------ exclusions
 
 

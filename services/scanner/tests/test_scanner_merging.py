@@ -25,7 +25,7 @@ from reclaim.scanner import merging as merging_module
 from reclaim.scanner.catalog import Changes, Row
 from reclaim.scanner.scan import preview
 from reclaim.scanner.store import Rule
-from services.scanner.tests.scanner_world import NOON, Scanner
+from services.scanner.tests.scanner_world import FAST, NOON, Scanner
 from services.scanner.tests.suite_world import SuiteOrg, row_of, ruled, scanned, seats, world
 
 
@@ -294,6 +294,63 @@ async def test_an_org_that_is_away_puts_the_merged_cases_off(office: Scanner) ->
     await catalog_actions.review_again(office.deps, rule.id)
     await review(office)
     assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")]
+
+
+async def test_a_merged_case_that_cannot_be_opened_holds_no_withdrawal_back(
+    office: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, cases = await merging(office)
+    await close(office, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+    org = office.org
+    assert isinstance(org, SuiteOrg)
+    del org.owned["cid"]
+    await catalog_actions.change_product(office.deps, "OFFICE", {"components": ["EXCEL", "WORD", "VISIO"]}, author="o")
+    original = merging_module._read
+
+    async def refused(*_args: Any) -> Any:
+        raise Transient("503 SERVER_UNAVAILABLE")
+
+    monkeypatch.setattr(merging_module, "_read", refused)
+    before = len(await office.said(UserFlagged))
+    assert await office.job("review") is True
+    taken = [event.case_id for event in await office.said(CaseWithdrawn) if event.kind != "merged"]
+    assert taken == [cases["cid", "OFFICE"]]
+    assert await office.job("review") is True
+    async with office.running.database.reading() as db:
+        problem = await catalog_store.review_problem(db, rule.id)
+    assert problem == "Merged cases wait to be opened: 503 SERVER_UNAVAILABLE"
+    monkeypatch.setattr(merging_module, "_read", original)
+    told = len(await office.said(CaseWithdrawn))
+    await catalog_actions.review_again(office.deps, rule.id)
+    assert await review(office) == [], "what was taken back is not taken back again"
+    assert len(await office.said(CaseWithdrawn)) == told
+    assert ("ann", "OFFICE") in seats((await office.said(UserFlagged))[before:])
+    async with office.running.database.reading() as db:
+        assert await catalog_store.review_problem(db, rule.id) is None
+
+
+async def test_an_org_is_read_once_for_all_merges_that_settle_in_a_while(
+    tmp_path: Path, clock: FixedClock, database_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = FAST.model_copy(update={"merge_seconds": 600})
+    async with world(tmp_path, clock, database_url, settings=patient) as scanner:
+        rule, cases = await merging(scanner)
+        readings = 0
+        original = merging_module._read
+
+        async def counted(*args: Any) -> Any:
+            nonlocal readings
+            readings += 1
+            return await original(*args)
+
+        monkeypatch.setattr(merging_module, "_read", counted)
+        for key in (("ann", "WORD"), ("ann", "EXCEL"), ("bob", "WORD")):
+            await close(scanner, (cases[key], "skipped"), merged=True)
+            assert await scanner.job("review") is False, "merges settle"
+        await catalog_actions.review_again(scanner.deps, rule.id)
+        await review(scanner)
+        assert readings == 1
+        assert await scanner.rows("SELECT * FROM openings") == []
 
 
 # ------------------------------------------------------------------------------------------------ looking again

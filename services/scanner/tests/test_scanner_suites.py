@@ -29,6 +29,7 @@ from reclaim.scanner.suites import (
     pooled,
     readable,
     spread,
+    unlike,
 )
 from services.scanner.tests.scanner_world import NOON, TERMS
 
@@ -194,6 +195,10 @@ def test_a_suite_that_was_another_one_has_nothing_to_compare_with() -> None:
     assert comparable(None, terms, covered) is None
     plain = Baseline(("OFFICE",), 9, 8)
     assert comparable(plain, terms, Coverage(("OFFICE",))) is plain
+    unknown = Baseline(("OFFICE",), 9, 8, suites=None)
+    assert comparable(unknown, terms, covered) is None
+    assert "did not record which suites" in (unlike(unknown, terms, covered) or "")
+    assert comparable(unknown, terms, Coverage(("OFFICE",))) is unknown, "no suite is folded now, nor was one then"
 
 
 def test_who_is_asked_about_a_part_is_not_asked_about_the_whole_and_the_other_way_round() -> None:

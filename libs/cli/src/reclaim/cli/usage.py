@@ -82,6 +82,28 @@ def usage_sources(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TA
         raise typer.Exit(NOT_ALL)
 
 
+@usage_app.command("retire")
+def usage_retire(
+    source: Annotated[str, typer.Argument(help="as `usage sources` shows it")],
+    reason: Annotated[str, typer.Option(help="why it is no more")],
+    url: UrlOption = DEFAULT_URL,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Retire a source that is no more: it vouches for nothing, and is stale no longer. Its records of use stay."""
+    with connected(url) as client:
+        result = client.post("/scanner/api/usage/sources/retire", {"source": source, "reason": reason})
+    show(output, result)
+
+
+@usage_app.command("retired")
+def usage_retired(url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
+    """List the sources that were retired and have said nothing since."""
+    with connected(url) as client:
+        result = client.get("/scanner/api/usage/sources/retired")
+    columns = {"source": "Source", "retired_at": "Retired", "retired_by": "By", "reason": "Reason"}
+    show(output, result, table=listing(result, columns))
+
+
 @usage_app.command("unmatched")
 def usage_unmatched(
     source: Annotated[str | None, typer.Option(help="of this source only")] = None,

@@ -73,8 +73,9 @@ Withdrawal = Literal["exempted", "merged", "rule_withdrawn", "profile_removed", 
 """Why the scanner takes a case of its own back: its seat was exempted, another case took it over, its rule was
 withdrawn, the connection it rested on was removed, the seat is no longer there, or a source tells that it is used."""
 
-Use = Literal["used", "unused", "unknown", "gone"]
-"""What sources say about a seat: `unknown` neither flags nor acts, and of a `gone` one nothing is left to take."""
+Use = Literal["used", "unused", "unknown", "gone", "excluded"]
+"""What the scanner says about a seat: `unknown` neither flags nor acts, of a `gone` one nothing is left to take, and
+an `excluded` one somebody wants left alone."""
 
 
 class CheaperLicence(Value, frozen=True):
@@ -118,7 +119,8 @@ class Policy(Value, frozen=True):
     frozen, and apart from them as many freed, in 24 hours, and `most_a_month` in 30 days, within what its connection
     allows; None: as many as that.
 
-    With `usage` the condition is that one, and `inactive_days` how far back use over other channels counts.
+    With `usage` the condition is that one, and `inactive_days` how far back use over other channels counts. With
+    `ask_scanner` the scanner is asked before each step, whatever the condition: an exclusion may have come to apply.
     """
 
     rule_id: str
@@ -150,6 +152,7 @@ class Policy(Value, frozen=True):
     most_a_day: int | None = None
     most_a_month: int | None = None
     usage: UsageTerms | None = None
+    ask_scanner: bool = False
 
     @property
     def unused_for(self) -> str:
@@ -217,9 +220,10 @@ class CaseWithdrawn(CaseEvent, frozen=True):
 
 
 class UsageQuestioned(CaseEvent, frozen=True):
-    """A step is about to be taken, and the case's rule rests on what sources report: is the seat still unused?
+    """A step is about to be taken, and only the scanner can say whether the seat is still unused, or excluded by now.
 
     `last_used_at` is what the connected system said at `asked_at` (None: never), if `read`; else it keeps no last use.
+    `department` is what it said then of the holder; None if it said nothing.
     """
 
     wire = "reclaim.UsageQuestioned.v1"
@@ -227,6 +231,7 @@ class UsageQuestioned(CaseEvent, frozen=True):
     asked_at: datetime
     last_used_at: datetime | None = None
     read: bool = False
+    department: str | None = None
 
 
 class UsageJudged(CaseEvent, frozen=True):

@@ -571,14 +571,15 @@ class Actions:
             if record.holder.id not in survey.frozen.value:
                 return _found("changed", "the account is not frozen any more, and it was not us who unfroze it")
         proven = None
-        if case.policy.usage is not None:
-            said = self._told(case, record.last_used_at, read=isinstance(survey.last_seen_elsewhere, Known))
-            if not isinstance(said, str):
-                return said
-            proven = said
-        elif not checks.is_unused(record, inactive_days=case.policy.inactive_days, now=now):
+        if case.policy.usage is None and not checks.is_unused(record, inactive_days=case.policy.inactive_days, now=now):
             last = record.last_used_at.isoformat() if record.last_used_at else "never"
             return _found("active", f"used since it was flagged: last sign-in {last}")
+        if case.policy.usage is not None or case.policy.ask_scanner:
+            kept = isinstance(survey.last_seen_elsewhere, Known)
+            said = self._told(case, record.last_used_at, read=kept, department=record.department)
+            if not isinstance(said, str):
+                return said
+            proven = said if case.policy.usage is not None else None
         findings = checks.evaluate(
             record,
             survey,
@@ -605,7 +606,9 @@ class Actions:
         said = self._told(case, None, read=False)
         return _found("clear", f"checked again: still unused. {said}") if isinstance(said, str) else said
 
-    def _told(self, case: Case, last_used_at: datetime | None, *, read: bool) -> Outcome | str:
+    def _told(
+        self, case: Case, last_used_at: datetime | None, *, read: bool, department: str | None = None
+    ) -> Outcome | str:
         """Return what proves that a seat is unused, by its rule's sources of use; else what becomes of the step.
 
         `read`: the connected system was just asked for the last use, and keeps it.
@@ -614,12 +617,18 @@ class Actions:
         told = case.told
         later = told is not None and last_used_at is not None and last_used_at > told.asked_at
         if told is None or later or abs(now - told.asked_at) > CHECK_HOLDS:
-            return Asked(UsageQuestioned(case_id=case.id, asked_at=now, last_used_at=last_used_at, read=read))
+            return Asked(
+                UsageQuestioned(
+                    case_id=case.id, asked_at=now, last_used_at=last_used_at, read=read, department=department
+                )
+            )
         match told.use:
             case "unused":
                 return told.reason
             case "used":
                 return _found("active", f"used since it was flagged: {told.reason}")
+            case "excluded":
+                return _found("exempt", f"excluded since it was flagged: {told.reason}")
             case "gone":
                 return _found("gone", f"the seat is not there any more: {told.reason}")
             case "unknown":

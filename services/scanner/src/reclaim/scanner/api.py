@@ -340,6 +340,9 @@ class RunOut(_Out):
     skipped_by_check: dict[str, int] = Field(validation_alias="left_alone")
     missing: dict[str, str] = Field(description="Readings that failed, and why; nobody was flagged without them")
     stale: list[str] = Field(description="Sources of use that have fallen silent, each with what to do")
+    uncompared: str | None = Field(
+        description="Why the population was compared with that of no earlier scan; null if it was"
+    )
     reason: str | None
     remedy: str | None
     acceptable: bool = Field(description="Whether scanning again with accept_population can help")

@@ -2,7 +2,7 @@
 
 The connection is read as a scan reads it, with the same refusals to believe what cannot be everybody. A case whose seat
 is in use, is gone, or is no longer the rule's is taken back, and the lifecycle undoes what was done for it. Nothing is
-opened but what merged cases wait for.
+opened but what merged cases wait for, and that by itself: what has to be taken back waits for no opening.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def jobs(deps: Deps) -> tuple[Job, ...]:
 
 
 async def review(deps: Deps) -> bool:
-    """Look again at the open cases of one rule whose products changed; return whether there was one."""
+    """Look again at the open cases of one rule whose products changed, or open its merged ones; tell whether any."""
     async with deps.database.reading() as db:
         if not await catalog_store.anything_to_review(db):
             return False
@@ -52,7 +52,7 @@ async def review(deps: Deps) -> bool:
     if claimed is None:
         return False
     try:
-        await _review(deps, claimed)
+        await (_open(deps, claimed) if claimed.openings else _review(deps, claimed))
     except (Transient, Permanent) as error:
         await _put_off(deps, claimed, error)
     except Exception as error:
@@ -69,16 +69,25 @@ async def _put_off(deps: Deps, claimed: Review, error: Exception) -> None:
         wait = backoff(claimed.attempt, first=deps.settings.first_wait_seconds, most=deps.settings.longest_wait_seconds)
     known = isinstance(error, Transient | Permanent)
     problem = str(error) if known else f"An error on our side: {type(error).__name__}."
+    if claimed.openings:
+        problem = f"Merged cases wait to be opened: {problem}"
     log.warning("the open cases of rule %s were not looked at again: %s", claimed.rule_id, problem)
     async with deps.database.unit() as unit:
         await catalog_store.review_later(unit.db, claimed, wait, problem)
 
 
-async def _review(deps: Deps, claimed: Review) -> None:
+async def _open(deps: Deps, claimed: Review) -> None:
+    """Open the merged cases that a rule's openings ask for; what waits for other cases to end is asked for then."""
     async with deps.database.reading() as db:
         rule = await store.rule(db, claimed.rule_id)
     await open_merged(deps, rule)
+    async with deps.database.unit() as unit:
+        await catalog_store.end_review(unit.db, claimed)
+
+
+async def _review(deps: Deps, claimed: Review) -> None:
     async with deps.database.reading() as db:
+        rule = await store.rule(db, claimed.rule_id)
         connection = await store.connection(db, rule.connection_id)
         covered = await catalog_store.covered(db, rule.terms.products, rule.id)
         baseline = await store.baseline(db, rule.id, connection.id)

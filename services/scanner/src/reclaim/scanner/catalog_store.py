@@ -96,6 +96,9 @@ OPENINGS = sa.Table(
 )
 """Suites of holders whose cases were withdrawn to become one, which a review opens if a scan would."""
 
+MERGED: Final = ""
+"""Stands among the products to look at again for the openings of a rule, which are looked at by themselves."""
+
 REVIEWS = sa.Table(
     "reviews",
     metadata,
@@ -512,12 +515,17 @@ async def holders_of(db: AsyncConnection, case_ids: Collection[str]) -> set[str]
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A rule whose open cases about some products are to be looked at again, claimed by a lease."""
+    """A rule whose open cases about some products, or whose openings, are to be looked at again, claimed by a lease."""
 
     rule_id: str
     products: frozenset[str]
     attempt: int
     lease: str
+
+    @property
+    def openings(self) -> bool:
+        """Whether it is about the openings; else about open cases, and never about both."""
+        return MERGED in self.products
 
 
 async def ask_review(db: AsyncConnection, rule_id: str, products: Collection[str], now: datetime) -> None:
@@ -528,6 +536,25 @@ async def ask_review(db: AsyncConnection, rule_id: str, products: Collection[str
     await db.execute(statement, [{"rule_id": rule_id, "product": product, **values} for product in sorted(products)])
 
 
+async def ask_to_open(db: AsyncConnection, rule_ids: Collection[str], now: datetime, *, seconds: float) -> None:
+    """Have the openings of some rules looked at, so many seconds from now: the cases of a merge end one by one.
+
+    What waits already keeps its time, be it that or the one after a failure: a connection is not read for each case
+    that ends. Openings that were given up, or are being looked at, are looked at once more.
+    """
+    insert = postgresql.insert(REVIEWS) if db.dialect.name == "postgresql" else sqlite.insert(REVIEWS)
+    look_at = wall_milliseconds() + int(seconds * 1000)
+    values = {"asked_at": now, "attempts": 0, "problem": None, "lease": None, "look_at": look_at}
+    statement = insert.on_conflict_do_update(
+        index_elements=["rule_id", "product"],
+        set_=values,
+        where=sa.or_(REVIEWS.c.lease.is_not(None), REVIEWS.c.look_at.is_(None)),
+    )
+    rows = [{"rule_id": rule_id, "product": MERGED, **values} for rule_id in sorted(rule_ids)]
+    if rows:
+        await db.execute(statement, rows)
+
+
 async def anything_to_review(db: AsyncConnection) -> bool:
     """Tell whether a review waits that is due."""
     due = sa.select(REVIEWS.c.rule_id).where(REVIEWS.c.look_at <= wall_milliseconds()).limit(1)
@@ -535,12 +562,15 @@ async def anything_to_review(db: AsyncConnection) -> bool:
 
 
 async def claim_review(db: AsyncConnection, *, lease_seconds: float) -> Review | None:
-    """Take what is to be looked at again of the rule that waits longest, or whose reviewing process died."""
+    """Take what is to be looked at again of the rule that waits longest, or whose reviewing process died.
+
+    Cases that may have to be taken back come before cases to open.
+    """
     first = (
         await db.execute(
-            sa.select(REVIEWS.c.rule_id)
+            sa.select(REVIEWS.c.rule_id, REVIEWS.c.product)
             .where(REVIEWS.c.look_at <= wall_milliseconds())
-            .order_by(REVIEWS.c.look_at)
+            .order_by(REVIEWS.c.product == MERGED, REVIEWS.c.look_at)
             .limit(1)
             .with_for_update(skip_locked=True)
         )
@@ -548,9 +578,10 @@ async def claim_review(db: AsyncConnection, *, lease_seconds: float) -> Review |
     if first is None:
         return None
     lease, now = new_id(), wall_milliseconds()
+    alike = REVIEWS.c.product == MERGED if first.product == MERGED else REVIEWS.c.product != MERGED
     claimed = await db.execute(
         sa.update(REVIEWS)
-        .where(REVIEWS.c.rule_id == first.rule_id, REVIEWS.c.look_at <= now)
+        .where(REVIEWS.c.rule_id == first.rule_id, REVIEWS.c.look_at <= now, alike)
         .values(attempts=REVIEWS.c.attempts + 1, lease=lease, look_at=now + int(lease_seconds * 1000))
         .returning(REVIEWS.c.product, REVIEWS.c.attempts)
     )
@@ -581,6 +612,10 @@ async def review_now(db: AsyncConnection, rule_id: str) -> None:
 
 
 async def review_problem(db: AsyncConnection, rule_id: str) -> str | None:
-    """Return why a rule's open cases could not be looked at again yet; None if nothing is wrong."""
-    query = sa.select(REVIEWS.c.problem).where(REVIEWS.c.rule_id == rule_id, REVIEWS.c.problem.is_not(None)).limit(1)
-    return (await db.execute(query)).scalar_one_or_none()
+    """Return why a rule's open cases could not be looked at again yet, or opened; None if nothing is wrong."""
+    query = (
+        sa.select(REVIEWS.c.problem)
+        .where(REVIEWS.c.rule_id == rule_id, REVIEWS.c.problem.is_not(None))
+        .order_by(REVIEWS.c.product == MERGED, REVIEWS.c.product)
+    )
+    return " ".join(dict.fromkeys((await db.execute(query)).scalars())) or None

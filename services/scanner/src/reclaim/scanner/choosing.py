@@ -22,7 +22,7 @@ from reclaim.scanner.filters import Kind, Superiors, combined, compile_memory, p
 from reclaim.scanner.filters.fields import FIRST_SEEN
 from reclaim.scanner.filters.tree import names
 from reclaim.scanner.groups import must_be_told
-from reclaim.scanner.known_seats import Holders, Reporting
+from reclaim.scanner.known_seats import Holders, Reporting, Unwritten
 from reclaim.scanner.store import Connection
 
 EVERYTHING: Final = Coverage(())
@@ -55,11 +55,13 @@ async def chooser(
     covered: Coverage = EVERYTHING,
     groups: Mapping[str, Members] | None = None,
     reading: Reporting | None = None,
+    unwritten: Unwritten | None = None,
 ) -> Chooses | None:
     """Return what answers the filters of a rule and of its products for seats of these holders; None if there is none.
 
     Seats are those of `covered`: of a suite and its components one, the suite's. `groups` are the members of those that
-    the filters name, `reading` who works for whom by the reading that the seats are from. Reporting lines and when a
+    the filters name, `reading` who works for whom by the reading that the seats are from, and `unwritten` what of it is
+    not in the register. Reporting lines and when a
     seat was first seen are looked up only for a filter that asks about them.
     """
     own = parse(terms.filter, terms.applies_to) if terms.filter else None
@@ -71,9 +73,9 @@ async def chooser(
     if any(map(known_seats.asks_about_superiors, asked)):
         above = await known_seats.superiors(db, connection_id, holders, reading)
     known = Holders(groups or {}, above)
-    seen: Mapping[tuple[str, str], datetime] = {}
+    seen: Mapping[tuple[str, str, str], datetime] = {}
     if any(FIRST_SEEN in names(tree) for tree in asked):
-        seen = await _first_seen(db, connection_id, holders, covered)
+        seen = await _first_seen(db, connection_id, holders, covered, unwritten)
     otherwise = None if own is None else compile_memory(own, now)
     answers = {product: compile_memory(tree, now) for product, tree in trees.items() if tree is not None}
 
@@ -83,23 +85,26 @@ async def chooser(
             return True
         row = known_seats.of_record(seat, price_of(prices, seat.product, seat.product_name))
         # What was never read before is seen now for the first time.
-        first = seen.get((seat.holder.id, seat.product), now)
+        first = seen.get((seat.holder.id, seat.product, seat.device), now)
         return answer(known_seats.filter_row(replace(row, first_seen_at=first), known))
 
     return chooses
 
 
 async def _first_seen(
-    db: AsyncConnection, connection_id: str, holders: Collection[str], covered: Coverage
-) -> dict[tuple[str, str], datetime]:
-    """Return since when each holder's seats are known, by holder and product; a suite's as that of its latest part."""
-    found = {
-        (holder, product): since.at
-        for (product, holder, _device), since in (await known_seats.first_seen(db, connection_id, holders)).items()
-    }
+    db: AsyncConnection,
+    connection_id: str,
+    holders: Collection[str],
+    covered: Coverage,
+    unwritten: Unwritten | None,
+) -> dict[tuple[str, str, str], datetime]:
+    """Return since when each seat is known, by holder, product and device; a suite's as that of its latest part."""
+    known = await known_seats.first_seen(db, connection_id, holders, unwritten)
+    found = {(holder, product, device): since.at for (product, holder, device), since in known.items()}
+    where = {(holder, device) for holder, _product, device in found}
     for suite in covered.suites:
-        for holder in holders:
-            parts = [found[holder, part] for part in suite.products if (holder, part) in found]
+        for holder, device in where:
+            parts = [found[key] for part in suite.products if (key := (holder, part, device)) in found]
             if parts:
-                found[holder, suite.product] = max(parts)
+                found[holder, suite.product, device] = max(parts)
     return found

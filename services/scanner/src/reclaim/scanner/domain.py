@@ -443,7 +443,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return Person(id="", name=self.fallback_name or self.fallback_approver, email=self.fallback_approver)
 
-    def policy(self, rule_id: str, version: int, *, dry_run: bool, prices: Mapping[str, Money]) -> Policy:
+    def policy(
+        self, rule_id: str, version: int, *, dry_run: bool, prices: Mapping[str, Money], ask_scanner: bool = False
+    ) -> Policy:
         """Return the snapshot that a case is opened with."""
         cheaper = CheaperLicence(
             product=self.downgrade_product,
@@ -481,6 +483,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             most_a_day=self.most_a_day,
             most_a_month=self.most_a_month,
             usage=UsageTerms(words=self.words) if self.by_usage else None,
+            ask_scanner=ask_scanner,
         )
 
 
@@ -1000,6 +1003,11 @@ class Exclusions:
                     related.setdefault((_ON_DEVICES, folded(name)), exclusion.evidence)
         self._by_key = {**related, **self._by_key}
 
+    @property
+    def may_come_to_apply(self) -> bool:
+        """Whether somebody can come under one by what the connected system says of them: a group, or a department."""
+        return bool(self._groups) or any(kind == "department" for kind, _value in self._by_key)
+
     def evidence(self, seat: SeatRecord | Seat) -> str | None:
         """Return why a seat is left alone; None if no exclusion covers it."""
         if not self._by_key and not self._groups:
@@ -1404,7 +1412,8 @@ class Baseline:
     """The last good scan of a rule: its products, how many seats the licences announced and how many were read.
 
     `reclaimed` and `reactivated` are the seats that we ourselves took and gave back since then, `suites` those whose
-    seats were counted as one. `highest` is the scan with most seats of those that can be compared with it.
+    seats were counted as one (None: that was not recorded yet). `highest` is the scan with most seats of those that can
+    be compared with it.
     """
 
     products: tuple[str, ...]
@@ -1412,7 +1421,7 @@ class Baseline:
     seen: int
     reclaimed: int = 0
     reactivated: int = 0
-    suites: tuple[str, ...] = ()
+    suites: tuple[str, ...] | None = ()
     highest: Highest | None = None
 
 

@@ -29,7 +29,7 @@ from reclaim.scanner.domain import (
 )
 from reclaim.scanner.installed_seats import InstalledSeats
 from reclaim.scanner.judging import Judge, tells_use
-from reclaim.scanner.known_seats import Reporting
+from reclaim.scanner.known_seats import Reporting, Unwritten
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import Connection, Rule
 from reclaim.scanner.suites import fold, readable, spread
@@ -90,8 +90,9 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
         licences = await reader.licences()
         survey = await reader.survey([holder], since=now - timedelta(days=longest))
         members = await groups.read(reader, wanted)
-    reading = Reporting()
+    reading, unwritten = Reporting(), Unwritten(now)
     reading.add(seats)
+    unwritten.add(seats)
     verdicts = []
     async with deps.database.reading() as db:
         prices = await store.prices(db, connection_id)
@@ -111,11 +112,20 @@ async def explain(deps: Deps, connection_id: str, holder: str) -> Explained:
                 covered=covered,
                 groups=members,
                 reading=reading,
+                unwritten=unwritten,
             )
             held = spread(held, await catalog_store.relations(db, covered.products))
             whole = fold(seats, covered.suites)
             meant = [one for one in whole if one.product in rule.terms.products] or whole[:1]
-            judging = Judge(rule.terms, covered, connection_id, now, tells_use(survey), readable(covered, licences))
+            judging = Judge(
+                rule.terms,
+                covered,
+                connection_id,
+                now,
+                tells_use(survey),
+                readable(covered, licences),
+                unwritten=unwritten,
+            )
             for one, told in zip(meant, await judging.seats(db, meant), strict=True):
                 verdicts.append(
                     judge(

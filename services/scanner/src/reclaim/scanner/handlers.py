@@ -10,17 +10,17 @@ from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import NotYet
 from reclaim.common.inbox import Subscriptions
-from reclaim.scanner import merging, store, usage_cases
+from reclaim.scanner import merging, questions, store
 from reclaim.scanner.ports import Deps
 
 
-async def on_case_closed(_deps: Deps, unit: Unit, events: Sequence[Received[CaseClosed]]) -> None:
+async def on_case_closed(deps: Deps, unit: Unit, events: Sequence[Received[CaseClosed]]) -> None:
     """Close the candidates; a decision to keep starts the cooldown, and for merged cases the suite gets one."""
     closed = [store.Closed(event.data.case_id, event.data.outcome, event.data.closed_at) for event in events]
     known = await store.close_cases(unit.db, closed)
     if unknown := sorted({case.case_id for case in closed} - known):
         raise NotYet(f"no seat was flagged here under case {', '.join(unknown[:3])}")
-    await merging.settle(unit, [event.data for event in events])
+    await merging.settle(unit, [event.data for event in events], seconds=deps.settings.merge_seconds)
 
 
 async def on_seat_reactivated(_deps: Deps, unit: Unit, events: Sequence[Received[SeatReactivated]]) -> None:
@@ -44,5 +44,5 @@ async def on_seat_reactivated(_deps: Deps, unit: Unit, events: Sequence[Received
 SUBSCRIPTIONS: Final[Subscriptions[Deps]] = {
     CaseClosed: on_case_closed,
     SeatReactivated: on_seat_reactivated,
-    UsageQuestioned: usage_cases.answer,
+    UsageQuestioned: questions.hear,
 }

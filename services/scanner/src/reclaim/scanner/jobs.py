@@ -27,6 +27,7 @@ from reclaim.scanner import (
     import_jobs,
     known_seats,
     leases,
+    questions,
     store,
     sync_jobs,
     usage_cases,
@@ -36,7 +37,7 @@ from reclaim.scanner.opening import must_be_active, open_cases
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Scan
 from reclaim.scanner.store import Claim, LeaseLost, Rule
-from reclaim.scanner.suites import comparable, suite_keys
+from reclaim.scanner.suites import comparable, suite_keys, unlike
 from reclaim.scanner.usage_store import COUNT_UNMATCHED
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ SCAN: Final = "scan"
 
 OWN_CHECK: Final = "already_frozen"
 """The check under which seats are counted that our own records hold back."""
+
+ACCEPTED: Final = "Whoever started the scan accepted the population as it is."
+"""Why the population of such a scan is compared with no other."""
 
 EXCLUDED: Final = "exempt"
 """The check under which seats are counted that a person excluded."""
@@ -57,6 +61,7 @@ def jobs(deps: Deps) -> tuple[Job, ...]:
         Job("schedule", partial(schedule, deps), every=5.0),
         *catalog_jobs.jobs(deps),
         *usage_cases.jobs(deps),
+        *questions.jobs(deps),
         *sync_jobs.jobs(deps),
         *import_jobs.jobs(deps),
     )
@@ -126,13 +131,16 @@ async def _attempt(deps: Deps, claim: Claim) -> None:
         connection = await store.connection(unit.db, rule.connection_id)
         prices = await store.prices(unit.db, connection.id)
         baseline = None if run.accept_population else await store.baseline(unit.db, rule.id, connection.id)
+    uncompared = ACCEPTED if run.accept_population else unlike(baseline, rule.terms, covered)
     baseline = comparable(baseline, rule.terms, covered)
     reading = Scan(rule.terms, connection.id, prices, baseline, deps.clock.now(), covered, related, run.id)
     log.info("scan %s of rule %s begins, attempt %d", run.id, rule.terms.name, claim.attempt)
     async with deps.reader(connection) as reader:
         survey = await reading.begin(reader, deps.database)
         async with deps.database.unit() as unit:
+            await store.update_run(unit.db, claim, {"uncompared": uncompared})
             await _note(deps, unit, claim, reading.tally)
+            await questions.take_back_joined(unit, connection.id, reading.groups)
         async with aclosing(reading.pages(reader, survey, deps.database)) as pages:
             async for page in pages:
                 async with deps.database.unit() as unit:

@@ -18,7 +18,7 @@ from reclaim.connectors.ports import Known, SeatRecord, Survey
 from reclaim.scanner import known_seats, profile_store
 from reclaim.scanner.catalog import Coverage
 from reclaim.scanner.domain import Terms
-from reclaim.scanner.known_seats import Since
+from reclaim.scanner.known_seats import Since, Unwritten
 from reclaim.scanner.usage import Channel, Plan, Report, Verdict, live_report
 from reclaim.scanner.usage_store import UsageSeat, judge_seats, make_plan, witnessed
 
@@ -38,7 +38,8 @@ class Judge:
     """Judges seats by one version of a rule, as of `now`.
 
     `told` is whether the connected system was asked for last uses and keeps them, `listed` the products whose seats it
-    lists: of others it sees no use. Each product is planned for once, so that all of its seats are judged alike.
+    lists: of others it sees no use. Each product is planned for once, so that all of its seats are judged alike. What
+    was read and is not in the register is in `unwritten`.
     """
 
     terms: Terms
@@ -48,6 +49,7 @@ class Judge:
     told: bool
     listed: Collection[str]
     plans: dict[str, Plan] = field(default_factory=dict)
+    unwritten: Unwritten | None = None
 
     async def plan(self, db: AsyncConnection, product: str) -> Plan:
         """Return by what the seats of a product are judged."""
@@ -113,7 +115,8 @@ class Judge:
         """
         if not self.terms.by_usage or all(seat.assigned_at is not None for seat in page):
             return {}
-        known = await known_seats.first_seen(db, self.connection_id, {seat.holder.id for seat in page})
+        holders = {seat.holder.id for seat in page}
+        known = await known_seats.first_seen(db, self.connection_id, holders, self.unwritten)
         found = {}
         for at, seat in enumerate(page):
             parts = (seat.product, *self.covered.tree.get(seat.product, ()))

@@ -48,8 +48,11 @@ async def begin(unit: Unit, rule: Rule, suites: Sequence[Suite], *, actor: str) 
         withdraw(unit, [(case_id, reason) for case_id in merge.withdrawn], kind="merged", actor=actor)
 
 
-async def settle(unit: Unit, closed: Sequence[CaseClosed]) -> None:
-    """Ask for the suites' cases where one was withdrawn to be merged; whatever ended otherwise is left out."""
+async def settle(unit: Unit, closed: Sequence[CaseClosed], *, seconds: float) -> None:
+    """Ask for the suites' cases where one was withdrawn to be merged; whatever ended otherwise is left out.
+
+    They are looked at so many seconds from now, all that are asked for until then at once.
+    """
     ended = {case.case_id: case for case in closed}
     ready, others = [], set(ended)
     for merge in await catalog_store.pending(unit.db, ended):
@@ -61,10 +64,7 @@ async def settle(unit: Unit, closed: Sequence[CaseClosed]) -> None:
     await catalog_store.ask_openings(unit.db, await _openings(unit, [merge for merge in ready if merge.into is None]))
     # What waits until other cases of a holder have ended is looked at when one has.
     waiting = await catalog_store.openings(unit.db, holders=await catalog_store.holders_of(unit.db, ended))
-    for rule_id in sorted({one.rule_id for one in waiting}):
-        suites = {one.suite for one in waiting if one.rule_id == rule_id}
-        await catalog_store.ask_review(unit.db, rule_id, suites, unit.now)
-        unit.wake(REVIEW)
+    await catalog_store.ask_to_open(unit.db, {one.rule_id for one in waiting}, unit.now, seconds=seconds)
 
 
 async def _openings(unit: Unit, merges: Sequence[Pending]) -> list[Opening]:

@@ -39,11 +39,22 @@ async def open_cases(
     must_be_unchanged(rule, await store.rule(unit.db, rule.id))
     exclusions = await exclusion_store.on(unit.db, rule.connection_id, unit.now, reading.groups)
     wanted = [seat for seat in found if exclusions.evidence(seat.seat) is None]
-    opened = await _open(unit, rule, reading, wanted, run_id=run_id, dry_run=dry_run)
+    opened = await _open(
+        unit, rule, reading, wanted, run_id=run_id, dry_run=dry_run, ask_scanner=exclusions.may_come_to_apply
+    )
     return Opened(opened, len(found) - len(wanted))
 
 
-async def _open(unit: Unit, rule: Rule, reading: Scan, found: Sequence[Found], *, run_id: str, dry_run: bool) -> int:
+async def _open(
+    unit: Unit,
+    rule: Rule,
+    reading: Scan,
+    found: Sequence[Found],
+    *,
+    run_id: str,
+    dry_run: bool,
+    ask_scanner: bool,
+) -> int:
     await catalog_store.lock_seats(unit.db, rule.connection_id)
     held = await store.held(
         unit.db,
@@ -56,7 +67,7 @@ async def _open(unit: Unit, rule: Rule, reading: Scan, found: Sequence[Found], *
     held = spread(held, reading.related)
     free = {new_id(): seat for seat in found if seat.key not in held.back and seat.key not in held.flagged}
     opened = await store.open_candidates(unit.db, run_id, free, rule=rule, dry_run=dry_run, now=unit.now)
-    policy = rule.terms.policy(rule.id, rule.version, dry_run=dry_run, prices=reading.prices)
+    policy = rule.terms.policy(rule.id, rule.version, dry_run=dry_run, prices=reading.prices, ask_scanner=ask_scanner)
     unit.emit(
         *(
             UserFlagged(

@@ -34,7 +34,7 @@ from reclaim.scanner.domain import (
 )
 from reclaim.scanner.filters import Condition
 from reclaim.scanner.judging import Judge, tells_use
-from reclaim.scanner.known_seats import Reporting
+from reclaim.scanner.known_seats import Reporting, Unwritten
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.spool import Spool
 from reclaim.scanner.store import Connection
@@ -68,6 +68,10 @@ class Scan:
     tally: Tally = field(default_factory=Tally)
     products: list[str] = field(default_factory=list)
     groups: dict[str, Members] = field(default_factory=dict)
+    unwritten: Unwritten | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unwritten = Unwritten(self.now) if self.run_id is None else None
 
     async def begin(self, reader: SeatReader, database: Database) -> Survey:
         """Compare the org with the last good scan, and read what the filters and the safety checks need.
@@ -104,7 +108,15 @@ class Scan:
             Stopped: what was read cannot be everybody.
             Transient, Permanent: as `begin`.
         """
-        judge = Judge(self.terms, self.covered, self.connection_id, self.now, tells_use(survey), self.products)
+        judge = Judge(
+            self.terms,
+            self.covered,
+            self.connection_id,
+            self.now,
+            tells_use(survey),
+            self.products,
+            unwritten=self.unwritten,
+        )
         reading = Reporting() if any(map(known_seats.asks_about_superiors, self._filters)) else None
         try:
             async with Spool() as later:
@@ -162,6 +174,7 @@ class Scan:
                 covered=self.covered,
                 groups=self.groups,
                 reading=reading,
+                unwritten=self.unwritten,
             )
             told = await judge.seats(db, page)
         assessed = assess(
@@ -186,7 +199,9 @@ class Scan:
     ) -> AsyncIterator[Sequence[SeatRecord]]:
         """Yield pages as the org lists them; a scan takes note of each before anybody judges it."""
         async for page in pages:
-            if self.run_id is not None:
+            if self.unwritten is not None:
+                self.unwritten.add(page if self.only is None else [one for one in page if one.holder.id in self.only])
+            else:
                 known = [
                     known_seats.of_record(seat, price_of(self.prices, seat.product, seat.product_name)) for seat in page
                 ]

@@ -102,8 +102,8 @@ RUNS = sa.Table(
     sa.Column("started_at", UtcDateTime),
     sa.Column("ended_at", UtcDateTime),
     sa.Column("products", Json, nullable=False),
-    # Which of them were suites whose seats were counted as one.
-    sa.Column("suites", Json, nullable=False, server_default="[]"),
+    # Which of them were suites whose seats were counted as one; null before a release that recorded it.
+    sa.Column("suites", Json),
     sa.Column("expected", sa.Integer, nullable=False),
     sa.Column("pages", sa.Integer, nullable=False),
     sa.Column("seen", sa.Integer, nullable=False),
@@ -113,6 +113,8 @@ RUNS = sa.Table(
     sa.Column("missing", Json, nullable=False),
     # What to tell a person about each source of use that has fallen silent.
     sa.Column("stale", Json, nullable=False, server_default="[]"),
+    # Why the population was compared with that of no earlier scan; null if it was.
+    sa.Column("uncompared", sa.Text),
     sa.Column("reason", sa.Text),
     sa.Column("remedy", sa.Text),
     sa.Column("acceptable", sa.Boolean, nullable=False),
@@ -546,6 +548,7 @@ class Run:
     left_alone: Mapping[str, int]
     missing: Mapping[str, str]
     stale: Sequence[str]
+    uncompared: str | None
     reason: str | None
     remedy: str | None
     acceptable: bool
@@ -615,6 +618,7 @@ def _run(row: Any) -> Run:
         left_alone=row.left_alone,
         missing=row.missing,
         stale=row.stale,
+        uncompared=row.uncompared,
         reason=row.reason,
         remedy=row.remedy,
         acceptable=row.acceptable,
@@ -755,6 +759,7 @@ async def claim_run(db: AsyncConnection, *, lease_seconds: float, now: datetime)
             left_alone={},
             missing={},
             stale=[],
+            uncompared=None,
             reason=None,
             remedy=None,
             acceptable=False,
@@ -837,7 +842,8 @@ async def baseline(db: AsyncConnection, rule_id: str, connection_id: str) -> Bas
         .order_by(*_NEWEST)
     )
     for row in earlier:
-        if (row.products, row.suites) != (last.products, last.suites):
+        # One that recorded no suites counted none as one, as far as that is known.
+        if (row.products, row.suites or []) != (last.products, last.suites or []):
             break
         if row.seen > highest.seen:
             highest = row
@@ -859,7 +865,7 @@ async def baseline(db: AsyncConnection, rule_id: str, connection_id: str) -> Bas
         last.seen,
         await _reclaimed(db, connection_id, products, last.started_at),
         reactivated.scalar_one(),
-        suites=tuple(last.suites),
+        suites=None if last.suites is None else tuple(last.suites),
         highest=Highest(
             highest.expected,
             highest.seen,

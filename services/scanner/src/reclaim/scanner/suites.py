@@ -180,14 +180,29 @@ def readable(covered: Coverage, licences: Sequence[Licence]) -> list[str]:
 
 
 def comparable(baseline: Baseline | None, terms: Terms, covered: Coverage) -> Baseline | None:
-    """Return a baseline as the rule's own products can be compared with it; None if a suite was another one then."""
-    if baseline is None or baseline.suites != suite_keys(covered):
+    """Return a baseline as the rule's own products can be compared with it; None where they cannot, see `unlike`."""
+    if unlike(baseline, terms, covered) is not None:
         return None
-    if not covered.suites:
+    if baseline is None or not covered.suites:
         return baseline
-    if baseline.products != covered.products:
-        return None
     return dataclasses.replace(baseline, products=terms.products)
+
+
+def unlike(baseline: Baseline | None, terms: Terms, covered: Coverage) -> str | None:
+    """Return why what a rule covers now cannot be compared with its last good scan; None if it can.
+
+    A scan that did not record which suites it counted as one counted none, or nobody knows which.
+    """
+    if baseline is None:
+        return "There is no good scan of this rule before it."
+    keys = suite_keys(covered)
+    if baseline.suites is None and keys:
+        return "The last good scan was made by a release that did not record which suites it counted as one."
+    if (baseline.suites or ()) != keys:
+        return "The last good scan counted other suites as one."
+    if baseline.products != (covered.products if keys else terms.products):
+        return "The last good scan was of other products."
+    return None
 
 
 def suite_keys(covered: Coverage) -> tuple[str, ...]:

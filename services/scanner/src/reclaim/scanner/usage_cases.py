@@ -1,4 +1,4 @@
-"""Open cases and what sources of use say since: the answer before a step is taken, and cases taken back for new use.
+"""Open cases and what sources of use say since: what is answered before a step, and cases taken back for new use.
 
 A case is judged by the version of the rule that it was opened under, from the register and the records: nobody outside
 is asked, so a page of cases takes a number of statements that does not depend on their number.
@@ -18,10 +18,8 @@ import sqlalchemy as sa
 from opentelemetry import metrics
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from reclaim.common.contracts import UsageJudged, UsageQuestioned, Use
-from reclaim.common.db import Unit, among
-from reclaim.common.envelope import Received
-from reclaim.common.errors import NotYet
+from reclaim.common.contracts import UsageQuestioned, Use
+from reclaim.common.db import among
 from reclaim.common.service import MEASURED_EVERY, Job
 from reclaim.scanner import catalog_store, import_store, known_seats, usage_store
 from reclaim.scanner.catalog import Coverage
@@ -104,25 +102,13 @@ async def take_back_used(deps: Deps) -> bool:
     return True
 
 
-async def answer(_deps: Deps, unit: Unit, events: Sequence[Received[UsageQuestioned]]) -> None:
-    """Answer the lifecycle, which is about to take a step: is each seat still unused by its case's condition?"""
-    asked = {received.data.case_id: received.data for received in events}
-    cases = await _cases(unit.db, among(CANDIDATES.c.id, asked))
-    if unknown := sorted(asked.keys() - {case.case_id for case in cases}):
-        raise NotYet(f"no seat was flagged here under case {', '.join(unknown[:3])}")
-    judged = await judge_cases(unit.db, cases, unit.now, asked)
-    unit.emit(
-        *(
-            UsageJudged(
-                case_id=case_id,
-                use=said.use,
-                reason=said.reason,
-                asked_at=asked[case_id].asked_at,
-                judged_at=unit.now,
-            )
-            for case_id, said in sorted(judged.items())
-        )
-    )
+async def judge_asked(db: AsyncConnection, asked: Mapping[str, UsageQuestioned], now: datetime) -> dict[str, Judged]:
+    """Return whether the seat of each case is still unused by its case's condition.
+
+    Where that rests on what the connected system says of the account alone, whoever asks has just judged it by that.
+    """
+    cases = await _cases(db, among(CANDIDATES.c.id, asked))
+    return await judge_cases(db, cases, now, asked)
 
 
 async def measure(deps: Deps) -> bool:
@@ -161,6 +147,9 @@ async def judge_cases(
             )
         )
         terms = msgspec.convert(stored.scalar_one(), Terms)
+        if asked is not None and not terms.by_usage:
+            found |= {case.case_id: Judged("unused", "No exclusion covers it.") for case in own}
+            continue
         covered = await catalog_store.covered(db, terms.products, rule_id)
         found |= await _judged_by(db, terms, covered, own, now, asked or {})
     return found

@@ -140,8 +140,35 @@ def in_chunks(query: Query, field: str, ids: Sequence[str], *, most: int = MAX_I
         if not is_id(each):
             raise ValueError(f"{each!r} is not a Salesforce id")
     one = "0" * 18
-    first = len(quote_plus(str(query.where(among(field, [one])))))
-    each_more = len(quote_plus(str(query.where(among(field, [one, one]))))) - first
+    first = _length(query.where(among(field, [one])))
+    each_more = _length(query.where(among(field, [one, one]))) - first
     size = max(1, min(most, (MAX_QUERY_BYTES - first) // each_more))
     for start in range(0, len(ids), size):
         yield query.where(among(field, ids[start : start + size]))
+
+
+def in_chunks_of_texts(query: Query, field: str, texts: Sequence[str]) -> Iterator[Query]:
+    """Yield the query for the records whose field is one of the texts, as often as it takes to keep each URL short.
+
+    Texts differ in length, so each counts with its own; one that is too long by itself still gets a query.
+
+    Raises:
+        ValueError: one of the texts is none that SOQL can write.
+    """
+    bare = _length(query.where(among(field, [""])))
+    chunk: list[str] = []
+    length = bare
+    for text in texts:
+        more = len(quote_plus(f",{literal(text)}"))
+        if chunk and length + more > MAX_QUERY_BYTES:
+            yield query.where(among(field, chunk))
+            chunk, length = [], bare
+        chunk.append(text)
+        length += more
+    if chunk:
+        yield query.where(among(field, chunk))
+
+
+def _length(query: Query) -> int:
+    """Return how many bytes of a URL a query takes."""
+    return len(quote_plus(str(query)))

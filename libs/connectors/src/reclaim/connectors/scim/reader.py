@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -39,6 +40,9 @@ NO_FREEZE: Final = (
     "seats by a task for a person; or set freeze_by_deactivation to true, if switching off does no harm here."
 )
 _FREEZES: Final = "by switching the account off, stated to do no harm; its seat is free from then on"
+PAGES_OF_GROUPS: Final = 5
+"""Pages of a service's groups that are looked through for one that shows its members."""
+
 _UNSEEN: Final = (
     "SCIM does not show such work. If the application has none, or it may be left to whoever decides, set "
     "accept_unseen_work to true."
@@ -174,8 +178,8 @@ class ScimReader:
         """Return who is in each of some groups, by their display names, with the members of the groups in them.
 
         An account's own `groups` are not asked: an account that has none looks like one of a service that does not
-        fill them. A group without `members`, or with an empty list of them, is in doubt for the same reason: some
-        services show every group as empty, however many are in it.
+        fill them. A group that is shown as empty, asked for by itself as well, is so where the service has shown
+        members of any group, and in doubt otherwise: some services show every group as empty, whoever is in it.
 
         Raises:
             SignInRefused: the service does not accept the credentials.
@@ -184,13 +188,35 @@ class ScimReader:
         try:
             if not await self._filters():
                 return dict.fromkeys(groups, Members(doubt="The service says that it has no filters."))
-            return {name: await self._members(name) for name in dict.fromkeys(groups)}
+            return await self._all_members(groups)
         except (SignInRefused, Unreachable):
             raise
         except ReclaimError as error:
             return dict.fromkeys(groups, Members(doubt=f"The service's groups could not be read: {error}"))
 
-    async def _members(self, name: str) -> Members:
+    async def _all_members(self, groups: Sequence[str]) -> dict[str, Members]:
+        shown = _Shown()
+        found = {name: await self._members(name, shown) for name in dict.fromkeys(groups)}
+        if shown.empty and not shown.members and not await self._shows_members():
+            found |= {
+                name: Members(found[name].ids, f"The service does not list who is in the group {empty}.")
+                for name, empty in shown.empty.items()
+            }
+        return found
+
+    async def _shows_members(self) -> bool:
+        """Tell whether the service shows members of any group, as far as its first pages go."""
+        async with aclosing(self._session.groups("")) as pages:
+            looked = 0
+            async for page in pages:
+                looked += 1
+                if any(_listed(group) for group in page):
+                    return True
+                if looked == PAGES_OF_GROUPS:
+                    break
+        return False
+
+    async def _members(self, name: str, shown: _Shown) -> Members:
         quoted = name.replace("\\", "\\\\").replace('"', '\\"')
         pages = [page async for page in self._session.groups(f'displayName eq "{quoted}"')]
         # Services compare without regard to case; filters do not.
@@ -204,10 +230,16 @@ class ScimReader:
         doubt = ""
         while waiting:
             group = waiting.pop()
-            listed = group.get("members")
-            if not isinstance(listed, list) or not listed:
-                doubt = f"The service does not list who is in the group {group.get('displayName') or name}."
-                continue
+            listed = _listed(group)
+            if not listed and "id" in group:
+                # A list may leave out what the group by itself has.
+                listed = _listed(await self._session.group(group["id"]) or {})
+            if listed:
+                shown.members = True
+            elif group:
+                shown.empty[name] = group.get("displayName") or name
+            else:
+                doubt = f"The service does not list who is in a group within the group {name}."
             for member in listed:
                 kind, member_id = _kind_of_member(member)
                 if kind == "User":
@@ -377,6 +409,23 @@ class ScimReader:
         if isinstance(found, Unknown):
             return TestResult("Exempting filter", ok=False, detail=found.reason)
         return TestResult("Exempting filter", ok=True, detail=f"{len(found.value)} accounts match")
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What a service showed of groups: whether it named members of any, and which of those asked for had an empty one.
+
+    `empty` has the group that showed nobody, by the name of the one that was asked for.
+    """
+
+    members: bool = False
+    empty: dict[str, str] = field(default_factory=dict)
+
+
+def _listed(group: Resource) -> list[Any]:
+    """Return the members that a group is shown with; nothing where it is shown with none."""
+    listed = group.get("members")
+    return listed if isinstance(listed, list) else []
 
 
 def _kind_of_member(member: object) -> tuple[str, str]:

@@ -7,7 +7,7 @@ there is no way to hand it another one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -130,11 +130,11 @@ class ReadSession:
         """
         return self._all(_USERS, condition)
 
-    def groups(self, condition: str) -> AsyncIterator[list[Resource]]:
-        """Yield the groups that match a filter, with their members; raises as `users`."""
+    def groups(self, condition: str) -> AsyncGenerator[list[Resource], None]:
+        """Yield the groups that match a filter ("" for all), with their members; raises as `users`."""
         return self._all(_GROUPS, condition)
 
-    async def _all(self, kind: _Kind, condition: str) -> AsyncIterator[list[Resource]]:
+    async def _all(self, kind: _Kind, condition: str) -> AsyncGenerator[list[Resource], None]:
         """Yield what matches a filter, a page at a time.
 
         SCIM pages by position and promises no snapshot, so what cannot be whole is an error: one that went while they

@@ -1,0 +1,127 @@
+"""Before each step the scanner is asked about seats that an exclusion may have come to apply to since."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reclaim.common.clock import FixedClock
+from reclaim.common.contracts import CaseWithdrawn, UsageJudged, UsageQuestioned, UserFlagged
+from reclaim.common.errors import Transient
+from reclaim.scanner import actions
+from services.scanner.tests.scanner_world import Scanner, filled, idle, started
+from services.scanner.tests.test_scanner_scan import ready, scanned
+
+
+@pytest.fixture
+async def office(tmp_path: Path, clock: FixedClock, database_url: str | None) -> AsyncIterator[Scanner]:
+    async with started(tmp_path, filled(clock, [idle(1), idle(2)]), clock, database_url=database_url) as scanner:
+        scanner.org.groups["VIP"] = {"u00002"}
+        yield scanner
+
+
+async def case_of(scanner: Scanner, **exclusion: Any) -> UserFlagged:
+    """Exclude somebody, and scan; return the one case that is opened."""
+    rule = await ready(scanner)
+    if exclusion:
+        raw = {"connection_id": rule.connection_id, "reason": "on the board", **exclusion}
+        await actions.add_exclusion(scanner.deps, raw, author="otto")
+    await scanned(scanner, rule)
+    flagged: list[UserFlagged] = await scanner.said(UserFlagged)
+    return next(event for event in flagged if event.seat.holder.id == "u00001")
+
+
+async def answer_to(scanner: Scanner, event: UserFlagged, **more: Any) -> list[UsageJudged]:
+    before = len(await scanner.said(UsageJudged))
+    await scanner.hear(UsageQuestioned(case_id=event.case_id, asked_at=scanner.clock.now(), read=True, **more))
+    await scanner.job("answer")
+    found: list[UsageJudged] = (await scanner.said(UsageJudged))[before:]
+    return found
+
+
+async def test_who_joined_an_excluded_group_since_is_left_alone(office: Scanner) -> None:
+    event = await case_of(office, kind="group", value="VIP")
+    assert event.policy.ask_scanner
+    (outside,) = await answer_to(office, event)
+    assert (outside.use, outside.reason) == ("unused", "No exclusion covers it.")
+    office.org.groups["VIP"].add("u00001")
+    office.clock.advance(timedelta(minutes=1))
+    (inside,) = await answer_to(office, event)
+    assert (inside.case_id, inside.use, inside.asked_at) == (event.case_id, "excluded", office.clock.now())
+    assert "in the group VIP, excluded by otto: on the board" in inside.reason
+    assert await office.rows("SELECT * FROM questions") == []
+    assert await office.rows("SELECT 1 FROM memberships WHERE person_id = 'u00001'"), "the register has heard of it"
+
+
+async def test_while_nobody_can_say_who_is_in_a_group_there_is_no_answer(office: Scanner) -> None:
+    event = await case_of(office, kind="group", value="VIP")
+    office.org.down = Transient("503 SERVER_UNAVAILABLE")
+    assert await answer_to(office, event) == []
+    office.org.down = None
+    office.org.groups["VIP"].add("u00001")
+    while not await office.said(UsageJudged):
+        await office.job("answer")
+    assert [said.use for said in await office.said(UsageJudged)] == ["excluded"]
+
+
+async def test_a_question_that_is_never_answered_is_dropped_for_the_next_one(office: Scanner) -> None:
+    event = await case_of(office, kind="group", value="VIP")
+    office.org.down = Transient("503 SERVER_UNAVAILABLE")
+    await answer_to(office, event)
+    while await office.rows("SELECT * FROM questions"):
+        await office.job("answer")
+    assert await office.said(UsageJudged) == []
+    office.org.down = None
+    assert [said.use for said in await answer_to(office, event)] == ["unused"]
+
+
+async def test_who_moved_to_an_excluded_department_since_is_left_alone(office: Scanner) -> None:
+    event = await case_of(office, kind="department", value="Board")
+    assert event.policy.ask_scanner
+    said = [(await answer_to(office, event, department=where))[0].use for where in (None, "Sales", "board")]
+    assert said == ["unused", "unused", "excluded"]
+
+
+async def test_a_scan_takes_the_cases_back_of_whoever_joined_an_excluded_group(office: Scanner) -> None:
+    rule = await ready(office)
+    await scanned(office, rule)
+    cases = {event.seat.holder.id: event.case_id for event in await office.said(UserFlagged)}
+    office.org.groups["VIP"] = {"boss"}
+    raw = {"kind": "group", "value": "VIP", "connection_id": rule.connection_id, "reason": "on the board"}
+    _added, closed = await actions.add_exclusion(office.deps, raw, author="otto")
+    assert closed == 0, "nobody with a case is in it yet"
+    office.org.groups["VIP"].add("u00001")
+    await scanned(office, rule)
+    (taken,) = await office.said(CaseWithdrawn)
+    assert (taken.case_id, taken.kind, taken.actor) == (cases["u00001"], "exempted", "excluded groups")
+    office.org.unreadable["VIP"] = "QUERY_TIMEOUT"
+    await scanned(office, rule)
+    told = {event.case_id for event in await office.said(CaseWithdrawn)}
+    assert told == {cases["u00001"]}, "that it cannot be read closes nobody's case"
+
+
+async def test_nobody_is_asked_where_no_exclusion_can_come_to_apply(office: Scanner) -> None:
+    event = await case_of(office, kind="person", value="u00002")
+    assert not event.policy.ask_scanner
+
+
+async def test_questions_about_many_cases_ask_once_for_a_group(
+    tmp_path: Path, clock: FixedClock, database_url: str | None
+) -> None:
+    org = filled(clock, [idle(number) for number in range(1, 60)])
+    async with started(tmp_path, org, clock, database_url=database_url) as scanner:
+        org.groups["VIP"] = {"boss"}
+        await case_of(scanner, kind="group", value="VIP")
+        flagged = await scanner.said(UserFlagged)
+        assert len(flagged) > 50
+        opened = len(scanner.connectors.profiles)
+        now = clock.now()
+        await scanner.hear(*(UsageQuestioned(case_id=event.case_id, asked_at=now, read=True) for event in flagged))
+        while await scanner.job("answer"):
+            pass
+        assert len(await scanner.said(UsageJudged)) == len(flagged)
+        assert len(scanner.connectors.profiles) == opened + 1
