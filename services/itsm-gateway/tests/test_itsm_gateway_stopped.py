@@ -13,8 +13,10 @@ from sqlalchemy.exc import OperationalError
 
 from reclaim.common import timing
 from reclaim.common.contracts import CaseClosed, NoticeFailed
-from reclaim.connectors.itsm.ports import ReadDecision
+from reclaim.common.errors import ReclaimError
+from reclaim.connectors.itsm.ports import ReadDecision, SignInRefused, UnknownOutcome
 from reclaim.itsm_gateway import ticket_store, ticketing
+from reclaim.itsm_gateway.ticket_store import Ticket
 from reclaim.itsm_gateway.ticketing import LEASE, Ticketing
 from tests.support.itsm_desks import World, gateway
 from tests.support.itsm_gateway import NOW, flagged
@@ -103,3 +105,26 @@ async def test_a_process_that_was_stopped_leaves_what_it_had_not_begun_to_whoeve
     not_begun = next(ticket for ticket in small.tickets() if f"/cases/{stopped[0]}" not in ticket.description)
     assert len(not_begun.comments) == 1
     assert small.desk.is_closed(not_begun)
+
+
+async def test_a_ticket_that_was_opened_unheard_is_closed_once_its_desk_is_mended_though_its_case_has_ended(
+    small: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    create = Ticketing._created
+    answers: list[ReclaimError] = [UnknownOutcome("no answer"), SignInRefused("401", "Enter new credentials.")]
+
+    async def created(job: Ticketing, ticket: Ticket) -> None:
+        if len(answers) == 2:
+            await create(job, ticket)
+        raise answers.pop(0)
+
+    monkeypatch.setattr(Ticketing, "_created", created)
+    await small.run("open_tickets", "open_tickets")
+    monkeypatch.undo()
+    (ticket,) = small.tickets()
+    await small.site.tell(CaseClosed(case_id="c", outcome="kept", reason="On its page.", closed_at=NOW))
+    await small.connect()
+    await small.run("open_tickets", "tell_tickets")
+    assert (small.desk.is_closed(ticket), len(small.tickets())) == (True, 1)

@@ -420,9 +420,11 @@ async def revive(db: AsyncConnection, desk_id: str, now: int) -> None:
 
     Whoever works on a ticket or a word just now is left to finish: another beside it would do the same once more.
     """
-    of_no_use = sa.exists().where(
+    over = sa.exists().where(
         TICKET_WORD.c.reference == TICKET.c.reference, TICKET_WORD.c.act.in_(("end", "end_quietly"))
     )
+    # After the end of its case none is opened; one that an attempt may have opened unheard is looked for, to be closed.
+    of_no_use = over & (TICKET.c.attempts <= 1)
     await db.execute(
         sa.update(TICKET)
         .where(TICKET.c.desk_id == desk_id, TICKET.c.state == "failed", ~of_no_use)
