@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from reclaim.common import timing
+from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CaseClosed, NoticeFailed
 from reclaim.common.errors import ReclaimError
 from reclaim.connectors.itsm.ports import ReadDecision, SignInRefused, UnknownOutcome
@@ -128,3 +130,17 @@ async def test_a_ticket_that_was_opened_unheard_is_closed_once_its_desk_is_mende
     await small.connect()
     await small.run("open_tickets", "tell_tickets")
     assert (small.desk.is_closed(ticket), len(small.tickets())) == (True, 1)
+
+
+async def test_a_keep_counts_from_when_it_was_said_however_late_it_is_read(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    small.act("tag", "lr_keep")
+    clock = small.site.running.database.clock
+    assert isinstance(clock, FixedClock)
+    clock.advance(timedelta(days=8))
+    await small.run("poll_tickets")
+    await small.site.handle()
+    (decision,) = await small.site.decisions()
+    assert (decision.decision, decision.decided_at) == ("keep", NOW)

@@ -199,9 +199,7 @@ def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verd
     # Whether one that comes after the end was made in time, the case itself says.
     outcome = "Reopened, which is an appeal" + (": it counts only if it was made in time." if freed else ".")
     reason = f"Ticket {ticket.ticket} was reopened."
-    # A reading may come long after its ticket was reopened in time; none is older than its case.
-    moved_at = ticket.moved_at or ticket.at
-    at = None if moved_at is None else max(min(moved_at, facts.delivery.received_at), request.flagged_at)
+    at = _said_at(facts, ticket.moved_at or ticket.at)
     who = _named(facts, ticket, ticket.actor if ticket.ours is None else ticket.moved_by)
     return Verdict("taken", outcome, "keep", who, reason, word=word, at=at)
 
@@ -256,4 +254,14 @@ def _taken(facts: Facts, says: Decision, actor: str, reason: str) -> Verdict:
     if facts.ticket is not None and facts.before == says:
         # Every change of a ticket sends a webhook, ours too; what it says was heard.
         return Verdict("ignored", f"The ticket says {says}, as it did before.")
-    return Verdict("taken", f"Decided: {says}.", says, actor, reason)
+    # To keep a seat counts from when it was said; what takes one away, from when it was heard.
+    at = _said_at(facts, facts.ticket.at) if says == "keep" and facts.ticket is not None else None
+    return Verdict("taken", f"Decided: {says}.", says, actor, reason, at=at)
+
+
+def _said_at(facts: Facts, told: datetime | None) -> datetime | None:
+    """Return when something was said: a reading may come long after it, and nothing is older than its case."""
+    if told is None:
+        return None
+    at = min(told, facts.delivery.received_at)
+    return at if facts.request is None else max(at, facts.request.flagged_at)
