@@ -84,10 +84,12 @@ async def _somebody_answers(world: World) -> None:
     at, after = Instant(world.true, world.true), site.reading(ticket)
     if was_closed and not ticket.closed:
         case.sent.append(("keep", at))
-        if kind == "question" and world.shown.get(case_id) in {"frozen", "in_grace"}:
+        # Before we have closed it, nobody has read there that the seat is frozen, and what reopening would mean.
+        if kind == "question" and ticket.closings and world.shown.get(case_id) in {"frozen", "in_grace"}:
             site.appeals[ticket.case_id] = world.true
     if after != before and after in {"keep", "revoke", "downgrade"}:
-        case.sent.append((after, at))
+        means_revoke = after == "downgrade" and case.policy.downgrade_to is None
+        case.sent.append(("revoke" if means_revoke else after, at))
 
 
 def _is_over(world: World, ticket: FakeTicket) -> bool:

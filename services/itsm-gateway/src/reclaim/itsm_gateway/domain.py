@@ -43,7 +43,10 @@ LONGEST_REFERENCE: Final = 24
 """Characters of the reference of a trial: its marker then has room in whatever tag a desk knows it by, in full."""
 
 NO_DESK: Final = "No service desk is connected."
-NO_CHEAPER_LICENCE: Final = "It asks for a downgrade, and the rule names no cheaper licence to move the holder to."
+A_DOWNGRADE_REVOKES: Final = (
+    "This ticket asks for a downgrade, and the rule names no cheaper licence to move the holder to: it is taken as "
+    "revoke. Whoever needs the seat can have it restored during the grace period."
+)
 
 Progress = (
     UserFrozen | UserRestored | FulfilmentAnnounced | FulfilmentRequested | SeatReclaimed | SeatReactivated | CaseClosed

@@ -151,7 +151,7 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
     if facts.ours:
         # That does not complete an answer which its people had not given by closing it.
         return Verdict("ignored", f"Ticket {ticket.ticket} was closed from here.")
-    if ticket.says == "undecided" or _cannot_be_done(facts, ticket):
+    if ticket.says == "undecided":
         return _decides_nothing(facts, request, ticket)
     if ticket.says == "done":
         return Verdict(
@@ -162,22 +162,16 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
     return _taken(facts, ticket.says, _who(facts, ticket), _why(facts, ticket))
 
 
-def _cannot_be_done(facts: Facts, ticket: TicketState) -> bool:
-    """Tell whether a ticket asks for a downgrade that its rule has no licence for: nobody has said revoke."""
-    return ticket.says == "downgrade" and not facts.downgrade
-
-
 def _decides_nothing(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verdict:
     if not _waits(request):
         # The case was decided elsewhere, and we closed the ticket ourselves: this is the echo.
         return Verdict("ignored", f"The case has moved on without ticket {ticket.ticket}.")
-    why = domain.NO_CHEAPER_LICENCE if _cannot_be_done(facts, ticket) else ticket.reason
-    said = f"Ticket {ticket.ticket} decides nothing. {why}".strip()
+    said = f"Ticket {ticket.ticket} decides nothing. {ticket.reason}".strip()
     outcome = f"{said} Answer on the ticket and replay this webhook, or decide the case on its own page."
     if facts.before == ticket.says:
         # It is told once: every change of the ticket sends a webhook, this comment too.
         return Verdict("failed", outcome)
-    return Verdict("failed", outcome, word=domain.no_answer(why, facts.how), undecided=said)
+    return Verdict("failed", outcome, word=domain.no_answer(ticket.reason, facts.how), undecided=said)
 
 
 def _waits(request: TicketRequest | None) -> bool:
@@ -191,8 +185,6 @@ def _reopened(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verd
     if request.outcome is not None and not freed:
         return Verdict("ignored", f"Ticket {ticket.ticket} was reopened after the end of its case.", word=word)
     if request.state == "waiting" and facts.decided not in {"revoke", "downgrade"}:
-        if _cannot_be_done(facts, ticket):
-            return _decides_nothing(facts, request, ticket)
         if ticket.says in DECISIONS and ticket.says != facts.before:
             return _taken(facts, cast("Decision", ticket.says), _who(facts, ticket), _why(facts, ticket))
         return Verdict("ignored", f"Ticket {ticket.ticket} was reopened and has no answer yet.")
@@ -254,6 +246,9 @@ def _taken(facts: Facts, says: Decision, actor: str, reason: str) -> Verdict:
     if facts.ticket is not None and facts.before == says:
         # Every change of a ticket sends a webhook, ours too; what it says was heard.
         return Verdict("ignored", f"The ticket says {says}, as it did before.")
+    if says == "downgrade" and not facts.downgrade:
+        outcome = "Decided: revoke. The rule names no cheaper licence, and then a downgrade means that."
+        return Verdict("taken", outcome, "revoke", actor, reason, word=domain.A_DOWNGRADE_REVOKES)
     # To keep a seat counts from when it was said; what takes one away, from when it was heard.
     at = _said_at(facts, facts.ticket.at) if says == "keep" and facts.ticket is not None else None
     return Verdict("taken", f"Decided: {says}.", says, actor, reason, at=at)
