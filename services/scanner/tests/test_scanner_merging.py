@@ -539,3 +539,20 @@ async def test_a_rule_that_is_edited_while_merged_cases_are_judged_is_judged_ane
     await review(office)
     (event,) = (await office.said(UserFlagged))[before:]
     assert (event.seat.product, event.policy.grace_days) == ("OFFICE", 30)
+
+
+async def test_processes_that_take_reviews_of_one_rule_at_once_do_not_wait_for_each_other(office: Scanner) -> None:
+    rule = await ruled(office, "OFFICE")
+    products = {f"part {number}" for number in range(6)}
+    database = office.running.database
+    async with database.unit() as unit:
+        await catalog_store.ask_review(unit.db, rule.id, products, unit.now)
+
+    async def take() -> catalog_store.Review | None:
+        async with database.unit() as unit:
+            return await catalog_store.claim_review(unit.db, lease_seconds=60)
+
+    taken = Counter(
+        product for review in await asyncio.gather(*(take() for _ in range(4))) if review for product in review.products
+    )
+    assert taken == Counter(products)
