@@ -283,6 +283,23 @@ async def test_another_rules_case_of_a_part_holds_the_merged_one_back(office: Sc
     assert await office.rows("SELECT * FROM openings") == []
 
 
+async def test_a_group_that_cannot_be_read_for_a_moment_puts_the_merged_cases_off(office: Scanner) -> None:
+    rule, cases = await merging(office)
+    office.org.groups["VIP"] = {"bob"}
+    raw = {"kind": "group", "value": "VIP", "connection_id": rule.connection_id, "reason": "on the board"}
+    await actions.add_exclusion(office.deps, raw, author="otto")
+    office.org.unreadable["VIP"] = "QUERY_TIMEOUT"
+    office.org.passing = {"VIP"}
+    await close(office, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+    before = len(await office.said(UserFlagged))
+    assert await office.job("review") is True
+    assert len(await office.said(UserFlagged)) == before
+    office.org.unreadable, office.org.passing = {}, set()
+    await catalog_actions.review_again(office.deps, rule.id)
+    await review(office)
+    assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")]
+
+
 async def test_an_org_that_is_away_puts_the_merged_cases_off(office: Scanner) -> None:
     rule, cases = await merging(office)
     office.org.down = Transient("503 SERVER_UNAVAILABLE")

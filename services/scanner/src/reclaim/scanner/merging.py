@@ -17,7 +17,7 @@ from typing import Final
 
 from reclaim.common.contracts import CaseClosed
 from reclaim.common.db import Unit
-from reclaim.scanner import catalog_store, store
+from reclaim.scanner import catalog_store, groups, store
 from reclaim.scanner.catalog import Suite
 from reclaim.scanner.catalog_store import Opening, Pending
 from reclaim.scanner.domain import Found
@@ -137,5 +137,7 @@ async def _read(deps: Deps, rule: Rule, holders: set[str]) -> tuple[Scan, list[F
     )
     async with deps.reader(connection) as reader:
         survey = await reading.begin(reader, deps.database)
+        # What is not opened now is forgotten, so a doubt that may be gone the next time is waited out.
+        groups.must_not_pass(reading.groups)
         async with aclosing(reading.pages(reader, survey, deps.database)) as pages:
             return reading, [seat async for page in pages for seat in page.found]

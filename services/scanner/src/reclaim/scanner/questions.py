@@ -148,8 +148,7 @@ async def _members(deps: Deps, connection_id: str) -> dict[str, Members]:
         wanted = await exclusion_store.groups(db, connection_id, deps.clock.now())
     async with deps.reader(connection) as reader:
         found = await groups.read(reader, wanted)
-    if passing := [members.doubt for members in found.values() if members.passing]:
-        raise Transient(passing[0])
+    groups.must_not_pass(found)
     return found
 
 
