@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CaseClosed, CaseWithdrawn, Outcome, UserFlagged
 from reclaim.common.db import open_engine
 from reclaim.common.errors import Transient
-from reclaim.scanner import actions, catalog_actions, catalog_store, service, store
+from reclaim.connectors.ports import Members, SeatReader
+from reclaim.scanner import actions, catalog_actions, catalog_store, groups, service, store
 from reclaim.scanner import merging as merging_module
 from reclaim.scanner.catalog import Changes, Row
 from reclaim.scanner.scan import preview
@@ -295,6 +296,29 @@ async def test_a_group_that_cannot_be_read_for_a_moment_puts_the_merged_cases_of
     assert await office.job("review") is True
     assert len(await office.said(UserFlagged)) == before
     office.org.unreadable, office.org.passing = {}, set()
+    await catalog_actions.review_again(office.deps, rule.id)
+    await review(office)
+    assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")]
+
+
+async def test_a_group_that_is_excluded_during_the_reading_puts_the_merged_cases_off(
+    office: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, cases = await merging(office)
+    office.org.groups["VIP"] = {"bob"}
+    read = groups.read
+
+    async def and_one_more(reader: SeatReader, wanted: Collection[str]) -> dict[str, Members]:
+        found = await read(reader, wanted)
+        monkeypatch.undo()
+        raw = {"kind": "group", "value": "VIP", "connection_id": rule.connection_id, "reason": "on the board"}
+        await actions.add_exclusion(office.deps, raw, author="otto")
+        return found
+
+    monkeypatch.setattr(groups, "read", and_one_more)
+    await close(office, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+    before = len(await office.said(UserFlagged))
+    assert await office.job("review") is True
     await catalog_actions.review_again(office.deps, rule.id)
     await review(office)
     assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")]
