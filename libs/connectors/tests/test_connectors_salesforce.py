@@ -1410,3 +1410,4 @@ async def test_a_group_that_cannot_be_read_is_in_doubt(site: Site, kind: str) ->
     members = (await site.reader().members(["VIP"]))["VIP"]
     assert members.has(ann) is None
     assert "QUERY_TIMEOUT" in members.doubt
+    assert members.passing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CaseClosed, CaseWithdrawn, Outcome, UserFlagged
 from reclaim.common.db import open_engine
 from reclaim.common.errors import Transient
-from reclaim.scanner import actions, catalog_actions, catalog_store, service, store
+from reclaim.connectors.ports import Members, SeatReader
+from reclaim.scanner import actions, catalog_actions, catalog_store, groups, service, store
 from reclaim.scanner import merging as merging_module
 from reclaim.scanner.catalog import Changes, Row
 from reclaim.scanner.scan import preview
@@ -283,6 +284,46 @@ async def test_another_rules_case_of_a_part_holds_the_merged_one_back(office: Sc
     assert await office.rows("SELECT * FROM openings") == []
 
 
+async def test_a_group_that_cannot_be_read_for_a_moment_puts_the_merged_cases_off(office: Scanner) -> None:
+    rule, cases = await merging(office)
+    office.org.groups["VIP"] = {"bob"}
+    raw = {"kind": "group", "value": "VIP", "connection_id": rule.connection_id, "reason": "on the board"}
+    await actions.add_exclusion(office.deps, raw, author="otto")
+    office.org.unreadable["VIP"] = "QUERY_TIMEOUT"
+    office.org.passing = {"VIP"}
+    await close(office, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+    before = len(await office.said(UserFlagged))
+    assert await office.job("review") is True
+    assert len(await office.said(UserFlagged)) == before
+    office.org.unreadable, office.org.passing = {}, set()
+    await catalog_actions.review_again(office.deps, rule.id)
+    await review(office)
+    assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")]
+
+
+async def test_a_group_that_is_excluded_during_the_reading_puts_the_merged_cases_off(
+    office: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, cases = await merging(office)
+    office.org.groups["VIP"] = {"bob"}
+    read = groups.read
+
+    async def and_one_more(reader: SeatReader, wanted: Collection[str]) -> dict[str, Members]:
+        found = await read(reader, wanted)
+        monkeypatch.undo()
+        raw = {"kind": "group", "value": "VIP", "connection_id": rule.connection_id, "reason": "on the board"}
+        await actions.add_exclusion(office.deps, raw, author="otto")
+        return found
+
+    monkeypatch.setattr(groups, "read", and_one_more)
+    await close(office, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+    before = len(await office.said(UserFlagged))
+    assert await office.job("review") is True
+    await catalog_actions.review_again(office.deps, rule.id)
+    await review(office)
+    assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")]
+
+
 async def test_an_org_that_is_away_puts_the_merged_cases_off(office: Scanner) -> None:
     rule, cases = await merging(office)
     office.org.down = Transient("503 SERVER_UNAVAILABLE")
@@ -539,3 +580,20 @@ async def test_a_rule_that_is_edited_while_merged_cases_are_judged_is_judged_ane
     await review(office)
     (event,) = (await office.said(UserFlagged))[before:]
     assert (event.seat.product, event.policy.grace_days) == ("OFFICE", 30)
+
+
+async def test_processes_that_take_reviews_of_one_rule_at_once_do_not_wait_for_each_other(office: Scanner) -> None:
+    rule = await ruled(office, "OFFICE")
+    products = {f"part {number}" for number in range(6)}
+    database = office.running.database
+    async with database.unit() as unit:
+        await catalog_store.ask_review(unit.db, rule.id, products, unit.now)
+
+    async def take() -> catalog_store.Review | None:
+        async with database.unit() as unit:
+            return await catalog_store.claim_review(unit.db, lease_seconds=60)
+
+    taken = Counter(
+        product for review in await asyncio.gather(*(take() for _ in range(4))) if review for product in review.products
+    )
+    assert taken == Counter(products)

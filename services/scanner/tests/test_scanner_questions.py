@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import pytest
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CaseWithdrawn, UsageJudged, UsageQuestioned, UserFlagged
 from reclaim.common.errors import Transient
-from reclaim.scanner import actions
+from reclaim.connectors.ports import Members, SeatReader
+from reclaim.scanner import actions, groups
 from services.scanner.tests.scanner_world import Scanner, filled, idle, started
 from services.scanner.tests.test_scanner_scan import ready, scanned
 
@@ -66,6 +67,44 @@ async def test_while_nobody_can_say_who_is_in_a_group_there_is_no_answer(office:
     while not await office.said(UsageJudged):
         await office.job("answer")
     assert [said.use for said in await office.said(UsageJudged)] == ["excluded"]
+
+
+async def test_a_group_that_is_excluded_while_others_are_read_is_asked_about_as_well(
+    office: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = await case_of(office, kind="group", value="VIP")
+    office.org.groups["Board"] = {"boss"}
+    read = groups.read
+
+    async def and_one_more(reader: SeatReader, wanted: Collection[str]) -> dict[str, Members]:
+        found = await read(reader, wanted)
+        monkeypatch.undo()
+        raw = {"kind": "group", "value": "Board", "connection_id": event.seat.connection_id, "reason": "on the board"}
+        await actions.add_exclusion(office.deps, raw, author="otto")
+        return found
+
+    monkeypatch.setattr(groups, "read", and_one_more)
+    assert await answer_to(office, event) == [], "who is in the Board was not read"
+    await office.job("answer")
+    assert [said.use for said in await office.said(UsageJudged)] == ["unused"]
+
+
+async def test_a_group_that_cannot_be_read_for_a_moment_closes_nobodys_case(office: Scanner) -> None:
+    event = await case_of(office, kind="group", value="VIP")
+    office.org.unreadable["VIP"] = "QUERY_TIMEOUT"
+    office.org.passing = {"VIP"}
+    assert await answer_to(office, event) == []
+    office.org.unreadable, office.org.passing = {}, set()
+    while not await office.said(UsageJudged):
+        await office.job("answer")
+    assert [said.use for said in await office.said(UsageJudged)] == ["unused"]
+
+
+async def test_whoever_may_be_in_a_group_that_nobody_can_look_into_is_left_alone(office: Scanner) -> None:
+    event = await case_of(office, kind="group", value="VIP")
+    office.org.unreadable["VIP"] = "A role is in it."
+    (said,) = await answer_to(office, event)
+    assert (said.use, "may be in the group VIP" in said.reason) == ("excluded", True)
 
 
 async def test_a_question_that_is_never_answered_is_dropped_for_the_next_one(office: Scanner) -> None:

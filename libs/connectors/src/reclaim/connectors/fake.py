@@ -112,8 +112,9 @@ class FakeOrg:
     """The rows of an org in memory, and what goes wrong in it.
 
     `down` is raised by every reading and turns every action into a failure; `unreadable` names parts of a survey
-    that are Unknown, and groups that are in doubt, with the reason, and `unkept` those that the org has no data of;
-    `trouble` is asked once for each write (operation, id). `run_as` is the user that the connection signs in as.
+    that are Unknown, and groups that are in doubt, with the reason; `passing` those groups that may be readable the
+    next time, and `unkept` those parts that the org has no data of; `trouble` is asked once for each write
+    (operation, id). `run_as` is the user that the connection signs in as.
     `profiles` says which licence each profile assigns, `needs` which licence a permission set needs; a profile called
     as its licence needs no entry. With `one_switch` an account is frozen by being switched off, as where there is
     nothing else to freeze it with. `groups` has, by the group's name, ids of users and names of groups in it.
@@ -130,6 +131,7 @@ class FakeOrg:
     writes: list[Write] = field(default_factory=list)
     down: ReclaimError | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    passing: set[str] = field(default_factory=set)
     unkept: dict[str, str] = field(default_factory=dict)
     trouble: Callable[[str, str], Trouble] = lambda _operation, _id: "none"
     one_switch: bool = False
@@ -321,6 +323,7 @@ class FakeReader:
             name: Members(
                 frozenset(self._inside(name, set())),
                 self._org.unreadable.get(name, "" if name in known else f"The org has no group {name!r}."),
+                name in self._org.passing,
             )
             for name in groups
         }

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from reclaim.common.contracts import Person
-from reclaim.common.errors import Permanent, Transient
+from reclaim.common.errors import Permanent, ReclaimError, Transient
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -145,11 +145,18 @@ class Licence:
 class Members:
     """Who is in a group, by id, directly or through the groups in it.
 
-    `doubt` says why others may be in it as well, for a person to mend; empty: nobody else is.
+    `doubt` says why others may be in it as well, for a person to mend; empty: nobody else is. A doubt that is `passing`
+    may be gone with the next reading.
     """
 
     ids: frozenset[str] = frozenset()
     doubt: str = ""
+    passing: bool = False
+
+    @classmethod
+    def unread(cls, error: ReclaimError, doubt: str) -> Members:
+        """Return that nobody can tell who is in a group, as reading it ended with an error."""
+        return cls(doubt=doubt, passing=isinstance(error, Transient | Incomplete))
 
     def has(self, holder: str) -> bool | None:
         """Tell whether a holder is in it; None if that is not known."""

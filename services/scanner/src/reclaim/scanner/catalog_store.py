@@ -579,9 +579,16 @@ async def claim_review(db: AsyncConnection, *, lease_seconds: float) -> Review |
         return None
     lease, now = new_id(), wall_milliseconds()
     alike = REVIEWS.c.product == MERGED if first.product == MERGED else REVIEWS.c.product != MERGED
+    # Those that another process is just taking are left to it: it would wait for ours, and we for its.
+    free = await db.execute(
+        sa.select(REVIEWS.c.product)
+        .where(REVIEWS.c.rule_id == first.rule_id, REVIEWS.c.look_at <= now, alike)
+        .order_by(REVIEWS.c.product)
+        .with_for_update(skip_locked=True)
+    )
     claimed = await db.execute(
         sa.update(REVIEWS)
-        .where(REVIEWS.c.rule_id == first.rule_id, REVIEWS.c.look_at <= now, alike)
+        .where(REVIEWS.c.rule_id == first.rule_id, among(REVIEWS.c.product, free.scalars().all()))
         .values(attempts=REVIEWS.c.attempts + 1, lease=lease, look_at=now + int(lease_seconds * 1000))
         .returning(REVIEWS.c.product, REVIEWS.c.attempts)
     )

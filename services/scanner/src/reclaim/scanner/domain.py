@@ -1004,6 +1004,11 @@ class Exclusions:
         self._by_key = {**related, **self._by_key}
 
     @property
+    def groups(self) -> frozenset[str]:
+        """The groups that are excluded."""
+        return frozenset(exclusion.value for exclusion, _members in self._groups)
+
+    @property
     def may_come_to_apply(self) -> bool:
         """Whether somebody can come under one by what the connected system says of them: a group, or a department."""
         return bool(self._groups) or any(kind == "department" for kind, _value in self._by_key)

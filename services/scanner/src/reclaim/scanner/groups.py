@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from reclaim.common.errors import Transient
 from reclaim.connectors.ports import Members, SeatReader
 from reclaim.connectors.registry import capabilities
 from reclaim.scanner import exclusion_store, known_seats
@@ -84,6 +85,12 @@ async def read(reader: SeatReader, groups: Collection[str]) -> dict[str, Members
         Transient, Permanent: the connected system did not answer, or a person has to mend the connection.
     """
     return dict(await reader.members(sorted(groups))) if groups else {}
+
+
+def must_not_pass(groups: Mapping[str, Members]) -> None:
+    """Refuse to act for good on groups of which one could not be read just now; Transient, with the reason."""
+    if passing := [members.doubt for _name, members in sorted(groups.items()) if members.passing]:
+        raise Transient(passing[0])
 
 
 def doubts(groups: Mapping[str, Members]) -> dict[str, str]:

@@ -17,7 +17,8 @@ from typing import Final
 
 from reclaim.common.contracts import CaseClosed
 from reclaim.common.db import Unit
-from reclaim.scanner import catalog_store, store
+from reclaim.common.errors import Transient
+from reclaim.scanner import catalog_store, exclusion_store, groups, store
 from reclaim.scanner.catalog import Suite
 from reclaim.scanner.catalog_store import Opening, Pending
 from reclaim.scanner.domain import Found
@@ -117,6 +118,9 @@ async def open_merged(deps: Deps, rule: Rule) -> None:
         present = await catalog_store.openings(unit.db, rule_id=rule.id, lock=True)
         judged = [one for one in present if waiting.get((one.holder_id, one.suite)) == one]
         must_be_unchanged(rule, await store.rule(unit.db, rule.id))
+        await exclusion_store.share_connection(unit.db, rule.connection_id)
+        if not await exclusion_store.groups(unit.db, rule.connection_id, unit.now) <= reading.groups.keys():
+            raise Transient("A group was excluded while the connection was read: it is read once more.")
         for (run_id, dry_run), batch in sorted(batches.items()):
             await open_cases(unit, rule, reading, batch, run_id=run_id, dry_run=dry_run)
         held = await catalog_store.still_open(unit.db, {case_id for one in judged for case_id in one.cases})
@@ -137,5 +141,7 @@ async def _read(deps: Deps, rule: Rule, holders: set[str]) -> tuple[Scan, list[F
     )
     async with deps.reader(connection) as reader:
         survey = await reading.begin(reader, deps.database)
+        # What is not opened now is forgotten, so a doubt that may be gone the next time is waited out.
+        groups.must_not_pass(reading.groups)
         async with aclosing(reading.pages(reader, survey, deps.database)) as pages:
             return reading, [seat async for page in pages for seat in page.found]

@@ -82,10 +82,11 @@ async def hear(_deps: Deps, unit: Unit, events: Sequence[Received[UsageQuestione
         raise NotYet(f"no seat was flagged here under case {', '.join(unknown[:3])}")
     for connection_id, own in sorted(where.items()):
         theirs = {case_id: asked[case_id] for case_id in own}
-        if await exclusion_store.groups(unit.db, connection_id, unit.now):
+        exclusions = await exclusion_store.on(unit.db, connection_id, unit.now)
+        if exclusions.groups:
             await _keep(unit, connection_id, theirs)
         else:
-            await _answer(unit, connection_id, theirs, {})
+            await _answer(unit, theirs, exclusions)
 
 
 async def answer_waiting(deps: Deps) -> bool:
@@ -111,8 +112,14 @@ async def answer_waiting(deps: Deps) -> bool:
         await known_seats.set_members(unit.db, waiting.connection_id, members, unit.now)
         # One that was asked anew meanwhile waits for its own answer.
         same = await _locked(unit, waiting)
-        await _answer(unit, waiting.connection_id, same, members)
-        await unit.db.execute(sa.delete(QUESTIONS).where(among(QUESTIONS.c.case_id, same)))
+        these = among(QUESTIONS.c.case_id, same)
+        exclusions = await exclusion_store.on(unit.db, waiting.connection_id, unit.now, members)
+        if exclusions.groups <= members.keys():
+            await _answer(unit, same, exclusions)
+            await unit.db.execute(sa.delete(QUESTIONS).where(these))
+        else:
+            # One was excluded meanwhile: that it was not read yet is no reason to leave everybody alone.
+            await unit.db.execute(sa.update(QUESTIONS).where(these).values(attempts=0, look_at=wall_milliseconds()))
     return True
 
 
@@ -131,21 +138,24 @@ async def take_back_joined(unit: Unit, connection_id: str, read: Mapping[str, Me
 
 
 async def _members(deps: Deps, connection_id: str) -> dict[str, Members]:
-    """Return who is in each excluded group of a connection now; raises as `groups.read`."""
+    """Return who is in each excluded group of a connection now.
+
+    Raises:
+        Transient, Permanent: as `groups.read`; or a group could not be read just now, and an answer would be for good.
+    """
     async with deps.database.reading() as db:
         connection = await store.connection(db, connection_id)
         wanted = await exclusion_store.groups(db, connection_id, deps.clock.now())
     async with deps.reader(connection) as reader:
-        return await groups.read(reader, wanted)
+        found = await groups.read(reader, wanted)
+    groups.must_not_pass(found)
+    return found
 
 
-async def _answer(
-    unit: Unit, connection_id: str, asked: Mapping[str, UsageQuestioned], members: Mapping[str, Members]
-) -> None:
+async def _answer(unit: Unit, asked: Mapping[str, UsageQuestioned], exclusions: Exclusions) -> None:
     """Say of each case whether an exclusion covers it now, and else what sources say of its use."""
     if not asked:
         return
-    exclusions = await exclusion_store.on(unit.db, connection_id, unit.now, members)
     judged = await usage_cases.judge_asked(unit.db, asked, unit.now)
     for case_id, seat in (await _seats(unit, asked)).items():
         if (evidence := exclusions.evidence(seat)) is not None:

@@ -201,7 +201,7 @@ class SalesforceReader:
         except (SignInRefused, ApiLimit, Unreachable):
             raise
         except ReclaimError as error:
-            return dict.fromkeys(wanted, Members(doubt=str(error)))
+            return dict.fromkeys(wanted, Members.unread(error, str(error)))
         found = {}
         for name in wanted:
             roots = [group_id for group_id, of in named.items() if of == name]

@@ -192,7 +192,8 @@ class ScimReader:
         except (SignInRefused, Unreachable):
             raise
         except ReclaimError as error:
-            return dict.fromkeys(groups, Members(doubt=f"The service's groups could not be read: {error}"))
+            unread = Members.unread(error, f"The service's groups could not be read: {error}")
+            return dict.fromkeys(groups, unread)
 
     async def _all_members(self, groups: Sequence[str]) -> dict[str, Members]:
         shown = _Shown()
