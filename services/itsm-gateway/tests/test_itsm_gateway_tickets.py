@@ -418,6 +418,38 @@ async def test_a_downgrade_is_offered_and_taken_only_where_there_is_a_cheaper_li
     assert (await small.decisions())[-1] == ("without", "revoke", "itsm")
 
 
+async def test_a_question_that_is_closed_as_done_calls_a_person_and_says_so(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    small.act("tag", "lr_done")
+    small.act("close")
+    for _ in range(2):
+        await small.run("poll_tickets")
+        await small.site.handle()
+    (undecided,) = [event for event in await small.site.said() if isinstance(event, TicketUndecided)]
+    assert "a task was carried out" in undecided.reason
+    await small.run("tell_tickets")
+    (comment,) = small.tickets()[0].comments
+    assert "This is no answer yet" in comment.text
+
+
+async def test_our_closing_of_a_question_that_says_done_is_nothing_for_a_person(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    small.act("tag", "lr_done")
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    assert small.desk.is_closed(small.tickets()[0])
+    _, secret = await small.site.secret("it", "freshservice")
+    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_done"}'
+    await small.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    await small.site.handle()
+    shown = await small.site.get("/itsm-gateway/api/deliveries")
+    assert [one["state"] for one in shown["deliveries"]] == ["ignored"]
+
+
 async def test_tags_that_disagree_take_nothing_away(small: World) -> None:
     await small.connect()
     await small.site.tell(flagged("c"))

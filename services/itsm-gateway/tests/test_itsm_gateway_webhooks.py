@@ -440,7 +440,7 @@ async def test_what_the_ticket_said_before_is_an_echo_and_a_change_of_mind_is_no
         (TicketState("IT-42", "open"), "ignored", "no answer yet"),
         (TicketState("IT-42", "undecided", "Two answers disagree."), "failed", "Two answers disagree."),
         (TicketState("IT-42", "revoke", test=True), "ignored", "marked as a test"),
-        (TicketState("IT-42", "done"), "failed", "Say so on the task's own ticket"),
+        (TicketState("IT-42", "done"), "failed", "say so on the task's own ticket"),
         (None, "failed", "no ticket of case c"),
     ],
     ids=["open", "undecided", "test", "done", "gone"],

@@ -44,6 +44,7 @@ LONGEST_REFERENCE: Final = 24
 
 NO_DESK: Final = "No service desk is connected."
 NO_CHEAPER_LICENCE: Final = "It asks for a downgrade, and the rule names no cheaper licence to move the holder to."
+NO_TASK: Final = "It says that a task was carried out, and asks for a decision: say so on the task's own ticket."
 
 Progress = (
     UserFrozen | UserRestored | FulfilmentAnnounced | FulfilmentRequested | SeatReclaimed | SeatReactivated | CaseClosed

@@ -151,14 +151,8 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
     if facts.ours:
         # That does not complete an answer which its people had not given by closing it.
         return Verdict("ignored", f"Ticket {ticket.ticket} was closed from here.")
-    if ticket.says == "undecided" or _cannot_be_done(facts, ticket):
+    if ticket.says in {"undecided", "done"} or _cannot_be_done(facts, ticket):
         return _decides_nothing(facts, request, ticket)
-    if ticket.says == "done":
-        return Verdict(
-            "failed",
-            f"Ticket {ticket.ticket} asks for a decision, and says that a task was carried out. Say so on the task's "
-            "own ticket, or on the case's own page.",
-        )
     return _taken(facts, ticket.says, _who(facts, ticket), _why(facts, ticket))
 
 
@@ -171,7 +165,10 @@ def _decides_nothing(facts: Facts, request: TicketRequest, ticket: TicketState) 
     if not _waits(request):
         # The case was decided elsewhere, and we closed the ticket ourselves: this is the echo.
         return Verdict("ignored", f"The case has moved on without ticket {ticket.ticket}.")
-    why = domain.NO_CHEAPER_LICENCE if _cannot_be_done(facts, ticket) else ticket.reason
+    if ticket.says == "done":
+        why = domain.NO_TASK
+    else:
+        why = domain.NO_CHEAPER_LICENCE if _cannot_be_done(facts, ticket) else ticket.reason
     said = f"Ticket {ticket.ticket} decides nothing. {why}".strip()
     outcome = f"{said} Answer on the ticket and replay this webhook, or decide the case on its own page."
     if facts.before == ticket.says:
