@@ -99,6 +99,15 @@ async def test_a_ticket_that_stays_open_is_not_taken_for_closed(site: Site, plat
     assert (await desk.read_decision(ref)).closed
 
 
+async def test_an_answer_of_boxes_in_boxes_is_no_answer() -> None:
+    deep = httpx.MockTransport(lambda _: httpx.Response(200, content=b"[" * 20_000 + b"]" * 20_000))
+    given, credentials = SETTINGS["freshservice"]
+    async with httpx.AsyncClient(transport=deep) as client:
+        profile = DeskProfile("freshservice", {"base_url": "https://desk.example.com", **given}, credentials)
+        with pytest.raises(Passing):
+            await open_desk(profile, client, QUICK).read_decision(TicketRef("1", "#1", ""))
+
+
 # Jira ----------------------------------------------------------------------------------------------------------------
 
 

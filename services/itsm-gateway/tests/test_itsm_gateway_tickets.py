@@ -450,6 +450,22 @@ async def test_our_closing_of_a_question_that_says_done_is_nothing_for_a_person(
     assert [one["state"] for one in shown["deliveries"]] == ["ignored"]
 
 
+async def test_a_ticket_that_its_desk_does_not_find_yet_is_not_left_open_after_the_end_of_its_case(
+    small: World,
+) -> None:
+    small.platform = "jira"
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    small.sandbox.world.desks.jira.search_lag = 6
+    small.fault("timeout_after_commit", "POST", "jira/rest/servicedeskapi/request")
+    await small.run("open_tickets")
+    (ticket,) = small.tickets()
+    await small.site.tell(CaseClosed(case_id="c", outcome="kept", reason="By mail.", closed_at=NOW))
+    for _ in range(6):
+        await small.run("open_tickets", "tell_tickets")
+    assert small.desk.is_closed(ticket)
+
+
 async def test_tags_that_disagree_take_nothing_away(small: World) -> None:
     await small.connect()
     await small.site.tell(flagged("c"))
