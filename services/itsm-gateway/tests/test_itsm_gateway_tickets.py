@@ -456,7 +456,7 @@ async def test_a_ticket_that_its_desk_does_not_find_yet_is_not_left_open_after_t
     small.platform = "jira"
     await small.connect()
     await small.site.tell(flagged("c"))
-    small.sandbox.world.desks.jira.search_lag = 6
+    small.sandbox.world.desks.jira.search_lag = 5
     small.fault("timeout_after_commit", "POST", "jira/rest/servicedeskapi/request")
     await small.run("open_tickets")
     (ticket,) = small.tickets()
