@@ -153,7 +153,7 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
         return Verdict("ignored", f"Ticket {ticket.ticket} was closed from here.")
     if ticket.says in {"undecided", "done"} or _cannot_be_done(facts, ticket):
         return _decides_nothing(facts, request, ticket)
-    return _taken(facts, ticket.says, _who(facts, ticket), _why(facts, ticket))
+    return _taken(facts, cast("Decision", ticket.says), _who(facts, ticket), _why(facts, ticket))
 
 
 def _cannot_be_done(facts: Facts, ticket: TicketState) -> bool:
