@@ -99,6 +99,15 @@ async def test_a_ticket_that_stays_open_is_not_taken_for_closed(site: Site, plat
     assert (await desk.read_decision(ref)).closed
 
 
+async def test_an_answer_of_boxes_in_boxes_is_no_answer() -> None:
+    deep = httpx.MockTransport(lambda _: httpx.Response(200, content=b"[" * 20_000 + b"]" * 20_000))
+    given, credentials = SETTINGS["freshservice"]
+    async with httpx.AsyncClient(transport=deep) as client:
+        profile = DeskProfile("freshservice", {"base_url": "https://desk.example.com", **given}, credentials)
+        with pytest.raises(Passing):
+            await open_desk(profile, client, QUICK).read_decision(TicketRef("1", "#1", ""))
+
+
 # Jira ----------------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +271,18 @@ async def test_freshservice_finds_an_id_that_no_tag_has_room_for(site: Site) -> 
     assert await desk.find_by_case("x" * 80, since=NOW) == ref
 
 
+async def test_freshservice_finds_a_ticket_whose_tag_is_the_long_marker(site: Site) -> None:
+    """Releases before this one have tagged tickets so."""
+    case_id = "0198c5e2-7b1a-7c3d-9e4f-0123456789ab"
+    simulated = site.desks.freshservice
+    simulated.open(subject="Keep?", description="It was rewritten.", requester="a@b", tags=[f"lr-case-{case_id}"])
+    desk = site.open("freshservice")
+    found = await desk.find_by_case(case_id, since=NOW)
+    assert found is not None
+    assert await desk.create(draft(case_id=case_id), tried=True) == found
+    assert len(simulated.tickets) == 1
+
+
 async def test_freshservice_calls_the_fields_of_its_form_as_its_tickets_do(site: Site) -> None:
     desk = site.open("freshservice")
     names = {spec.name: spec for spec in await desk.discover_fields()}
@@ -269,6 +290,18 @@ async def test_freshservice_calls_the_fields_of_its_form_as_its_tickets_do(site:
     await desk.create(draft(fields={name: names[name].value(text) for name, text in given.items()}))
     (body,) = bodies(site.desks.freshservice, "POST", "/tickets")
     assert {name: body[name] for name in given} == {"type": "Incident", "department_id": 4100, "group_id": 12}
+
+
+async def test_freshservice_takes_no_tag_away_that_it_does_not_show(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, simulated = site.open("freshservice"), site.desks.freshservice
+    ref = await desk.create(draft())
+    shown = type(simulated)._shown
+    monkeypatch.setattr(simulated, "_shown", lambda ticket, **_: shown(simulated, ticket, tags=False))
+    await desk.close(ref, "Frozen.", mark="lr-note-1")
+    (ticket,) = simulated.tickets.values()
+    assert ticket.tags == ["lr-case-case-1"]
 
 
 # ServiceNow ----------------------------------------------------------------------------------------------------------
@@ -378,6 +411,17 @@ async def test_serval_reads_every_page(site: Site, monkeypatch: pytest.MonkeyPat
         site.desks.serval.open(subject=f"Other {number}")
     desk = site.open("serval")
     ref = await desk.create(draft())
+    assert await desk.find_by_case("case-1", since=NOW) == ref
+
+
+async def test_serval_reads_messages_and_tickets_without_a_text(site: Site) -> None:
+    desk, simulated = site.open("serval"), site.desks.serval
+    ref = await desk.create(draft())
+    simulated.open(subject="By a form", description=None)  # type: ignore[arg-type]  # as nobody wrote anything
+    simulated.say(next(iter(simulated.tickets.values())), None, public=True, by="Pat")  # type: ignore[arg-type]
+    await desk.comment(ref, "Frozen.", mark="lr-note-1")
+    await desk.comment(ref, "Frozen.", mark="lr-note-1", tried=True)
+    assert len(bodies(simulated, "POST", "/messages")) == 1
     assert await desk.find_by_case("case-1", since=NOW) == ref
 
 

@@ -174,7 +174,9 @@ CALLS: Final[dict[str, list[Documented]]] = {
     ],
     "freshservice": [
         Documented("GET", "/api/v2/tickets", {**_PAGE, "updated_since": ANY, "workspace_id": NUMBER}),
-        Documented("GET", "/api/v2/tickets/filter", {"query": r"\"tag:'[^']+'\"", "workspace_id": NUMBER}),
+        Documented(
+            "GET", "/api/v2/tickets/filter", {"query": r"\"tag:'[^']+'( OR tag:'[^']+')*\"", "workspace_id": NUMBER}
+        ),
         Documented("GET", "/api/v2/ticket_form_fields", {"workspace_id": NUMBER}),
         Documented("GET", "/api/v2/tickets/[0-9]+", {"include": "tags"}),
         Documented("GET", "/api/v2/tickets/[0-9]+/conversations", _PAGE),

@@ -15,7 +15,16 @@ from reclaim.common.errors import Invalid
 from reclaim.connectors.itsm import templates, texts
 from reclaim.connectors.itsm.base import retry_after
 from reclaim.connectors.itsm.decisions import DecisionRules, read
-from reclaim.connectors.itsm.ports import Choice, FieldKind, FieldSpec, Json, TicketDraft, case_marker, marked_case
+from reclaim.connectors.itsm.ports import (
+    Choice,
+    FieldKind,
+    FieldSpec,
+    Json,
+    TicketDraft,
+    case_marker,
+    marked_case,
+    short_marker,
+)
 from reclaim.connectors.itsm.profile import DeskProfile
 from reclaim.connectors.itsm.registry import PLATFORMS, validate
 
@@ -132,6 +141,22 @@ def test_an_id_that_could_break_out_of_a_query_is_no_marker(case_id: str) -> Non
 @pytest.mark.parametrize("label", ["lr-c-", "lr-c-short", "lr-t-" + "a" * 27, "lr-x-1", "lr_keep", "lr-c-é"])
 def test_a_label_that_marks_no_case_names_none(label: str) -> None:
     assert marked_case(label) is None
+
+
+UUID_OF = "0198c5e2-7b1a-7c3d-9e4f-0123456789ab"
+
+
+@pytest.mark.parametrize("case_id", [UUID_OF.upper(), UUID_OF.replace("-", ""), UUID_OF, f"{UUID_OF}-task"])
+def test_a_short_marker_is_read_as_the_id_that_it_was_made_of_or_not_at_all(case_id: str) -> None:
+    marker = short_marker(case_id, 32)
+    assert len(marker) <= 32
+    assert marked_case(marker) in {case_id, None}
+
+
+def test_how_to_answer_names_a_way_also_where_the_desk_has_no_answer_to_a_question() -> None:
+    rules = DecisionRules(tags={"lr_done": "done", "lr_cheaper": "downgrade"})
+    assert "case's page" in templates.answers(rules, downgrade=False)
+    assert "case's page" in templates.answers(DecisionRules(tags={"lr_keep": "keep"}), task=True)
 
 
 CHOICES = (Choice("2", "High"), Choice("3", "Low"))

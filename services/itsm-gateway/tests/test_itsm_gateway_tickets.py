@@ -412,6 +412,54 @@ async def test_a_downgrade_is_offered_where_there_is_a_cheaper_licence_and_means
     assert all("by reading the ticket" in page and "Verified with" not in page for page in read)
 
 
+async def test_a_question_that_is_closed_as_done_calls_a_person_and_says_so(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    await small.run("open_tickets")
+    small.act("tag", "lr_done")
+    small.act("close")
+    for _ in range(2):
+        await small.run("poll_tickets")
+        await small.site.handle()
+    (undecided,) = [event for event in await small.site.said() if isinstance(event, TicketUndecided)]
+    assert "a task was carried out" in undecided.reason
+    await small.run("tell_tickets")
+    (comment,) = small.tickets()[0].comments
+    assert "This is no answer yet" in comment.text
+
+
+async def test_our_closing_of_a_question_that_says_done_is_nothing_for_a_person(small: World) -> None:
+    await small.connect()
+    await small.site.tell(flagged("c", "both"))
+    await small.run("open_tickets")
+    small.act("tag", "lr_done")
+    await small.site.tell(life("c")[0])
+    await small.run("tell_tickets")
+    assert small.desk.is_closed(small.tickets()[0])
+    _, secret = await small.site.secret("it", "freshservice")
+    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_done"}'
+    await small.site.post("it", body, {"x-reclaim-secret": secret, "content-type": "application/json"})
+    await small.site.handle()
+    shown = await small.site.get("/itsm-gateway/api/deliveries")
+    assert [one["state"] for one in shown["deliveries"]] == ["ignored"]
+
+
+async def test_a_ticket_that_its_desk_does_not_find_yet_is_not_left_open_after_the_end_of_its_case(
+    small: World,
+) -> None:
+    small.platform = "jira"
+    await small.connect()
+    await small.site.tell(flagged("c"))
+    small.sandbox.world.desks.jira.search_lag = 5
+    small.fault("timeout_after_commit", "POST", "jira/rest/servicedeskapi/request")
+    await small.run("open_tickets")
+    (ticket,) = small.tickets()
+    await small.site.tell(CaseClosed(case_id="c", outcome="kept", reason="By mail.", closed_at=NOW))
+    for _ in range(6):
+        await small.run("open_tickets", "tell_tickets")
+    assert small.desk.is_closed(ticket)
+
+
 async def test_tags_that_disagree_take_nothing_away(small: World) -> None:
     await small.connect()
     await small.site.tell(flagged("c"))

@@ -407,6 +407,16 @@ async def from_jira(site: Site, *labels: str, identifier: str = "jira-1", **more
     return told
 
 
+@pytest.mark.parametrize("connection", ["it", "fresh"])
+async def test_a_body_of_boxes_in_boxes_is_no_fault_of_ours(desk: tuple[Site, FakeDesk], connection: str) -> None:
+    site, _ = desk
+    await site.secret("fresh", "freshservice", STATIC)
+    deep = b"[" * 20_000 + b"]" * 20_000
+    body = of_jira("lr-case-c")[:-1] + b', "ticket_id": 1, "deep": ' + deep + b"}"
+    headers = by_jira(JIRA, body, "jira-1") if connection == "it" else {"x-reclaim-secret": STATIC}
+    assert 400 <= (await site.post(connection, body, headers)).status_code < 500
+
+
 async def test_the_ticket_decides_and_not_the_webhook(desk: tuple[Site, FakeDesk]) -> None:
     site, fake = desk
     await site.tell(flagged("c"))
@@ -440,7 +450,7 @@ async def test_what_the_ticket_said_before_is_an_echo_and_a_change_of_mind_is_no
         (TicketState("IT-42", "open"), "ignored", "no answer yet"),
         (TicketState("IT-42", "undecided", "Two answers disagree."), "failed", "Two answers disagree."),
         (TicketState("IT-42", "revoke", test=True), "ignored", "marked as a test"),
-        (TicketState("IT-42", "done"), "failed", "Say so on the task's own ticket"),
+        (TicketState("IT-42", "done"), "failed", "say so on the task's own ticket"),
         (None, "failed", "no ticket of case c"),
     ],
     ids=["open", "undecided", "test", "done", "gone"],

@@ -47,6 +47,7 @@ A_DOWNGRADE_REVOKES: Final = (
     "This ticket asks for a downgrade, and the rule names no cheaper licence to move the holder to: it is taken as "
     "revoke. Whoever needs the seat can have it restored during the grace period."
 )
+NO_TASK: Final = "It says that a task was carried out, and asks for a decision: say so on the task's own ticket."
 
 Progress = (
     UserFrozen | UserRestored | FulfilmentAnnounced | FulfilmentRequested | SeatReclaimed | SeatReactivated | CaseClosed

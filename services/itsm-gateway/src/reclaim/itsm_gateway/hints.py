@@ -31,6 +31,9 @@ LABELS: Final[dict[Platform, str]] = {
 # That a task is done is no decision: only the ticket, read back, says so.
 TAGS: Final[dict[str, Decision]] = {tag: answer for tag, answer in DEFAULT_TAGS.items() if answer != "done"}
 
+_UNREADABLE: Final = (msgspec.DecodeError, RecursionError)
+"""What a body raises that does not fit; also one of boxes in boxes, which is nested deeper than anybody's."""
+
 # No NUL: PostgreSQL stores none in a text.
 _Text = Annotated[str, msgspec.Meta(max_length=2000, pattern=r"^[^\x00]*\Z")]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00]+\Z")]
@@ -73,7 +76,7 @@ def sent_at(body: bytes) -> int | None:
     """Return the instant in a Jira webhook's body, in milliseconds since 1970; None if there is none."""
     try:
         return _stamped.decode(body).timestamp
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None
 
 
@@ -107,7 +110,7 @@ _trial_body = msgspec.json.Decoder(_Trial)
 def _generic(body: bytes) -> Hint:
     try:
         said = _generic_body.decode(body)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         return _trial(body) or _misfit(
             error,
             "Send a JSON object with case_id, decision (keep, revoke or downgrade), actor and, if you like, reason.",
@@ -118,7 +121,7 @@ def _generic(body: bytes) -> Hint:
 def _ticket(body: bytes) -> Hint:
     try:
         said = _ticket_body.decode(body)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         return _trial(body) or _misfit(
             error, "Send a JSON object with case_id, ticket and, if you like, decision, actor and reason."
         )
@@ -128,11 +131,11 @@ def _ticket(body: bytes) -> Hint:
 def _trial(body: bytes) -> Hint | None:
     try:
         return Hint(reason=_trial_body.decode(body).test, trial=True)
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None
 
 
-def _misfit(error: msgspec.DecodeError, send: str) -> NoReturn:
+def _misfit(error: Exception, send: str) -> NoReturn:
     raise Invalid(f"The webhook's body does not fit: {error}. {send}") from error
 
 
@@ -182,7 +185,7 @@ _DECIDING: Final = frozenset({"status", "resolution", "labels"})
 def _jira(body: bytes) -> Hint | None:
     try:
         said = _jira_body.decode(body)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         _misfit(error, "Send Jira's own webhook for issue events, unchanged.")
     if said.issue is None or said.webhook_event not in {"jira:issue_updated", "jira:issue_deleted"}:
         return None
@@ -219,7 +222,7 @@ _freshservice_body = msgspec.json.Decoder(_Freshservice)
 def _freshservice(body: bytes) -> Hint | None:
     try:
         said = _freshservice_body.decode(body)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         return _trial(body) or _misfit(error, "Send a JSON object with ticket_id and tags from the Workflow Automator.")
     tags = said.tags.split(",") if isinstance(said.tags, str) else said.tags
     cases = _cases(tags)

@@ -65,6 +65,9 @@ LEASE: Final = 300_000
 """
 FIRST_RETRY: Final = 5.0
 LAST_RETRY: Final = 900.0
+LOOKS: Final = 4
+BETWEEN_LOOKS: Final = 180.0
+"""Attempts after which a ticket that is not found was not opened, and seconds between them: a search may lag."""
 POLL_EVERY: Final = 300_000
 """Milliseconds between two readings of an open ticket whose webhook may have been lost."""
 DECIDED: Final = frozenset({"keep", "revoke", "downgrade", "done", "undecided"})
@@ -335,6 +338,9 @@ class Ticketing:
         if over:
             # One that was opened although no answer said so is told the end like any other.
             found = await desk.find_by_case(ticket.reference, since=ticket.flagged_at)
+            if found is None and ticket.attempts < LOOKS:
+                said = "Its case has ended. It may have been opened before, and is looked for once more."
+                raise UnknownOutcome(said, look_after=BETWEEN_LOOKS)
             return None if found is None else (found, place_of(stored))
         # An attempt before this one may have opened it, whatever became of its answer.
         return await desk.create(draft(stored, ticket), tried=ticket.attempts > 1), place_of(stored)

@@ -151,27 +151,22 @@ def _by_ticket(facts: Facts, request: TicketRequest, ticket: TicketState) -> Ver
     if facts.ours:
         # That does not complete an answer which its people had not given by closing it.
         return Verdict("ignored", f"Ticket {ticket.ticket} was closed from here.")
-    if ticket.says == "undecided":
+    if ticket.says in {"undecided", "done"}:
         return _decides_nothing(facts, request, ticket)
-    if ticket.says == "done":
-        return Verdict(
-            "failed",
-            f"Ticket {ticket.ticket} asks for a decision, and says that a task was carried out. Say so on the task's "
-            "own ticket, or on the case's own page.",
-        )
-    return _taken(facts, ticket.says, _who(facts, ticket), _why(facts, ticket))
+    return _taken(facts, cast("Decision", ticket.says), _who(facts, ticket), _why(facts, ticket))
 
 
 def _decides_nothing(facts: Facts, request: TicketRequest, ticket: TicketState) -> Verdict:
     if not _waits(request):
         # The case was decided elsewhere, and we closed the ticket ourselves: this is the echo.
         return Verdict("ignored", f"The case has moved on without ticket {ticket.ticket}.")
-    said = f"Ticket {ticket.ticket} decides nothing. {ticket.reason}".strip()
+    why = domain.NO_TASK if ticket.says == "done" else ticket.reason
+    said = f"Ticket {ticket.ticket} decides nothing. {why}".strip()
     outcome = f"{said} Answer on the ticket and replay this webhook, or decide the case on its own page."
     if facts.before == ticket.says:
         # It is told once: every change of the ticket sends a webhook, this comment too.
         return Verdict("failed", outcome)
-    return Verdict("failed", outcome, word=domain.no_answer(ticket.reason, facts.how), undecided=said)
+    return Verdict("failed", outcome, word=domain.no_answer(why, facts.how), undecided=said)
 
 
 def _waits(request: TicketRequest | None) -> bool:

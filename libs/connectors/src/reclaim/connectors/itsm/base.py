@@ -190,7 +190,7 @@ class Line:
             raise self._failure(status, answer_headers, raw, reads=reads)
         try:
             return msgspec.convert(_decoded(raw) if raw else None, into, strict=False)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             # A page instead of JSON: a sign-in page, a proxy, an instance that is asleep.
             said = f"{self.name} answered {status} with something that is not its API's answer ({error})."
             raise self._unclear(said, reads=reads) from None
@@ -277,7 +277,7 @@ class Line:
     def _quote(self, raw: bytes) -> str:
         try:
             words = self._explain(_decoded(raw))
-        except (msgspec.DecodeError, AttributeError, TypeError, KeyError, IndexError, ValueError):
+        except (msgspec.DecodeError, RecursionError, AttributeError, TypeError, KeyError, IndexError, ValueError):
             words = ""  # no JSON, or not in the platform's shape: a page says nothing worth quoting
         words = " ".join(str(words).split())[:LONGEST_QUOTE].rstrip(".")
         return f": {words}" if words else ""

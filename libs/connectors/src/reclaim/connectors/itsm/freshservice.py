@@ -210,7 +210,7 @@ class Freshservice(Adapter):
         return [_spec(each) for each in form.ticket_fields if isinstance(each.get("name"), str)]
 
     async def find_by_case(self, case_id: str, *, since: datetime) -> TicketRef | None:  # noqa: ARG002  tags are indexed
-        return only(await self._of_case(await self._tagged(_tag(case_id)), case_id), case_id)
+        return only(await self._of_case(await self._tagged(*_marks(case_id)), case_id), case_id)
 
     async def _comment(self, ref: TicketRef, text: str, mark: str = "") -> None:  # noqa: ARG002  it is in the text
         await self.line.call(
@@ -224,8 +224,9 @@ class Freshservice(Adapter):
         ticket = await self._read(ref)
         if not _is_closed(ticket):
             change: dict[str, Json] = {"status": CLOSED}
-            if mark:
-                change["tags"] = sorted({*_tags(ticket), mark})
+            if mark and ticket.tags is not msgspec.UNSET:
+                # A list of tags may replace those that are there: where they are not shown, none is added.
+                change["tags"] = sorted({*ticket.tags, mark})
             closed_at_last(ref, closed=_is_closed(await self._update(ref, change)))
             await self._comment(ref, text)
 
@@ -292,11 +293,13 @@ class Freshservice(Adapter):
         return self._ref(made.ticket)
 
     async def _complete(self, ref: TicketRef, draft: TicketDraft) -> None:
-        present = _tags(await self._read(ref))
-        wanted = _wanted(draft)
-        if not set(wanted) <= set(present):
+        present = set(_tags(await self._read(ref)))
+        missing = set(_wanted(draft)) - present
+        if not present.isdisjoint(_marks(draft.case_id)):
+            missing.discard(_tag(draft.case_id))
+        if missing:
             # Whether a list of tags replaces the old one is not documented: the union is right either way.
-            await self._update(ref, {"tags": sorted({*present, *wanted})})
+            await self._update(ref, {"tags": sorted(present | missing)})
 
     async def _find_slowly(self, draft: TicketDraft) -> TicketRef | None:
         found = await self.find_by_case(draft.case_id, since=draft.opened_at)
@@ -317,8 +320,9 @@ class Freshservice(Adapter):
             look_after=self.tuning.unknown_for * 10,
         )
 
-    async def _tagged(self, marker: str) -> list[_Ticket]:
-        params: dict[str, str | int] = {"query": f"\"tag:'{marker}'\""}
+    async def _tagged(self, *markers: str) -> list[_Ticket]:
+        anyone = " OR ".join(f"tag:'{marker}'" for marker in markers)
+        params: dict[str, str | int] = {"query": f'"{anyone}"'}
         if self.workspace_id:
             params["workspace_id"] = self.workspace_id
         return (await self.line.call("GET", "/api/v2/tickets/filter", into=_Many, params=params)).tickets
@@ -359,13 +363,19 @@ def _tag(case_id: str) -> str:
     return short_marker(case_id, LONGEST_TAG)
 
 
+def _marks(case_id: str) -> list[str]:
+    """Return the tags that a case's ticket may be known by: earlier releases tagged it with its marker in full."""
+    return list(dict.fromkeys((_tag(case_id), case_marker(case_id))))
+
+
 def _wanted(draft: TicketDraft) -> list[str]:
     return [_tag(draft.case_id) if tag == draft.marker else tag for tag in draft.tags]
 
 
 def _is_of(ticket: _Ticket, case_id: str) -> bool:
     """Tell whether a ticket carries the marker of a case: as a tag, or in its description."""
-    return _tag(case_id) in _tags(ticket) or case_marker(case_id) in (ticket.description_text or "").split()
+    words = {*_tags(ticket), *(ticket.description_text or "").split()}
+    return not words.isdisjoint(_marks(case_id))
 
 
 def _html(text: str) -> str:

@@ -84,8 +84,8 @@ def case_marker(case_id: str) -> str:
 def short_marker(case_id: str, room: int) -> str:
     """Return a marker that has room: of a case's own id, which is a UUID, it is 31 characters, in small letters.
 
-    An id that is no UUID and too long has one that it cannot be read from again: then only its ticket's description
-    tells.
+    An id that is too long, and no UUID in its usual spelling, has one that it cannot be read from again: then only its
+    ticket's description tells.
 
     Raises:
         Invalid: the case's id would not survive as a label.
@@ -95,10 +95,11 @@ def short_marker(case_id: str, room: int) -> str:
         return marker
     kind = TASK if case_id.endswith(TASK) else ""
     try:
-        raw = UUID(case_id.removesuffix(TASK)).bytes
+        short = _SHORT[kind] + base64.b32encode(UUID(case_id.removesuffix(TASK)).bytes).decode().rstrip("=").lower()
     except ValueError:
-        return f"lr-x-{hashlib.sha256(case_id.encode()).hexdigest()[:20]}"
-    return _SHORT[kind] + base64.b32encode(raw).decode().rstrip("=").lower()
+        short = ""
+    # One that spells its UUID otherwise would be read again as another case.
+    return short if marked_case(short) == case_id else f"lr-x-{hashlib.sha256(case_id.encode()).hexdigest()[:20]}"
 
 
 def marked_case(label: str) -> str | None:

@@ -65,7 +65,7 @@ AFTERWARDS: Final = frozenset({"priorityId"})
 class _Ticket(msgspec.Struct, rename="camel"):
     id: str
     friendly_identifier: str = ""
-    description: str = ""
+    description: str | None = ""
     status_id: str = ""
     priority_id: str | None = None
     assigned_to_user_id: str | None = None
@@ -84,7 +84,7 @@ class _Many(msgspec.Struct, rename="camel"):
 
 
 class _Message(msgspec.Struct):
-    content: str = ""
+    content: str | None = ""
 
 
 class _Messages(msgspec.Struct, rename="camel"):
@@ -193,7 +193,7 @@ class Serval(Adapter):
         }
         while True:
             page = await self.line.call("GET", "/v2/tickets", into=_Many, params=params)
-            found += [ticket for ticket in page.data if marker in ticket.description.split()]
+            found += [ticket for ticket in page.data if marker in (ticket.description or "").split()]
             if not page.next_page_token:
                 break
             params["pageToken"] = page.next_page_token
@@ -218,14 +218,14 @@ class Serval(Adapter):
         params: dict[str, str | int] = {}
         while True:
             page = await self.line.call("GET", f"/v2/tickets/{ref.key}/messages", into=_Messages, params=params)
-            if marked((message.content for message in page.data), mark):
+            if marked((message.content or "" for message in page.data), mark):
                 return True
             if not page.next_page_token:
                 return False
             params["pageToken"] = page.next_page_token
 
     async def _closed_with(self, ref: TicketRef, mark: str) -> bool:
-        return marked([(await self._read(ref)).description], mark)
+        return marked([(await self._read(ref)).description or ""], mark)
 
     async def read_decision(self, ref: TicketRef) -> ReadDecision:
         ticket = await self._read(ref)
@@ -284,7 +284,7 @@ class Serval(Adapter):
         change: dict[str, Json] = {"statusId": fitting[0].id}
         if mark:
             # A ticket has no field of ours and no readable history: what closed it stands below its description.
-            change["description"] = f"{ticket.description.rstrip()}\nClosed by Reclaim: {mark}"
+            change["description"] = f"{(ticket.description or '').rstrip()}\nClosed by Reclaim: {mark}".lstrip()
         moved = await self._update(ref, change)
         if closed:
             present = next((each for each in statuses if each.id == moved.status_id), None)

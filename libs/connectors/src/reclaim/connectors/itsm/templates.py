@@ -176,6 +176,8 @@ def answers(rules: DecisionRules, *, task: bool = False, downgrade: bool = True)
         said.append(f"set one tag (label) on this ticket: {_either(ways)}")
     if chosen:
         said.append(f"choose {_either(chosen)} in the field {rules.decision_field}")
+    if not said:
+        return "This desk's connection names no way to answer here: answer on the case's page."
     how = ", or ".join(said)
     if task:
         return (
