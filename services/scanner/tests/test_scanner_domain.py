@@ -75,7 +75,9 @@ def seat(number: int = 1, **more: Any) -> SeatRecord:
 
 
 def survey(**more: Any) -> Survey:
-    values: dict[str, Any] = {name: Known({}) for name in Survey.__dataclass_fields__ if name != "taken_at"}
+    values: dict[str, Any] = {
+        name: Known({}) for name in Survey.__dataclass_fields__ if name not in {"taken_at", "seen"}
+    }
     return Survey(**{"taken_at": NOW, **values, "frozen": Known(frozenset()), **more})
 
 
