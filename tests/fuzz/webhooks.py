@@ -275,7 +275,7 @@ class Found:
         rate = self.total / self.seconds if self.seconds else 0.0
         return (
             f"{self.total:,} altered webhooks in {self.seconds:.0f} s ({rate:,.0f} a second): {each}; at most "
-            f"{self.most_read:,} bytes of a body taken in"
+            f"{self.most_read:,} bytes of a body came in: 64 KiB are kept, and the part that would be too much is dropped"
         )
 
 
