@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from playwright.async_api import Page
 
 READS = """
@@ -73,3 +75,16 @@ async def reach(page: Page, name: str, *, most: int = 90) -> None:
             assert told[1], f"{name} has the focus, and nobody sees it"
             return
     raise AssertionError(f"the keyboard does not reach {name}")
+
+
+async def unreadable(page: Page, pages: Mapping[str, str]) -> dict[str, list[str]]:
+    """Look at pages, by name, with everything unfolded; return what is wrong with those that cannot be read."""
+    found: dict[str, list[str]] = {}
+    for name, path in pages.items():
+        answer = await page.goto(path)
+        assert answer is not None
+        assert answer.status == 200, name
+        await page.evaluate("document.querySelectorAll('main details').forEach(one => { one.open = true })")
+        if wrong := await page.evaluate(READS):
+            found[name] = wrong
+    return found

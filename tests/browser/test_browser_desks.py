@@ -10,7 +10,7 @@ from playwright.async_api import Page, expect
 
 from reclaim.sandbox.desks import freshservice
 from tests.browser.conftest import DeskConsole
-from tests.browser.looks import READS, reach
+from tests.browser.looks import reach, unreadable
 from tests.support.itsm_desks import PLATFORMS, World
 from tests.support.itsm_gateway import flagged, life
 
@@ -63,16 +63,8 @@ async def stocked(world: World) -> dict[str, str]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_page_of_desks_can_be_read(desks: DeskConsole, scheme: str, phone: bool) -> None:
     pages = await stocked(desks.world)
-    found: dict[str, list[str]] = {}
     async with desks.page(phone=phone, scheme=scheme) as page:
-        for name, path in pages.items():
-            answer = await page.goto(path)
-            assert answer is not None
-            assert answer.status == 200, name
-            await page.evaluate("document.querySelectorAll('main details').forEach(one => { one.open = true })")
-            if wrong := await page.evaluate(READS):
-                found[name] = wrong
-    assert found == {}
+        assert await unreadable(page, pages) == {}
 
 
 async def test_a_desk_is_connected_without_scripts_on_a_phone(desks: DeskConsole) -> None:

@@ -16,7 +16,7 @@ from reclaim.scanner.domain import KINDS
 from services.scanner.tests.feeds_world import send
 from services.scanner.tests.scanner_world import SECRET, SETTINGS, TERMS
 from tests.browser.conftest import Console
-from tests.browser.looks import READS, reach
+from tests.browser.looks import READS, reach, unreadable
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
@@ -100,16 +100,8 @@ async def _others(console: Console) -> dict[str, str]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_page_can_be_read(console: Console, scheme: str, phone: bool) -> None:
     pages = {**await stocked(console), **await _others(console)}
-    found: dict[str, list[str]] = {}
     async with console.page(phone=phone, scheme=scheme) as page:
-        for name, path in pages.items():
-            answer = await page.goto(path)
-            assert answer is not None
-            assert answer.status == 200, name
-            await page.evaluate("document.querySelectorAll('main details').forEach(one => { one.open = true })")
-            if wrong := await page.evaluate(READS):
-                found[name] = wrong
-    assert found == {}
+        assert await unreadable(page, pages) == {}
 
 
 async def test_what_is_wrong_with_a_page_would_be_found(browser: Browser) -> None:

@@ -274,8 +274,8 @@ class Found:
         each = ", ".join(f"{count:,} x {status}" for status, count in sorted(self.statuses.items()))
         rate = self.total / self.seconds if self.seconds else 0.0
         return (
-            f"{self.total:,} altered webhooks in {self.seconds:.0f} s ({rate:,.0f} a second): {each}; at most "
-            f"{self.most_read:,} bytes of a body came in: 64 KiB are kept, and the part that would be too much is dropped"
+            f"{self.total:,} altered webhooks in {self.seconds:.0f} s ({rate:,.0f} a second): {each}; "
+            f"at most {self.most_read:,} bytes of a body came in (64 KiB are kept, a part that is too much is dropped)"
         )
 
 
