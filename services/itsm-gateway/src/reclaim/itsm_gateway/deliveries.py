@@ -182,7 +182,8 @@ class Handling:
         tickets = await ticket_store.referred(unit.db, {_reference(delivery) for delivery, _ in pairs}, lock=True)
         ended = await ticket_store.ending(unit.db, set(tickets))
         decided = await delivery_store.last_taken(unit.db, cases)
-        desks = {desk.id: desk.version for desk in await ticket_store.desks(unit.db)}
+        failed = any(found.problem is not None for _, found in pairs)
+        desks = {desk.id: desk.version for desk in await ticket_store.desks(unit.db)} if failed else {}
         now = wall_milliseconds()
         settled: list[Settled] = []
         steps: list[Step] = []

@@ -770,9 +770,8 @@ async def _frozen_for_another_case(db: AsyncConnection, claimed: Sequence[Claime
     for effect in claimed:
         later = await drift_store.holds_seat_since(db, effect.case) if effect.case.closed_as is not None else None
         if later is not None:
-            reason = f"Case {later} is about the same seat, and later: what is frozen now is its."
-            remedy = "Undo on that case's page what was done since."
-            found[effect.id] = Answer(ActionFailed(reason, remedy, foreign=True), reason)
+            reason = drift_store.held_since(later)
+            found[effect.id] = Answer(ActionFailed(reason, "What is frozen now is that case's.", foreign=True), reason)
     return found
 
 

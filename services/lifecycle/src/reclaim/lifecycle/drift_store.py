@@ -232,6 +232,11 @@ async def holds_seat_since(db: AsyncConnection, case: Case) -> str | None:
     return None
 
 
+def held_since(later: str) -> str:
+    """Return why a freeze is not undone for a case, once a later one of the seat holds it."""
+    return f"Case {later} is about the same seat, and later: undo on its page what was done since."
+
+
 async def count_left_frozen(db: AsyncConnection) -> int:
     """Return how many freezes outlived their case."""
     return int((await db.execute(sa.select(sa.func.count()).select_from(DRIFT).where(_LEFT))).scalar_one())

@@ -28,7 +28,7 @@ async def _unfreeze(database: Database, case_id: str, operator: Operator) -> Cas
     async with database.reading() as db:
         later = await drift_store.holds_seat_since(db, await queries.find(db, case_id))
     if later is not None:
-        raise Conflict(f"Case {later} is about the same seat, and later: undo on its page what was done since.")
+        raise Conflict(drift_store.held_since(later))
     return await command(database, case_id, operator, Unfreeze(operator.name))
 
 

@@ -231,6 +231,7 @@ async def _locked(unit: Unit, waiting: Waiting) -> dict[str, UsageQuestioned]:
     rows = await unit.db.execute(
         sa.select(QUESTIONS.c.case_id, QUESTIONS.c.asked_at)
         .where(among(QUESTIONS.c.case_id, waiting.asked))
+        .order_by(QUESTIONS.c.case_id)
         .with_for_update()
     )
     return {row.case_id: one for row in rows if (one := waiting.asked[row.case_id]).asked_at == row.asked_at}
