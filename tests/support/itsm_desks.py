@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -62,6 +63,12 @@ SLOW_MACHINE: Final = 60.0
 """Seconds for which a round of a job may take."""
 
 
+def case_of(ticket: Ticket) -> str:
+    """Return the case that a ticket's description leads to; empty for a ticket of people."""
+    found = re.search(r"/lifecycle/cases/([\w-]+)", ticket.description)
+    return found[1] if found else ""
+
+
 @dataclass
 class World:
     """A gateway and the desks that it may be connected to."""
@@ -100,7 +107,8 @@ class World:
                 await unit.db.execute(sa.update(table).values(due=0))
 
     def tickets(self) -> list[Ticket]:
-        return list(self.desk.tickets.values())
+        """Return the tickets of the desk in the order of their cases: those of one round are opened side by side."""
+        return sorted(self.desk.tickets.values(), key=lambda ticket: (case_of(ticket), ticket.id))
 
     def act(self, action: str, value: str = "", *, ticket: int = 0) -> None:
         person_acts(self.desk, self.tickets()[ticket], action, value, "Ann Agent")

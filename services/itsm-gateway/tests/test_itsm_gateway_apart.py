@@ -425,7 +425,8 @@ async def test_tickets_are_not_looked_up_where_the_desk_leads_after_it_was_conne
     called = {name: len(desk.called) for name, desk in small.sandbox.world.desks.by_name.items()}
     small.act("tag", "lr_revoke")
     _, secret = await small.site.secret("it", "freshservice")
-    body = b'{"ticket_id": "301", "tags": "lr-case-c,lr_revoke"}'
+    key = small.tickets()[0].key
+    body = f'{{"ticket_id": "{key}", "tags": "lr-case-c,lr_revoke"}}'.encode()
     sent = {"x-reclaim-secret": secret, "content-type": "application/json"}
     assert (await small.site.post("it", body, sent)).status_code == 202
     await small.site.tell(life("c")[0])

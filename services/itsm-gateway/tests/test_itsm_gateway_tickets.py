@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -38,9 +37,9 @@ from reclaim.connectors.itsm.profile import Tuning
 from reclaim.itsm_gateway import deliveries, desks, setup, ticket_store, ticketing
 from reclaim.itsm_gateway.desks import Desks
 from reclaim.sandbox.desks import jira
-from reclaim.sandbox.desks.core import PRODUCT, Ticket
+from reclaim.sandbox.desks.core import PRODUCT
 from reclaim.sandbox.desks.pages import person_acts
-from tests.support.itsm_desks import CLOSING, LAST_CALL, PLATFORMS, World, gateway
+from tests.support.itsm_desks import CLOSING, LAST_CALL, PLATFORMS, World, case_of, gateway
 from tests.support.itsm_gateway import NOW, SEALING, answer, flagged, life, signed, task
 
 
@@ -116,8 +115,8 @@ async def test_a_ticket_is_opened_on_the_desk_that_its_rule_names(world: World) 
     (in_jira,) = world.tickets()
     world.platform = "freshservice"
     (elsewhere,) = world.tickets()
-    assert {"a", "b"} == {_case_of(in_jira), _case_of(elsewhere)}
-    assert _case_of(in_jira) == "a"
+    assert {"a", "b"} == {case_of(in_jira), case_of(elsewhere)}
+    assert case_of(in_jira) == "a"
     (failed,) = [event for event in await world.site.said() if isinstance(event, NoticeFailed)]
     assert (failed.case_id, failed.reason) == ("c", "No service desk is connected as gone.")
     assert "connect that desk, or name another in the rule" in failed.remedy
@@ -129,13 +128,6 @@ def on_desk(case_id: str, desk: str | None, route: Route = "itsm") -> UserFlagge
     """Return a case whose rule names a desk."""
     event = flagged(case_id, route)
     return msgspec.structs.replace(event, policy=msgspec.structs.replace(event.policy, desk=desk))
-
-
-def _case_of(ticket: Ticket) -> str:
-    """Return the case that a ticket's description leads to."""
-    found = re.search(r"/lifecycle/cases/(\w+)", ticket.description)
-    assert found
-    return found[1]
 
 
 async def test_the_approver_is_the_requester(small: World) -> None:
