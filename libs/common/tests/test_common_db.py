@@ -45,6 +45,7 @@ THINGS = sa.Table(
     sa.Column("document", Json),
     sa.Column("number", sa.Integer),
     sa.Column("locked_by", sa.Text),
+    sa.Column("body", sa.LargeBinary),
 )
 
 
@@ -77,9 +78,17 @@ async def round_trip(database: Database, column: sa.Column[object], values: list
 # ------------------------------------------------------------------------------------------- many rows
 
 ROWS = [
-    {"id": n, "at": NOW + timedelta(seconds=n), "amount": Decimal(n) / 8, "document": {"n": [n]}, "locked_by": f"é{n}"}
-    for n in range(1, 301)
+    {
+        "id": n,
+        "at": NOW + timedelta(seconds=n, microseconds=n),
+        "amount": Decimal(n) / 8,
+        "document": {"n": [n, None, "\\"]},
+        "locked_by": f"é{n} \\x00 {{}}[]\"'\n☃𝄞",
+        "body": bytes([n % 256, 0, 92, 34]),
+    }
+    for n in range(1, 300)
 ]
+ROWS.append({"id": 300, "at": None, "amount": None, "document": None, "locked_by": None, "body": None})
 
 
 async def stored(database: Database) -> list[dict[str, object]]:
@@ -90,7 +99,7 @@ async def stored(database: Database) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("first", ["as the first statement", "after another statement"])
 async def test_many_rows_go_in_as_they_are(database: Database, first: str) -> None:
-    """On PostgreSQL by COPY once a transaction has begun, by arrays before that."""
+    """On PostgreSQL by COPY once a transaction has begun, as one text before that."""
     async with database.unit() as unit:
         if first == "after another statement":
             await unit.db.execute(sa.text("SELECT 1"))
@@ -117,7 +126,22 @@ async def test_many_rows_replace_those_with_their_key(database: Database) -> Non
     async with database.unit() as unit:
         await insert_many(unit.db, THINGS, ROWS[:200], same={"number": 1})
         await insert_many(unit.db, THINGS, ROWS[100:], same={"number": 2}, replacing=("id",))
-    assert [row["number"] for row in await stored(database)] == [1] * 100 + [2] * 200
+    assert await stored(database) == [{**row, "number": 1 if row["id"] <= 100 else 2} for row in ROWS]
+
+
+@pytest.mark.parametrize("how", ["copied", "replacing", "changed"])
+async def test_a_document_that_is_null_is_no_missing_one_however_it_is_written(database: Database, how: str) -> None:
+    nothing = {"id": 1, "document": None}
+    async with database.unit() as unit:
+        await unit.db.execute(sa.text("SELECT 1"))
+        if how == "changed":
+            await insert_many(unit.db, THINGS, ROWS[:1])
+            await update_many(unit.db, THINGS, "id", [nothing])
+        else:
+            await insert_many(unit.db, THINGS, [nothing], replacing=() if how == "copied" else ("id",))
+        missing = sa.select(sa.func.count()).where(THINGS.c.document.is_(sa.null()))
+        assert (await unit.db.execute(missing)).scalar_one() == 0
+    assert (await stored(database))[0]["document"] is None
 
 
 async def test_columns_that_are_to_be_kept_stay_when_a_row_is_replaced(database: Database) -> None:
@@ -147,13 +171,13 @@ async def test_a_row_is_not_replaced_by_an_older_one(database: Database) -> None
 async def test_many_rows_are_changed_where_their_key_is(database: Database) -> None:
     async with database.unit() as unit:
         await insert_many(unit.db, THINGS, ROWS, same={"number": 1})
-        changes = [{"id": n, "locked_by": f"by {n}"} for n in (5, 250, 9999)]
+        changes = [{"id": n, "locked_by": f"by {n}", "body": b"\x00\xff"} for n in (5, 250, 9999)]
         await update_many(unit.db, THINGS, "id", changes, same={"number": 2, "at": NOW})
         await update_many(unit.db, THINGS, "id", [])
     found = {row["id"]: row for row in await stored(database) if row["number"] == 2}
-    assert {key: (row["locked_by"], row["at"]) for key, row in found.items()} == {
-        5: ("by 5", NOW),
-        250: ("by 250", NOW),
+    assert {key: (row["locked_by"], row["at"], row["body"]) for key, row in found.items()} == {
+        5: ("by 5", NOW, b"\x00\xff"),
+        250: ("by 250", NOW, b"\x00\xff"),
     }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -300,14 +301,16 @@ async def end_reading(db: AsyncConnection, connection_id: str, products: Collect
     )
 
 
+_SEAT_COLUMNS: Final = tuple(part.name for part in fields(KnownSeat))
+_seat_values: Final = attrgetter(*_SEAT_COLUMNS)
+
+
 def _seat_row(seat: KnownSeat, now: datetime) -> dict[str, Any]:
-    row = {part.name: getattr(seat, part.name) for part in fields(seat)}
-    return {
-        **row,
-        "first_seen_at": seat.first_seen_at or now,
-        "holder_key": user_key(seat.holder_id),
-        "email_key": user_key(seat.holder_email) if seat.holder_email else None,
-    }
+    row: dict[str, Any] = dict(zip(_SEAT_COLUMNS, _seat_values(seat), strict=True))
+    row["first_seen_at"] = seat.first_seen_at or now
+    row["holder_key"] = user_key(seat.holder_id)
+    row["email_key"] = user_key(seat.holder_email) if seat.holder_email else None
+    return row
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -12,6 +12,7 @@ from typing import Final
 from reclaim.common.contracts import Money
 from reclaim.common.db import Database
 from reclaim.common.errors import Transient
+from reclaim.common.tasks import ahead
 from reclaim.connectors.ports import Incomplete, Members, SeatReader, SeatRecord, Survey
 from reclaim.scanner import catalog_store, exclusion_store, groups, known_seats, store
 from reclaim.scanner.catalog import Coverage
@@ -120,15 +121,19 @@ class Scan:
         reading = Reporting() if any(map(known_seats.asks_about_superiors, self._filters)) else None
         try:
             async with Spool() as later:
-                async for page in folded(self._remembered(reader.seats(self.products), database), self.covered.suites):
-                    self.tally.read(page)
-                    mine = page if self.only is None else [seat for seat in page if seat.holder.id in self.only]
-                    if reading is None:
-                        yield await self._judged(mine, judge, survey, database)
-                    else:
-                        reading.add(page)
-                        await later.keep(mine)
-                        yield NOTHING_YET
+                async with (
+                    aclosing(self._remembered(reader.seats(self.products), database)) as listed,
+                    aclosing(folded(listed, self.covered.suites)) as read,
+                ):
+                    async for page in read:
+                        self.tally.read(page)
+                        mine = page if self.only is None else [seat for seat in page if seat.holder.id in self.only]
+                        if reading is None:
+                            yield await self._judged(mine, judge, survey, database)
+                        else:
+                            reading.add(page)
+                            await later.keep(mine)
+                            yield NOTHING_YET
                 async for page in later.pages():
                     yield await self._judged(page, judge, survey, database, reading)
         except Incomplete as error:
@@ -196,18 +201,25 @@ class Scan:
 
     async def _remembered(
         self, pages: AsyncIterator[Sequence[SeatRecord]], database: Database
-    ) -> AsyncIterator[Sequence[SeatRecord]]:
-        """Yield pages as the org lists them; a scan takes note of each before anybody judges it."""
-        async for page in pages:
-            if self.unwritten is not None:
-                self.unwritten.add(page if self.only is None else [one for one in page if one.holder.id in self.only])
-            else:
-                known = [
-                    known_seats.of_record(seat, price_of(self.prices, seat.product, seat.product_name)) for seat in page
-                ]
-                async with database.unit() as unit:
-                    await known_seats.remember(unit.db, self.connection_id, known, self.now)
-            yield page
+    ) -> AsyncGenerator[Sequence[SeatRecord], None]:
+        """Yield pages as the org lists them; a scan takes note of each before anybody judges it.
+
+        While a page is worked on the org is asked for the next one.
+        """
+        async with aclosing(ahead(pages)) as read:
+            async for page in read:
+                if self.unwritten is not None:
+                    self.unwritten.add(
+                        page if self.only is None else [one for one in page if one.holder.id in self.only]
+                    )
+                else:
+                    known = [
+                        known_seats.of_record(seat, price_of(self.prices, seat.product, seat.product_name))
+                        for seat in page
+                    ]
+                    async with database.unit() as unit:
+                        await known_seats.remember(unit.db, self.connection_id, known, self.now)
+                yield page
 
 
 @dataclass(frozen=True, slots=True)

@@ -931,21 +931,24 @@ async def held(
     for row in rows:
         again = row.since + timedelta(days=cooldown_days)
         back[row.holder_id, row.product] = f"{row.cause} on {row.since:%Y-%m-%d}; asked again from {again:%Y-%m-%d}"
-    cases = await db.execute(
+    # PostgreSQL joins a plain IN, and keeps the plan that it made while there were few cases: every holder against
+    # every case. What is asked to be true it looks up.
+    theirs = among(CANDIDATES.c.holder_id, holders).is_(sa.true())
+    which: list[sa.ColumnElement[bool]] = [CANDIDATES.c.closed_at.is_(None)]
+    if run_id is not None:
+        which.append(CANDIDATES.c.run_id == run_id)
+    cases = [
         sa.select(
             CANDIDATES.c.run_id,
             CANDIDATES.c.holder_id,
             CANDIDATES.c.product,
             CANDIDATES.c.flagged_at,
             CANDIDATES.c.dry_run,
-        ).where(
-            CANDIDATES.c.connection_id == connection_id,
-            sa.or_(OPEN, CANDIDATES.c.run_id == run_id) if run_id else OPEN,
-            among(CANDIDATES.c.holder_id, holders),
-        )
-    )
+        ).where(CANDIDATES.c.connection_id == connection_id, theirs, one)
+        for one in which
+    ]
     flagged: set[SeatKey] = set()
-    for row in cases:
+    for row in await db.execute(sa.union_all(*cases)):
         key = (row.holder_id, row.product)
         if run_id is not None and row.run_id == run_id:
             flagged.add(key)

@@ -575,6 +575,8 @@ def total(whole: timedelta, others: Iterable[Measured]) -> Hours:
         least = max(_ZERO, one.time - outside)
         most = min(one.time, inside) if one.time <= one.period.length else one.time
         sum_of += Hours(least if inside else _ZERO, most if inside else _ZERO)
+    if not sessions:
+        return sum_of
     time = merged_time(sessions)
     return sum_of + Hours(time, time)
 
