@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from reclaim.common import migrate
 from reclaim.common.contracts import CheckFinding, Money, Outcome, Person
-from reclaim.common.db import Amount, Json, UtcDateTime, among
+from reclaim.common.db import Amount, Json, UtcDateTime, among, given
 from reclaim.common.errors import Conflict, NotFound
 from reclaim.common.ids import new_id
 from reclaim.common.timing import wall_milliseconds
@@ -910,6 +911,27 @@ async def take_page(db: AsyncConnection, run_id: str) -> list[Found] | None:
     return _found.decode(row.found)
 
 
+@cache
+def _open_cases(*, of_run: bool) -> sa.CompoundSelect[Any]:
+    # PostgreSQL joins a plain IN, and keeps the plan that it made while there were few cases: every holder against
+    # every case. What is asked to be true it looks up. Those of a run are asked for apart: each has its own index.
+    theirs = among(CANDIDATES.c.holder_id, given("holders")).is_(sa.true())
+    which: list[sa.ColumnElement[bool]] = [CANDIDATES.c.closed_at.is_(None)]
+    if of_run:
+        which.append(CANDIDATES.c.run_id == sa.bindparam("run"))
+    cases = [
+        sa.select(
+            CANDIDATES.c.run_id,
+            CANDIDATES.c.holder_id,
+            CANDIDATES.c.product,
+            CANDIDATES.c.flagged_at,
+            CANDIDATES.c.dry_run,
+        ).where(CANDIDATES.c.connection_id == sa.bindparam("connection"), theirs, one)
+        for one in which
+    ]
+    return sa.union_all(*cases)
+
+
 async def held(
     db: AsyncConnection,
     connection_id: str,
@@ -931,24 +953,9 @@ async def held(
     for row in rows:
         again = row.since + timedelta(days=cooldown_days)
         back[row.holder_id, row.product] = f"{row.cause} on {row.since:%Y-%m-%d}; asked again from {again:%Y-%m-%d}"
-    # PostgreSQL joins a plain IN, and keeps the plan that it made while there were few cases: every holder against
-    # every case. What is asked to be true it looks up.
-    theirs = among(CANDIDATES.c.holder_id, holders).is_(sa.true())
-    which: list[sa.ColumnElement[bool]] = [CANDIDATES.c.closed_at.is_(None)]
-    if run_id is not None:
-        which.append(CANDIDATES.c.run_id == run_id)
-    cases = [
-        sa.select(
-            CANDIDATES.c.run_id,
-            CANDIDATES.c.holder_id,
-            CANDIDATES.c.product,
-            CANDIDATES.c.flagged_at,
-            CANDIDATES.c.dry_run,
-        ).where(CANDIDATES.c.connection_id == connection_id, theirs, one)
-        for one in which
-    ]
     flagged: set[SeatKey] = set()
-    for row in await db.execute(sa.union_all(*cases)):
+    asked = {"connection": connection_id, "holders": holders} | ({"run": run_id} if run_id is not None else {})
+    for row in await db.execute(_open_cases(of_run=run_id is not None), asked):
         key = (row.holder_id, row.product)
         if run_id is not None and row.run_id == run_id:
             flagged.add(key)
