@@ -49,7 +49,7 @@ def gallery_pages() -> Pages:
     pages = Pages()
     assert pages.environment.loader is not None
     here = FileSystemLoader(Path(__file__).parent / "gallery")
-    pages.environment.loader = ChoiceLoader([here, pages.environment.loader])
+    pages.environment = pages.environment.overlay(loader=ChoiceLoader([here, pages.environment.loader]))
     return pages
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 from fastapi import Request
@@ -86,8 +87,12 @@ class _Compiled(BytecodeCache):
 _compiled: Final = _Compiled()
 
 
+@cache
 def page_environment(*package_names: str) -> Environment:
-    """Return the environment: templates of the named packages (their `templates/` folder), then the shared ones."""
+    """Return the environment: templates of the named packages (their `templates/` folder), then the shared ones.
+
+    A process has one for the same packages: what is set in it is set for all of their pages.
+    """
     loaders = [PackageLoader(name, "templates") for name in (*package_names, "reclaim.web")]
     environment = Environment(
         loader=ChoiceLoader(loaders),
