@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, expect
 
+from reclaim.common.contracts import DeskChanged
 from reclaim.scanner.domain import KINDS
 from services.scanner.tests.feeds_world import send
 from services.scanner.tests.scanner_world import SECRET, SETTINGS, TERMS
@@ -230,6 +231,25 @@ async def test_a_rule_is_made_previewed_and_scanned_without_scripts(console: Con
         await console.served.scanner.scan_all()
         await page.reload()
         await expect(page.locator("main")).to_contain_text("Finished")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_rules_desk_is_chosen_without_scripts_on_a_phone(console: Console, scheme: str) -> None:
+    pages = await stocked(console)
+    hear = console.served.scanner.hear
+    await hear(DeskChanged(desk_id="emea", platform="jira", asks=False, version=1))
+    rule = pages["rule"].partition("?")[0]
+    async with console.page(scripts=False, scheme=scheme) as page:
+        await page.goto(rule)
+        await page.get_by_role("radio", name="By service desk").check()
+        await page.get_by_label("Service desk").last.select_option("emea")
+        await page.get_by_role("button", name="Save", exact=True).click()
+        await expect(page.get_by_label("Service desk").last).to_have_value("emea")
+        await hear(DeskChanged(desk_id="emea", platform="jira", asks=False, version=2, removed=True))
+        await page.goto(rule)
+        await expect(page.get_by_role("alert")).to_contain_text("The service desk emea was disconnected")
+        await expect(page.get_by_label("Service desk").last).to_have_value("emea")
+        assert await unreadable(page, {"with its desk gone": rule}) == {}
 
 
 async def test_a_scan_shows_its_progress_and_its_end_by_itself(console: Console) -> None:

@@ -20,6 +20,7 @@ from reclaim.common.contracts import (
     CheckFinding,
     ConnectionChanged,
     DecisionReceived,
+    DeskChanged,
     Event,
     FulfilmentAnnounced,
     FulfilmentReported,
@@ -539,6 +540,21 @@ EXAMPLES: Final[Mapping[type[Event], tuple[Example, ...]]] = {
             event=ConnectionChanged(
                 connection_id="org-2", name="Second org", kind="salesforce", settings={}, credentials="", version=1
             ),
+        ),
+    ),
+    DeskChanged: (
+        Example(
+            id="019a4471-6010-7000-8000-000000000001",
+            source="itsm-gateway",
+            time=at(8, 10, 1),
+            traceparent=TRACE,
+            event=DeskChanged(desk_id="jira-emea", platform="jira", asks=False, version=3, removed=True),
+        ),
+        Example(
+            id="019a4471-6010-7000-8000-000000000002",
+            source="itsm-gateway",
+            time=at(8, 10, 2),
+            event=DeskChanged(desk_id="servicenow", platform="servicenow", asks=True, version=1),
         ),
     ),
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from reclaim.cli.desk import DeskAct
 from reclaim.cli.story import Story
+from reclaim.sandbox.desks.generic import SECRET
 from tests.e2e.world import Embedded
 
 pytestmark = pytest.mark.timeout(240)
@@ -158,3 +159,36 @@ def test_mail_and_ticket_answer_at_once_and_one_of_them_decides(world: Embedded)
             assert not story.outcome().differences
         finally:
             desk.close()
+
+
+def test_a_rule_hears_which_desks_there_are(world: Embedded) -> None:
+    with world.story() as story:
+        client = story.client
+        connected = client.get("/scanner/api/connections")
+        rule = client.post(
+            "/scanner/api/rules",
+            {
+                "name": "At a desk of its own",
+                "connection_id": connected[0]["id"] if connected else story.connect(),
+                "products": ["SFDC"],
+                "inactive_days": 90,
+                "route": "itsm",
+                "desk": "emea",
+                "decision_days": 14,
+                "on_timeout": "escalate",
+                "grace_days": 14,
+            },
+        )
+
+        def warned(text: str) -> Callable[[], bool]:
+            return lambda: text in (client.get(f"/scanner/api/rules/{rule['id']}")["warning"] or "nothing")
+
+        address = {"base_url": f"{world.sandbox_url}/desks/generic", "allow_http": "true"}
+        entered = {"platform": "generic", "settings": address, "credentials": {"secret": SECRET}, "asks": False}
+        client.call("PUT", "/itsm-gateway/api/desks/apac", json=entered)
+        story.wait_for("another desk to be heard of", warned("No service desk is connected as emea"))
+        client.call("PUT", "/itsm-gateway/api/desks/emea", json=entered)
+        story.wait_for("the rule's desk to be heard of", warned("nothing"))
+        client.call("DELETE", "/itsm-gateway/api/desks/emea")
+        story.wait_for("its end to be heard of", warned("The service desk emea was disconnected"))
+        client.call("DELETE", "/itsm-gateway/api/desks/apac")

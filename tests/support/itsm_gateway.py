@@ -24,6 +24,7 @@ from reclaim.common.contracts import (
     CaseClosed,
     CaseEvent,
     DecisionReceived,
+    DeskChanged,
     Event,
     FulfilmentRequested,
     Person,
@@ -144,6 +145,14 @@ class Site:
         await self.running.inbox.receive([envelope.join(bodies)])
 
     async def said(self) -> list[Event]:
+        """Return what was said of cases."""
+        return [event for event in await self._outbox() if isinstance(event, CaseEvent)]
+
+    async def said_of_desks(self) -> list[DeskChanged]:
+        """Return what was said of desks."""
+        return [event for event in await self._outbox() if isinstance(event, DeskChanged)]
+
+    async def _outbox(self) -> list[Event]:
         async with self.running.database.reading() as db:
             bodies = (await db.execute(sa.text("SELECT body FROM outbox ORDER BY seq"))).scalars().all()
         parts = envelope.split(envelope.join(bodies))

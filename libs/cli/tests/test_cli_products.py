@@ -176,3 +176,16 @@ def test_parts_of_a_rule_are_changed_by_their_names(services: Services) -> None:
     for odd in ("no_such_part=1", "grace_days"):
         assert run("rule", "change", "Idle", odd).exit_code == 2
     assert {method for method, _path, _body in services.asked[asked:]} == {"GET"}
+
+
+def test_a_warning_about_a_rule_goes_to_standard_error(services: Services) -> None:
+    said = "No service desk is connected as [emea]: no ticket can be opened there."
+    present = {"version": 3, "desk": "", "warning": None}
+    services.answers["GET", "/scanner/api/rules/rule-1"] = (200, present)
+    services.answers["PATCH", "/scanner/api/rules/rule-1"] = (200, {**present, "desk": "[emea]", "warning": said})
+    done = run("rule", "change", "Idle", "desk=[emea]")
+    assert done.exit_code == 0, done.output
+    assert "warning" not in done.stdout
+    assert f"warning: {said}" in " ".join(done.stderr.split())
+    assert json.loads(run("rule", "change", "Idle", "desk=[emea]", "-o", "json").stdout)["warning"] == said
+    assert "warning" not in run("rule", "show", "Idle").output

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from reclaim.common import migrate
 from reclaim.common.clock import FixedClock
+from reclaim.common.contracts import DeskChanged
 from reclaim.common.db import Database
-from reclaim.itsm_gateway import delivery_store, store, ticket_store
+from reclaim.itsm_gateway import delivery_store, store, ticket_store, told_store
 from reclaim.itsm_gateway.desks import place_of
 from tests.support.itsm_gateway import NOW
 
@@ -86,3 +87,24 @@ async def test_tickets_and_words_from_before_are_carried_over(url: str, tmp_path
         ("e1", "comment", "open"),
         ("e2", "end", "open"),
     ]
+
+
+async def test_a_desk_that_is_connected_already_is_still_to_be_announced(url: str, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    for path in VERSIONS.glob("0*.py"):
+        if path.name < "0010":
+            shutil.copy(path, old)
+    database = Database(url, FixedClock(NOW))
+    try:
+        await migrate.upgrade(database.engine, old)
+        async with database.engine.begin() as db:
+            at = NOW.replace(tzinfo=None) if db.dialect.name == "sqlite" else NOW
+            await db.execute(sa.text(DESK), {"settings": "{}", "at": at})
+        await migrate.upgrade(database.engine, VERSIONS)
+        async with database.reading() as reading:
+            assert await told_store.untold(reading) == [
+                DeskChanged(desk_id="it", platform="servicenow", asks=True, version=1)
+            ]
+    finally:
+        await database.close()

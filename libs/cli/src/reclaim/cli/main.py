@@ -372,7 +372,7 @@ def rule_add(
             "warn_only": [given.partition("=")[0] for given in warn or []],
             "warn_reasons": {given.partition("=")[0]: given.partition("=")[2] for given in warn or []},
         }
-        show(output, client.post("/scanner/api/rules", document))
+        rules.show_rule(output, client.post("/scanner/api/rules", document))
 
 
 @rule_app.command("list")
@@ -400,7 +400,7 @@ def rule_show(
 ) -> None:
     """Show a rule with its versions."""
     with _client(url) as client:
-        show(output, client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}"))
+        rules.show_rule(output, client.get(f"/scanner/api/rules/{_rule(client, rule)['id']}"))
 
 
 @rule_app.command("activate")
@@ -411,7 +411,7 @@ def rule_activate(
 ) -> None:
     """Let a rule open cases."""
     with _client(url) as client:
-        show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/activate"))
+        rules.show_rule(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/activate"))
 
 
 @rule_app.command("pause")
@@ -422,7 +422,7 @@ def rule_pause(
 ) -> None:
     """Let a rule open no more cases; those it has opened go on."""
     with _client(url) as client:
-        show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/pause"))
+        rules.show_rule(output, client.post(f"/scanner/api/rules/{_rule(client, rule)['id']}/pause"))
 
 
 @rule_app.command("preview")

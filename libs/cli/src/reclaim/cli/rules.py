@@ -45,7 +45,19 @@ def change(
                 fail(f"{name!r} is no part of a rule: write such as grace_days=21, named as in `rule show -o json`.", 2)
             several = isinstance(present[name], list)
             document[name] = [one.strip() for one in value.split(",") if one.strip()] if several else value or None
-        show(output, client.call("PATCH", path, json=document))
+        show_rule(output, client.call("PATCH", path, json=document))
+
+
+def show_rule(output: Output, rule: dict[str, Any]) -> None:
+    """Print a rule, and what it is warned of."""
+    show(output, rule, table=pairs({name: value for name, value in rule.items() if name != "warning"}))
+    warn(rule.get("warning"))
+
+
+def warn(warning: str | None) -> None:
+    """Print a warning for people, if there is one."""
+    if warning is not None:
+        progress_console.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
 
 
 def explain(
@@ -92,7 +104,7 @@ def diff(
 def submit(rule: RuleArgument, url: UrlOption = DEFAULT_URL, output: OutputOption = Output.TABLE) -> None:
     """Have a draft reviewed: it opens no case until somebody activates it."""
     with connected(url) as client:
-        show(output, client.post(f"/scanner/api/rules/{_rule(client, rule)}/submit"))
+        show_rule(output, client.post(f"/scanner/api/rules/{_rule(client, rule)}/submit"))
 
 
 def withdraw_cases(
@@ -129,8 +141,7 @@ def exclusion_add(
     warning = added["warning"]
     shown = {name: value for name, value in added.items() if name not in {"warning", "last_day"}}
     show(output, added, table=pairs(shown | {"expires_at": _until(added)}))
-    if warning is not None:
-        progress_console.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
+    warn(warning)
 
 
 def _until(exclusion: dict[str, Any]) -> str | None:

@@ -467,11 +467,28 @@ class ConnectionChanged(Event, frozen=True):
     removed: bool = False
 
 
+class DeskChanged(Event, frozen=True):
+    """A service desk was connected, or disconnected, or what is said of it here changed.
+
+    `desk_id` is what it is connected as, and `platform` the kind of desk. The one that `asks` is where new cases get
+    their tickets whose rule names none. `version` goes on counting when a desk of the same id is connected again.
+    """
+
+    wire = "reclaim.DeskChanged.v1"
+
+    desk_id: str
+    platform: str
+    asks: bool
+    version: int
+    removed: bool = False
+
+
 SERVICES: Final = ("scanner", "approvals", "itsm-gateway", "lifecycle", "savings")
 """Every service, in an order that never changes: an outbox row's outstanding receipts are bits by this index."""
 
 CONSUMERS: Final[dict[type[Event], tuple[str, ...]]] = {
     ConnectionChanged: ("lifecycle",),
+    DeskChanged: ("scanner",),
     UserFlagged: ("approvals", "itsm-gateway", "lifecycle"),
     CaseWithdrawn: ("lifecycle",),
     UsageQuestioned: ("scanner",),

@@ -19,7 +19,7 @@ from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.decisions import DEFAULT_TAGS, DecisionRules
 from reclaim.connectors.itsm.ports import Answer
 from reclaim.connectors.itsm.registry import PLATFORMS
-from reclaim.itsm_gateway import delivery_store, setup_store, ticket_store
+from reclaim.itsm_gateway import ticket_store
 from reclaim.itsm_gateway.desks import Desks
 from reclaim.itsm_gateway.setup import Setups
 from reclaim.itsm_gateway.ticket_store import Desk
@@ -177,10 +177,8 @@ def router(database: Database, sealer: Sealer, desks: Desks, setups: Setups) -> 
     async def delete_desk(desk_id: DeskId) -> None:
         """Disconnect a service desk; forget its credentials and its webhooks' secrets. Its tickets stay as they are."""
         async with database.unit() as unit:
-            if not await ticket_store.remove_desk(unit.db, desk_id):
+            if not await desks.remove(unit, desk_id):
                 raise NotFound(f"No service desk is connected as {desk_id}.")
-            await setup_store.remove(unit.db, desk_id)
-            await delivery_store.drop_secrets(unit.db, desk_id)
 
     @api.post("/api/desks/{desk_id}/test")
     async def test_desk(desk_id: DeskId, operator: Annotated[Operator, Depends(require("admin"))]) -> list[ResultOut]:

@@ -26,7 +26,7 @@ from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Json, PermissionResult, ServiceDesk, TicketDraft, TicketRef
 from reclaim.connectors.itsm.profile import DeskProfile, Tuning
 from reclaim.connectors.itsm.registry import PLATFORMS, open_desk, validate
-from reclaim.itsm_gateway import ticket_store
+from reclaim.itsm_gateway import delivery_store, setup_store, ticket_store, told_store
 from reclaim.itsm_gateway.domain import Kind
 from reclaim.itsm_gateway.ports import TicketReader, TicketState
 from reclaim.itsm_gateway.ticket_store import Desk, Ticket
@@ -165,7 +165,20 @@ class Desks:
         if not saved:
             raise Conflict(f"Somebody else has changed {changed.id} meanwhile. Look at how it is now, then try again.")
         await ticket_store.revive(unit.db, changed.id, wall_milliseconds())
+        await announce(unit)
         return changed
+
+    async def remove(self, unit: Unit, desk_id: str) -> bool:
+        """Forget a desk with its credentials, its set-up and the secrets of its webhooks; tell whether it was stored.
+
+        Its tickets stay as they are.
+        """
+        removed = await ticket_store.remove_desk(unit.db, desk_id)
+        await announce(unit)
+        await setup_store.remove(unit.db, desk_id)
+        # Without a desk to read back from, whoever still has one would be taken at their word.
+        await delivery_store.drop_secrets(unit.db, desk_id)
+        return removed
 
     async def test(self, profile: DeskProfile) -> Sequence[PermissionResult]:
         """Try everything that a connection needs; see `ServiceDesk.test_connection`."""
@@ -227,6 +240,18 @@ class _Reader:
             said.moved_at,
             said.ours,
         )
+
+
+async def announce(unit: Unit) -> None:
+    """Say of every desk what has changed since it was said last.
+
+    Whoever changes a desk calls it afterwards. What another is changing at the same time is said by that one: it waits
+    for this transaction, and looks again.
+    """
+    await told_store.lock(unit.db)
+    changes = await told_store.untold(unit.db)
+    await told_store.remember(unit.db, changes)
+    unit.emit(*changes)
 
 
 def _address(profile: DeskProfile) -> str:

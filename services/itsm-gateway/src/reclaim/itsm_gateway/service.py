@@ -76,6 +76,7 @@ def build(
             Job(OPEN, tickets.open_tickets, every=2.0),
             Job(TELL, tickets.tell_tickets, every=2.0),
             Job(POLL, tickets.poll_tickets, every=5.0),
+            Job("announce_desks", partial(jobs.announce_desks, deps), every=60),
             Job("forget_webhooks", partial(jobs.forget_webhooks, deps), every=3600),
             Job("forget_deliveries", partial(deliveries.forget, database), every=3600),
         ],

@@ -21,7 +21,7 @@ from reclaim.connectors.itsm import templates
 from reclaim.connectors.itsm.decisions import DecisionRules
 from reclaim.connectors.itsm.ports import Answer, Choice, FieldKind, FieldSpec, Json, PermissionResult, TicketRef
 from reclaim.connectors.itsm.registry import PLATFORMS
-from reclaim.itsm_gateway import delivery_store, domain, setup_store, ticket_store
+from reclaim.itsm_gateway import domain, setup_store, ticket_store
 from reclaim.itsm_gateway.attempts import Attempt, within
 from reclaim.itsm_gateway.desks import Desks, drafted
 from reclaim.itsm_gateway.setup_store import Setup
@@ -168,10 +168,7 @@ class Setups:
     async def disconnect(self, desk_id: str) -> None:
         """Forget a connection with its credentials and the secrets of its webhooks."""
         async with self._database.unit() as unit:
-            await ticket_store.remove_desk(unit.db, desk_id)
-            await setup_store.remove(unit.db, desk_id)
-            # Without a desk to read back from, whoever still has one would be taken at their word.
-            await delivery_store.drop_secrets(unit.db, desk_id)
+            await self._desks.remove(unit, desk_id)
 
     # The steps --------------------------------------------------------------------------------------------------------
 

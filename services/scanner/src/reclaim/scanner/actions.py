@@ -22,6 +22,8 @@ from reclaim.connectors.registry import capabilities, must_be_able, must_hold_se
 from reclaim.scanner import (
     catalog_actions,
     catalog_store,
+    desk_store,
+    desks,
     exclusion_store,
     groups,
     known_seats,
@@ -322,7 +324,7 @@ async def activate_rule(deps: Deps, rule_id: str, *, by: str | None = None) -> R
     Raises:
         DoesNotWork: its connection does not.
         NotOffered: its connection cannot free seats in the rule's way.
-        Invalid: the org has no such licence.
+        Invalid: the org has no such licence, or the rule names a service desk that is not connected.
         Conflict: it is active already, or was changed meanwhile.
     """
     async with deps.database.reading() as db:
@@ -330,6 +332,8 @@ async def activate_rule(deps: Deps, rule_id: str, *, by: str | None = None) -> R
         next_status(rule.status, "activate")
         connection = await store.connection(db, rule.connection_id)
         covered = await catalog_store.covered(db, rule.terms.products, rule_id)
+        heard = await desk_store.desks(db)
+    desks.must_be_connected(heard, rule.terms)
     must_be_able(connection.kind, connection.settings, rule.terms.reclaim_by)
     results = await _test(deps, connection)
     if not all(result.ok for result in results):

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from reclaim.common.contracts import Money
 from reclaim.common.routing import Router
 from reclaim.connectors.registry import capabilities
-from reclaim.scanner import actions, exclusion_store, finding, store
+from reclaim.scanner import actions, desk_store, exclusion_store, finding, store
+from reclaim.scanner.desks import Desk, doubt
 from reclaim.scanner.domain import Terms, price_of, read_price
 from reclaim.scanner.explain import Explained
 from reclaim.scanner.ports import Deps
@@ -202,6 +203,9 @@ class RuleOut(_Out):
     created_at: datetime
     changed_at: datetime
     words: str = Field(description="What the rule flags, for people: what has, for example, not been used for ...")
+    warning: str | None = Field(
+        description="That its service desk is not connected, with what to do; it is kept as it is"
+    )
     name: str
     products: list[str]
     inactive_days: int
@@ -573,42 +577,48 @@ def _connections(deps: Deps) -> Router:
 def _rules(deps: Deps) -> Router:
     router = Router()
 
+    async def shown(rule: Rule) -> RuleOut:
+        async with deps.database.reading() as db:
+            return _shown_rule(rule, await desk_store.desks(db))
+
     @router.post("/rules", status_code=201)
     async def add_rule(body: RuleIn, operator: Editor) -> RuleOut:
-        return _shown_rule(await actions.add_rule(deps, body.connection_id, _given(body), author=operator.name))
+        return await shown(await actions.add_rule(deps, body.connection_id, _given(body), author=operator.name))
 
     @router.get("/rules", dependencies=[Viewer])
     async def list_rules() -> list[RuleOut]:
         async with deps.database.reading() as db:
-            return [_shown_rule(rule) for rule in await store.rules(db)]
+            heard = await desk_store.desks(db)
+            return [_shown_rule(rule, heard) for rule in await store.rules(db)]
 
     @router.get("/rules/{rule_id}", dependencies=[Viewer])
     async def get_rule(rule_id: str) -> RuleWithVersions:
         async with deps.database.reading() as db:
             rule = await store.rule(db, rule_id)
             versions = await store.rule_versions(db, rule_id)
+            heard = await desk_store.desks(db)
         return RuleWithVersions(
-            **_shown_rule(rule).model_dump(),
+            **_shown_rule(rule, heard).model_dump(),
             versions=[_version(one) for one in versions],
         )
 
     @router.patch("/rules/{rule_id}")
     async def change_rule(rule_id: str, body: RulePatch, operator: Editor) -> RuleOut:
         changed = await actions.change_rule(deps, rule_id, _given(body), author=operator.name, version=body.version)
-        return _shown_rule(changed)
+        return await shown(changed)
 
     @router.post("/rules/{rule_id}/submit")
     async def submit_rule(rule_id: str, operator: Editor) -> RuleOut:
         """Have a draft reviewed."""
-        return _shown_rule(await actions.submit_rule(deps, rule_id, by=operator.name))
+        return await shown(await actions.submit_rule(deps, rule_id, by=operator.name))
 
     @router.post("/rules/{rule_id}/activate")
     async def activate_rule(rule_id: str, operator: Editor) -> RuleOut:
-        return _shown_rule(await actions.activate_rule(deps, rule_id, by=operator.name))
+        return await shown(await actions.activate_rule(deps, rule_id, by=operator.name))
 
     @router.post("/rules/{rule_id}/pause")
     async def pause_rule(rule_id: str, operator: Editor) -> RuleOut:
-        return _shown_rule(await actions.pause_rule(deps, rule_id, by=operator.name))
+        return await shown(await actions.pause_rule(deps, rule_id, by=operator.name))
 
     @router.post("/rules/{rule_id}/withdraw-cases")
     async def withdraw_cases(rule_id: str, body: WithdrawIn, operator: Editor) -> WithdrawnOut:
@@ -784,9 +794,10 @@ async def _shown_connection(deps: Deps, connection: Connection) -> ConnectionOut
     return shown
 
 
-def _shown_rule(rule: Rule) -> RuleOut:
+def _shown_rule(rule: Rule, heard: Sequence[Desk]) -> RuleOut:
     own = {name: getattr(rule, name) for name in RuleOut.model_fields if hasattr(rule, name)}
-    return RuleOut.model_validate({**actions.shown_terms(rule.terms), **own, "words": rule.terms.words})
+    said = {"words": rule.terms.words, "warning": doubt(heard, rule.terms)}
+    return RuleOut.model_validate({**actions.shown_terms(rule.terms), **own, **said})
 
 
 async def _previewed(deps: Deps, connection_id: str, terms: Terms, rule_id: str | None = None) -> PreviewOut:

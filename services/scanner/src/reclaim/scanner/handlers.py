@@ -1,16 +1,19 @@
-"""What the scanner does when others speak: a case that ended frees its seat, and a kept seat is left in peace."""
+"""What the scanner does when others speak.
+
+A case that ended frees its seat, a kept seat is left in peace, and a desk that is there can be chosen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from reclaim.common.contracts import CaseClosed, SeatReactivated, UsageQuestioned
+from reclaim.common.contracts import CaseClosed, DeskChanged, SeatReactivated, UsageQuestioned
 from reclaim.common.db import Unit
 from reclaim.common.envelope import Received
 from reclaim.common.errors import NotYet
 from reclaim.common.inbox import Subscriptions
-from reclaim.scanner import merging, questions, store
+from reclaim.scanner import desk_store, merging, questions, store
 from reclaim.scanner.ports import Deps
 
 
@@ -41,8 +44,14 @@ async def on_seat_reactivated(_deps: Deps, unit: Unit, events: Sequence[Received
     )
 
 
+async def on_desk_changed(_deps: Deps, unit: Unit, events: Sequence[Received[DeskChanged]]) -> None:
+    """Remember which service desks a rule can name."""
+    await desk_store.learn(unit.db, [event.data for event in events])
+
+
 SUBSCRIPTIONS: Final[Subscriptions[Deps]] = {
     CaseClosed: on_case_closed,
+    DeskChanged: on_desk_changed,
     SeatReactivated: on_seat_reactivated,
     UsageQuestioned: questions.hear,
 }

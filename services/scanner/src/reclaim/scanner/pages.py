@@ -18,7 +18,8 @@ from reclaim.common.routing import Router
 from reclaim.connectors.checks import CHECKS
 from reclaim.connectors.ports import Licence, TestResult
 from reclaim.connectors.registry import capabilities, has_log
-from reclaim.scanner import actions, profile_store, profiles, seat_pages, store, sync_store, usage_store
+from reclaim.scanner import actions, desk_store, profile_store, profiles, seat_pages, store, sync_store, usage_store
+from reclaim.scanner import desks as service_desks
 from reclaim.scanner.domain import (
     APPLIES_TO,
     FILTER,
@@ -409,6 +410,7 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
             sources = sorted({each.source for each in await usage_store.sources(db, deps.clock.now())})
             versions = await store.rule_versions(db, rule.id) if rule else []
             runs = await store.runs(db, rule_id=rule.id, limit=5) if rule else []
+            heard = await desk_store.desks(db)
         licences, unread = await _licences(deps, connection.id) if connection else ([], None)
         return pages.render(
             request,
@@ -432,6 +434,8 @@ def _rule_pages(deps: Deps, pages: Pages) -> Router:
             preview_rows=PREVIEW_ROWS,
             installed=applies_to == INSTALLED,
             sources=sources,
+            desks=service_desks.choices(heard, values.get("desk") or ""),
+            doubt=service_desks.doubt(heard, rule.terms) if rule else None,
             filter=chosen,
             **template_values(applies_to),
         )
