@@ -394,6 +394,45 @@ async def test_an_org_is_read_once_for_all_merges_that_settle_in_a_while(
         assert await scanner.rows("SELECT * FROM openings") == []
 
 
+@pytest.mark.parametrize("part", ["pending_approvals", "last_seen_elsewhere"])
+async def test_a_part_of_a_survey_that_cannot_be_read_for_a_moment_puts_the_merged_cases_off(
+    office: Scanner, part: str
+) -> None:
+    rule, cases = await merging(office)
+    office.org.unreadable[part] = "QUERY_TIMEOUT"
+    await close(office, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+    before = len(await office.said(UserFlagged))
+    assert await office.job("review") is True
+    assert len(await office.said(UserFlagged)) == before
+    async with office.running.database.reading() as db:
+        problem = await catalog_store.review_problem(db, rule.id)
+    assert problem == f"Merged cases wait to be opened: {part.replace('_', ' ')} could not be read: QUERY_TIMEOUT"
+    del office.org.unreadable[part]
+    while await office.rows("SELECT * FROM reviews"):
+        await office.job("review")
+    assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")], "without a scan, and nobody asked"
+    assert await office.rows("SELECT * FROM openings") == []
+
+
+async def test_merged_cases_whose_survey_stays_unreadable_are_kept_and_not_tried_for_ever(
+    tmp_path: Path, clock: FixedClock, database_url: str | None
+) -> None:
+    thrice = FAST.model_copy(update={"most_attempts": 3})
+    async with world(tmp_path, clock, database_url, settings=thrice) as scanner:
+        rule, cases = await merging(scanner)
+        scanner.org.unreadable["queues"] = "INSUFFICIENT_ACCESS"
+        before = len(await scanner.said(UserFlagged))
+        await close(scanner, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+        while await scanner.rows("SELECT * FROM reviews WHERE look_at IS NOT NULL"):
+            await scanner.job("review")
+        assert [row.attempts for row in await scanner.rows("SELECT attempts FROM reviews")] == [3]
+        assert len(await scanner.rows("SELECT * FROM openings")) == 1
+        scanner.org.unreadable = {}
+        await catalog_actions.review_again(scanner.deps, rule.id)
+        await review(scanner)
+        assert seats((await scanner.said(UserFlagged))[before:]) == [("ann", "OFFICE")], "when a person has mended it"
+
+
 # ------------------------------------------------------------------------------------------------ looking again
 
 
