@@ -20,6 +20,7 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CaseClosed, CaseWithdrawn, Outcome, UserFlagged
 from reclaim.common.db import open_engine
 from reclaim.common.errors import Transient
+from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.ports import Members, SeatReader
 from reclaim.scanner import actions, catalog_actions, catalog_store, groups, service, store
 from reclaim.scanner import merging as merging_module
@@ -431,6 +432,70 @@ async def test_merged_cases_whose_survey_stays_unreadable_are_kept_and_not_tried
         await catalog_actions.review_again(scanner.deps, rule.id)
         await review(scanner)
         assert seats((await scanner.said(UserFlagged))[before:]) == [("ann", "OFFICE")], "when a person has mended it"
+
+
+ASKED_MEANWHILE = {"ann": {"WORD": 200, "EXCEL": 150}, "cid": {"OFFICE": None}, "eve": {"WORD": 200}}
+
+
+async def test_what_is_asked_for_while_merged_cases_are_opened_is_read_next_and_not_beside_them(
+    tmp_path: Path, clock: FixedClock, database_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, clock, database_url, ASKED_MEANWHILE) as scanner:
+        _rule, cases = await merging(scanner)
+        original = merging_module._read
+
+        async def and_one_more(*args: Any) -> Any:
+            monkeypatch.undo()
+            await close(scanner, (cases["eve", "WORD"], "skipped"), merged=True)
+            assert await scanner.job("review") is False, "one reading at a time"
+            return await original(*args)
+
+        monkeypatch.setattr(merging_module, "_read", and_one_more)
+        before = len(await scanner.said(UserFlagged))
+        await close(scanner, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+        assert await scanner.job("review") is True
+        assert seats((await scanner.said(UserFlagged))[before:]) == [("ann", "OFFICE")]
+        assert await scanner.job("review") is True
+        assert seats((await scanner.said(UserFlagged))[before:]) == [("ann", "OFFICE"), ("eve", "OFFICE")]
+        assert await scanner.rows("SELECT * FROM reviews") == []
+
+
+@pytest.mark.parametrize(("most_attempts", "attempts"), [(5, 1), (1, 0)], ids=["put off", "given up"])
+async def test_what_is_asked_for_during_a_reading_that_fails_keeps_the_wait_and_is_not_given_up_with_it(
+    tmp_path: Path,
+    clock: FixedClock,
+    database_url: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    most_attempts: int,
+    attempts: int,
+) -> None:
+    slow = FAST.model_copy(
+        update={"first_wait_seconds": 600, "longest_wait_seconds": 600, "most_attempts": most_attempts}
+    )
+    async with world(tmp_path, clock, database_url, ASKED_MEANWHILE, settings=slow) as scanner:
+        rule, cases = await merging(scanner)
+        original = merging_module._read
+
+        async def asked_and_refused(*_args: Any) -> Any:
+            for _twice in range(2):
+                await close(scanner, (cases["eve", "WORD"], "skipped"), merged=True)
+            raise Transient("503 SERVER_UNAVAILABLE")
+
+        monkeypatch.setattr(merging_module, "_read", asked_and_refused)
+        before = len(await scanner.said(UserFlagged))
+        await close(scanner, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+        assert await scanner.job("review") is True
+        (waiting,) = await scanner.rows("SELECT * FROM reviews")
+        assert (waiting.attempts, waiting.lease) == (attempts, None)
+        due = waiting.look_at <= wall_milliseconds()
+        assert due is (most_attempts == 1), "what failed waits; what is new is not given up before it was read"
+        assert ("SERVER_UNAVAILABLE" in (waiting.problem or "")) is not due
+        await close(scanner, (cases["eve", "WORD"], "skipped"), merged=True)
+        assert await scanner.rows("SELECT * FROM reviews") == [waiting], "a request more pushes nothing about"
+        monkeypatch.setattr(merging_module, "_read", original)
+        await catalog_actions.review_again(scanner.deps, rule.id)
+        await review(scanner)
+        assert seats((await scanner.said(UserFlagged))[before:]) == [("ann", "OFFICE"), ("eve", "OFFICE")]
 
 
 # ------------------------------------------------------------------------------------------------ looking again

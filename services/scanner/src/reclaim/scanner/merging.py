@@ -149,6 +149,7 @@ async def _read(deps: Deps, rule: Rule, holders: set[str]) -> tuple[Scan, list[F
         # What is not opened now is forgotten, so what may be read the next time is waited for.
         groups.must_not_pass(reading.groups)
         if missing := missing_readings(survey, proves_elsewhere=rule.terms.proves_elsewhere):
-            raise Transient(" ".join(f"{part.replace('_', ' ')} could not be read: {missing[part]}" for part in missing))
+            unread = (f"{part.replace('_', ' ')} could not be read: {why}" for part, why in missing.items())
+            raise Transient(" ".join(unread))
         async with aclosing(reading.pages(reader, survey, deps.database)) as pages:
             return reading, [seat async for page in pages for seat in page.found]
