@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CaseWithdrawn, UsageJudged, UsageQuestioned, UserFlagged
 from reclaim.common.errors import Transient
+from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.ports import Members, SeatReader
-from reclaim.scanner import actions, groups
-from services.scanner.tests.scanner_world import Scanner, filled, idle, started
+from reclaim.scanner import actions, groups, questions
+from services.scanner.tests.scanner_world import FAST, Scanner, filled, idle, started
 from services.scanner.tests.test_scanner_scan import ready, scanned
 
 
@@ -116,6 +118,33 @@ async def test_a_question_that_is_never_answered_is_dropped_for_the_next_one(off
     assert await office.said(UsageJudged) == []
     office.org.down = None
     assert [said.use for said in await answer_to(office, event)] == ["unused"]
+
+
+async def test_a_fresh_question_is_put_off_by_itself_beside_one_that_was_tried_often(
+    tmp_path: Path, clock: FixedClock, database_url: str | None
+) -> None:
+    slow = FAST.model_copy(update={"first_wait_seconds": 100, "longest_wait_seconds": 100_000})
+    org = filled(clock, [idle(1), idle(2), idle(3)])
+    async with started(tmp_path, org, clock, database_url=database_url, scanner_settings=slow) as scanner:
+        org.groups["VIP"] = {"boss"}
+        await case_of(scanner, kind="group", value="VIP")
+        spent, old, fresh = sorted(event.case_id for event in await scanner.said(UserFlagged))
+        org.down = Transient("503 SERVER_UNAVAILABLE")
+        await scanner.hear(
+            *(UsageQuestioned(case_id=each, asked_at=clock.now(), read=True) for each in (spent, old, fresh))
+        )
+        async with scanner.running.database.unit() as unit:
+            for case_id, attempts in ((spent, questions.MOST_ATTEMPTS - 1), (old, 5)):
+                await unit.db.execute(
+                    sa.update(questions.QUESTIONS)
+                    .where(questions.QUESTIONS.c.case_id == case_id)
+                    .values(attempts=attempts)
+                )
+        assert await scanner.job("answer") is True
+        now = wall_milliseconds()
+        left = {row.case_id: (row.attempts, row.look_at - now) for row in await scanner.rows("SELECT * FROM questions")}
+        assert {case_id: attempts for case_id, (attempts, _wait) in left.items()} == {old: 6, fresh: 1}
+        assert left[fresh][1] <= 200_000 < left[old][1], "a first failure waits as one"
 
 
 async def test_who_moved_to_an_excluded_department_since_is_left_alone(office: Scanner) -> None:

@@ -57,11 +57,11 @@ MOST_ATTEMPTS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Questions about the cases of one connection, by case, and which attempt at answering them this is."""
+    """Questions about the cases of one connection, by case, and which attempt at answering each of them this is."""
 
     connection_id: str
     asked: Mapping[str, UsageQuestioned]
-    attempt: int
+    attempts: Mapping[str, int]
 
 
 def jobs(deps: Deps) -> tuple[Job, ...]:
@@ -223,7 +223,7 @@ async def _claim(unit: Unit) -> Waiting | None:
         .where(among(QUESTIONS.c.case_id, asked))
         .values(attempts=QUESTIONS.c.attempts + 1, look_at=now + int(LEASE_SECONDS * 1000))
     )
-    return Waiting(first, asked, 1 + max(row.attempts for row in rows))
+    return Waiting(first, asked, {row.case_id: row.attempts + 1 for row in rows})
 
 
 async def _locked(unit: Unit, waiting: Waiting) -> dict[str, UsageQuestioned]:
@@ -238,13 +238,17 @@ async def _locked(unit: Unit, waiting: Waiting) -> dict[str, UsageQuestioned]:
 
 
 async def _put_off(deps: Deps, waiting: Waiting, error: Exception) -> None:
-    """Try again after a while, or drop what was tried often enough."""
+    """Try each question again after a while of its own, or drop it once it was tried often enough."""
     log.warning("%d questions before a step are not answered yet: %s", len(waiting.asked), error)
     async with deps.database.unit() as unit:
-        same = await _locked(unit, waiting)
-        these = among(QUESTIONS.c.case_id, same)
-        if waiting.attempt >= MOST_ATTEMPTS:
-            await unit.db.execute(sa.delete(QUESTIONS).where(these))
-            return
-        wait = backoff(waiting.attempt, first=deps.settings.first_wait_seconds, most=deps.settings.longest_wait_seconds)
-        await unit.db.execute(sa.update(QUESTIONS).where(these).values(look_at=wall_milliseconds() + int(wait * 1000)))
+        alike: dict[int, list[str]] = defaultdict(list)
+        for case_id in await _locked(unit, waiting):
+            alike[waiting.attempts[case_id]].append(case_id)
+        for attempt, own in sorted(alike.items()):
+            these = among(QUESTIONS.c.case_id, own)
+            if attempt >= MOST_ATTEMPTS:
+                await unit.db.execute(sa.delete(QUESTIONS).where(these))
+                continue
+            wait = backoff(attempt, first=deps.settings.first_wait_seconds, most=deps.settings.longest_wait_seconds)
+            look_at = wall_milliseconds() + int(wait * 1000)
+            await unit.db.execute(sa.update(QUESTIONS).where(these).values(look_at=look_at))
