@@ -193,6 +193,8 @@ class InstalledSeats(Installed):
 
 async def people(db: AsyncConnection, keys: Collection[str]) -> dict[str, Any]:
     """Return what is known of people by the names that feeds give them: the seat of theirs that was read last."""
+    if not keys:
+        return {}
     rows = await db.execute(
         sa.select(KNOWN_SEATS).where(
             KNOWN_SEATS.c.kind == "subscription",
