@@ -13,6 +13,7 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_plus
 
 from scim2_models import ScimProvider
 from scim2_server.memory import InMemoryStorage
@@ -33,7 +34,8 @@ class ScimServer:
     each answer to a GET, and returns another body. `patch` and `etag` take these features away, the way a server that
     never had them shows it. `blocked` accounts cannot be written, writes of `locked` ones get 503, and so do the next
     `busy` ones; `lose_answers` counts writes that are carried out and not answered. `writes` counts those that were
-    carried out, `requests` has every call with its status, `bodies` what each sent.
+    carried out, `requests` has every call with its status, `bodies` what each sent. `no_filter_on` is what no filter
+    may ask for.
     """
 
     def __init__(self) -> None:
@@ -79,6 +81,7 @@ class ScimServer:
         self.locked: set[str] = set()
         self.lose_answers = self.busy = 0
         self.refuse_all = False
+        self.no_filter_on = ""
         self.before_writes: Callable[[str], None] | None = None
         self.tamper: Callable[[str, Any], Any] | None = None
 
@@ -98,6 +101,13 @@ class ScimServer:
         status, _headers, answer = self._serve("POST", "/v2/Groups", "", body, {"Authorization": f"Bearer {TOKEN}"})
         assert status == 201, answer
         return str(json.loads(answer)["id"])
+
+    def remove_group(self, group_id: str) -> None:
+        """Delete a group by the protocol."""
+        status, _headers, answer = self._serve(
+            "DELETE", f"/v2/Groups/{group_id}", "", b"", {"Authorization": f"Bearer {TOKEN}"}
+        )
+        assert status == 204, answer
 
     def amend(self, user_id: str, *, created: datetime, changed: datetime) -> None:
         """Let an account have been created and changed at these times."""
@@ -130,7 +140,7 @@ class ScimServer:
         self.headers.append(dict(request.headers))
         if request.command in ("PATCH", "PUT") and self.before_writes is not None:
             self.before_writes(path.rsplit("/", 1)[-1])
-        status, headers, answer = self._refused(request.command, path, body) or self._serve(
+        status, headers, answer = self._refused(request.command, path, query) or self._serve(
             request.command, path, query, body, dict(request.headers)
         )
         if path.endswith("/ServiceProviderConfig") and status == 200:
@@ -154,7 +164,7 @@ class ScimServer:
         request.end_headers()
         request.wfile.write(answer)
 
-    def _refused(self, method: str, path: str, body: bytes) -> tuple[int, list[tuple[str, str]], bytes] | None:
+    def _refused(self, method: str, path: str, query: str) -> tuple[int, list[tuple[str, str]], bytes] | None:
         user_id = path.rsplit("/", 1)[-1]
         if self.refuse_all:
             return _error(429, "", "Too many requests", ("Retry-After", "3600"))
@@ -167,6 +177,8 @@ class ScimServer:
             return _error(501, "", "PATCH is not supported")
         if method in ("PATCH", "PUT") and user_id in self.blocked:
             return _error(400, "mutability", "The account is managed by the directory")
+        if self.no_filter_on and self.no_filter_on in unquote_plus(query):
+            return _error(400, "invalidFilter", "The filter is not supported")
         return None
 
     def _configured(self, answer: bytes) -> bytes:

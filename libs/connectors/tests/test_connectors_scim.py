@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -586,6 +586,71 @@ async def test_an_empty_group_is_believed_where_the_service_shows_members_of_ano
     found = await world.reader.members(asked)
     assert (found["Empty"].ids, found["Empty"].doubt) == (frozenset(), "")
     assert found["Empty"].has(ann) is False
+
+
+def only_up_to(longest: int) -> Callable[[str, Any], Any]:
+    """Return what leaves out the members of groups that have more than so many."""
+
+    def shortened(path: str, body: Any) -> Any:
+        for group in [body, *body.get("Resources", [])] if "/Groups" in path else []:
+            if len(group.get("members", [])) > longest:
+                del group["members"]
+        return body
+
+    return shortened
+
+
+async def test_a_large_group_whose_members_a_service_leaves_out_is_in_doubt_and_not_empty(world: Scim) -> None:
+    ann, bob, cid = (world.add() for _ in range(3))
+    large = world.group("Large", [ann, bob])
+    world.group("Small", [cid])
+    world.group("Outer", [cid], [large])
+    world.group("Empty")
+    world.server.tamper = only_up_to(1)
+    found = await world.reader.members(["Large", "Small", "Empty"])
+    assert [found["Large"].has(each) for each in (ann, bob, cid)] == [None] * 3
+    assert "does not list who is in the group Large" in found["Large"].doubt
+    assert [found["Small"].has(each) for each in (ann, cid)] == [False, True]
+    assert [found["Empty"].has(each) for each in (ann, cid)] == [False, False], "the service says so by its filter"
+    world.server.tamper = lambda path, body: only_up_to(0 if path.endswith(large) else 2)(path, body)
+    outer = (await world.reader.members(["Outer"]))["Outer"]
+    assert [outer.has(each) for each in (ann, cid)] == [None, True]
+    assert "does not list who is in the group Large" in outer.doubt
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["itself", "within"])
+async def test_a_group_that_goes_while_it_is_read_is_in_doubt(world: Scim, nested: bool) -> None:
+    ann, bob = world.add(), world.add()
+    inner = world.group("Inner")
+    world.group("Other", [bob])
+    world.group("Outer", [ann], [inner])
+
+    def gone(_path: str, body: Any) -> Any:
+        world.server.tamper = None
+        world.server.remove_group(inner)
+        return body
+
+    await world.reader.members(["Other"])  # so that nothing but the group's own listing comes first
+    world.server.tamper = gone
+    asked = "Outer" if nested else "Inner"
+    members = (await world.reader.members([asked]))[asked]
+    assert [members.has(each) for each in (ann, bob)] == [True if nested else None, None]
+    assert members.doubt == f"The group {asked}, or one within it, went while it was read."
+
+
+async def test_a_group_without_a_list_of_members_is_in_doubt_where_nobody_can_ask_for_those_that_have_some(
+    world: Scim,
+) -> None:
+    ann = world.add()
+    world.group("VIP", [ann])
+    empty = world.group("Empty")
+    world.server.no_filter_on = "members pr"
+    found = await world.reader.members(["VIP", "Empty"])
+    assert found["Empty"].has(ann) is None
+    assert "does not list who is in the group Empty" in found["Empty"].doubt
+    world.server.tamper = lambda path, body: {**body, "members": []} if path.endswith(empty) else body
+    found = await world.reader.members(["VIP", "Empty"])
+    assert found["Empty"].has(ann) is False, "a list that is there is believed"
 
 
 async def test_an_empty_group_is_in_doubt_where_no_group_shows_members(world: Scim) -> None:

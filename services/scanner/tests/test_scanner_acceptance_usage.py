@@ -778,6 +778,26 @@ async def test_before_a_step_software_that_was_removed_is_gone(one: Scanner, clo
     assert still.reason.startswith("PC-2: 1.00 hours of 2")
 
 
+async def test_who_has_software_and_moved_to_an_excluded_department_since_is_left_alone_before_a_step(
+    one: Scanner, clock: FixedClock
+) -> None:
+    people = await ready(one)
+    await scanned(one, people, dry_run=True)
+    await inventory(one, on("PC-1"))
+    await feed(one, visio("u1@acme.example", 1, "PC-1"), report=complete(product="visio"))
+    raw = {"kind": "department", "value": "Board", "reason": "left alone"}
+    await actions.add_exclusion(one.deps, raw, author="otto")
+    await scanned(one, await installed_rule(one))
+    event = (await one.said(UserFlagged))[-1]
+    assert (event.seat.devices, event.seat.department, event.policy.ask_scanner) == (("PC-1",), "Sales", True)
+    for department in ("Sales", "Board"):
+        one.org.users["u00001"].department = department
+        clock.advance(HOUR)
+        await scanned(one, people, dry_run=True)
+        await one.hear(UsageQuestioned(case_id=event.case_id, asked_at=clock.now()))
+    assert [said.use for said in await one.said(UsageJudged)] == ["unused", "excluded"]
+
+
 async def test_a_filter_on_devices_chooses_among_installations(one: Scanner) -> None:
     await inventory(one, on("PC-1"), on("LAB-1"))
     await feed(one, visio("u1@acme.example", 1, "PC-1"), visio("u1@acme.example", 1, "LAB-1"))

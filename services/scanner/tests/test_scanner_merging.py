@@ -20,6 +20,7 @@ from reclaim.common.clock import FixedClock
 from reclaim.common.contracts import CaseClosed, CaseWithdrawn, Outcome, UserFlagged
 from reclaim.common.db import open_engine
 from reclaim.common.errors import Transient
+from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.ports import Members, SeatReader
 from reclaim.scanner import actions, catalog_actions, catalog_store, groups, service, store
 from reclaim.scanner import merging as merging_module
@@ -392,6 +393,109 @@ async def test_an_org_is_read_once_for_all_merges_that_settle_in_a_while(
         await review(scanner)
         assert readings == 1
         assert await scanner.rows("SELECT * FROM openings") == []
+
+
+@pytest.mark.parametrize("part", ["pending_approvals", "last_seen_elsewhere"])
+async def test_a_part_of_a_survey_that_cannot_be_read_for_a_moment_puts_the_merged_cases_off(
+    office: Scanner, part: str
+) -> None:
+    rule, cases = await merging(office)
+    office.org.unreadable[part] = "QUERY_TIMEOUT"
+    await close(office, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+    before = len(await office.said(UserFlagged))
+    assert await office.job("review") is True
+    assert len(await office.said(UserFlagged)) == before
+    async with office.running.database.reading() as db:
+        problem = await catalog_store.review_problem(db, rule.id)
+    assert problem == f"Merged cases wait to be opened: {part.replace('_', ' ')} could not be read: QUERY_TIMEOUT"
+    del office.org.unreadable[part]
+    while await office.rows("SELECT * FROM reviews"):
+        await office.job("review")
+    assert seats((await office.said(UserFlagged))[before:]) == [("ann", "OFFICE")], "without a scan, and nobody asked"
+    assert await office.rows("SELECT * FROM openings") == []
+
+
+async def test_merged_cases_whose_survey_stays_unreadable_are_kept_and_not_tried_for_ever(
+    tmp_path: Path, clock: FixedClock, database_url: str | None
+) -> None:
+    thrice = FAST.model_copy(update={"most_attempts": 3})
+    async with world(tmp_path, clock, database_url, settings=thrice) as scanner:
+        rule, cases = await merging(scanner)
+        scanner.org.unreadable["queues"] = "INSUFFICIENT_ACCESS"
+        before = len(await scanner.said(UserFlagged))
+        await close(scanner, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+        while await scanner.rows("SELECT * FROM reviews WHERE look_at IS NOT NULL"):
+            await scanner.job("review")
+        assert [row.attempts for row in await scanner.rows("SELECT attempts FROM reviews")] == [3]
+        assert len(await scanner.rows("SELECT * FROM openings")) == 1
+        scanner.org.unreadable = {}
+        await catalog_actions.review_again(scanner.deps, rule.id)
+        await review(scanner)
+        assert seats((await scanner.said(UserFlagged))[before:]) == [("ann", "OFFICE")], "when a person has mended it"
+
+
+ASKED_MEANWHILE = {"ann": {"WORD": 200, "EXCEL": 150}, "cid": {"OFFICE": None}, "eve": {"WORD": 200}}
+
+
+async def test_what_is_asked_for_while_merged_cases_are_opened_is_read_next_and_not_beside_them(
+    tmp_path: Path, clock: FixedClock, database_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, clock, database_url, ASKED_MEANWHILE) as scanner:
+        _rule, cases = await merging(scanner)
+        original = merging_module._read
+
+        async def and_one_more(*args: Any) -> Any:
+            monkeypatch.undo()
+            await close(scanner, (cases["eve", "WORD"], "skipped"), merged=True)
+            assert await scanner.job("review") is False, "one reading at a time"
+            return await original(*args)
+
+        monkeypatch.setattr(merging_module, "_read", and_one_more)
+        before = len(await scanner.said(UserFlagged))
+        await close(scanner, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+        assert await scanner.job("review") is True
+        assert seats((await scanner.said(UserFlagged))[before:]) == [("ann", "OFFICE")]
+        assert await scanner.job("review") is True
+        assert seats((await scanner.said(UserFlagged))[before:]) == [("ann", "OFFICE"), ("eve", "OFFICE")]
+        assert await scanner.rows("SELECT * FROM reviews") == []
+
+
+@pytest.mark.parametrize(("most_attempts", "attempts"), [(5, 1), (1, 0)], ids=["put off", "given up"])
+async def test_what_is_asked_for_during_a_reading_that_fails_keeps_the_wait_and_is_not_given_up_with_it(
+    tmp_path: Path,
+    clock: FixedClock,
+    database_url: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    most_attempts: int,
+    attempts: int,
+) -> None:
+    slow = FAST.model_copy(
+        update={"first_wait_seconds": 600, "longest_wait_seconds": 600, "most_attempts": most_attempts}
+    )
+    async with world(tmp_path, clock, database_url, ASKED_MEANWHILE, settings=slow) as scanner:
+        rule, cases = await merging(scanner)
+        original = merging_module._read
+
+        async def asked_and_refused(*_args: Any) -> Any:
+            for _twice in range(2):
+                await close(scanner, (cases["eve", "WORD"], "skipped"), merged=True)
+            raise Transient("503 SERVER_UNAVAILABLE")
+
+        monkeypatch.setattr(merging_module, "_read", asked_and_refused)
+        before = len(await scanner.said(UserFlagged))
+        await close(scanner, (cases["ann", "WORD"], "skipped"), (cases["ann", "EXCEL"], "skipped"), merged=True)
+        assert await scanner.job("review") is True
+        (waiting,) = await scanner.rows("SELECT * FROM reviews")
+        assert (waiting.attempts, waiting.lease) == (attempts, None)
+        due = waiting.look_at <= wall_milliseconds()
+        assert due is (most_attempts == 1), "what failed waits; what is new is not given up before it was read"
+        assert ("SERVER_UNAVAILABLE" in (waiting.problem or "")) is not due
+        await close(scanner, (cases["eve", "WORD"], "skipped"), merged=True)
+        assert await scanner.rows("SELECT * FROM reviews") == [waiting], "a request more pushes nothing about"
+        monkeypatch.setattr(merging_module, "_read", original)
+        await catalog_actions.review_again(scanner.deps, rule.id)
+        await review(scanner)
+        assert seats((await scanner.said(UserFlagged))[before:]) == [("ann", "OFFICE"), ("eve", "OFFICE")]
 
 
 # ------------------------------------------------------------------------------------------------ looking again

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from reclaim.common.clock import FixedClock
-from reclaim.common.contracts import CaseWithdrawn, UsageJudged, UsageQuestioned, UserFlagged
+from reclaim.common.contracts import CaseClosed, CaseWithdrawn, UsageJudged, UsageQuestioned, UserFlagged
 from reclaim.common.errors import Transient
+from reclaim.common.timing import wall_milliseconds
 from reclaim.connectors.ports import Members, SeatReader
-from reclaim.scanner import actions, groups
-from services.scanner.tests.scanner_world import Scanner, filled, idle, started
+from reclaim.scanner import actions, groups, questions
+from services.scanner.tests.scanner_world import FAST, Scanner, filled, idle, started
 from services.scanner.tests.test_scanner_scan import ready, scanned
 
 
@@ -118,6 +120,33 @@ async def test_a_question_that_is_never_answered_is_dropped_for_the_next_one(off
     assert [said.use for said in await answer_to(office, event)] == ["unused"]
 
 
+async def test_a_fresh_question_is_put_off_by_itself_beside_one_that_was_tried_often(
+    tmp_path: Path, clock: FixedClock, database_url: str | None
+) -> None:
+    slow = FAST.model_copy(update={"first_wait_seconds": 100, "longest_wait_seconds": 100_000})
+    org = filled(clock, [idle(1), idle(2), idle(3)])
+    async with started(tmp_path, org, clock, database_url=database_url, scanner_settings=slow) as scanner:
+        org.groups["VIP"] = {"boss"}
+        await case_of(scanner, kind="group", value="VIP")
+        spent, old, fresh = sorted(event.case_id for event in await scanner.said(UserFlagged))
+        org.down = Transient("503 SERVER_UNAVAILABLE")
+        await scanner.hear(
+            *(UsageQuestioned(case_id=each, asked_at=clock.now(), read=True) for each in (spent, old, fresh))
+        )
+        async with scanner.running.database.unit() as unit:
+            for case_id, attempts in ((spent, questions.MOST_ATTEMPTS - 1), (old, 5)):
+                await unit.db.execute(
+                    sa.update(questions.QUESTIONS)
+                    .where(questions.QUESTIONS.c.case_id == case_id)
+                    .values(attempts=attempts)
+                )
+        assert await scanner.job("answer") is True
+        now = wall_milliseconds()
+        left = {row.case_id: (row.attempts, row.look_at - now) for row in await scanner.rows("SELECT * FROM questions")}
+        assert {case_id: attempts for case_id, (attempts, _wait) in left.items()} == {old: 6, fresh: 1}
+        assert left[fresh][1] <= 200_000 < left[old][1], "a first failure waits as one"
+
+
 async def test_who_moved_to_an_excluded_department_since_is_left_alone(office: Scanner) -> None:
     event = await case_of(office, kind="department", value="Board")
     assert event.policy.ask_scanner
@@ -136,11 +165,58 @@ async def test_a_scan_takes_the_cases_back_of_whoever_joined_an_excluded_group(o
     office.org.groups["VIP"].add("u00001")
     await scanned(office, rule)
     (taken,) = await office.said(CaseWithdrawn)
-    assert (taken.case_id, taken.kind, taken.actor) == (cases["u00001"], "exempted", "excluded groups")
+    assert (taken.case_id, taken.kind, taken.actor) == (cases["u00001"], "exempted", "exclusions")
     office.org.unreadable["VIP"] = "QUERY_TIMEOUT"
     await scanned(office, rule)
     told = {event.case_id for event in await office.said(CaseWithdrawn)}
     assert told == {cases["u00001"]}, "that it cannot be read closes nobody's case"
+
+
+async def test_a_case_that_stays_open_is_taken_back_again_at_growing_intervals(office: Scanner) -> None:
+    rule = await ready(office)
+    await scanned(office, rule)
+    cases = {event.seat.holder.id: event.case_id for event in await office.said(UserFlagged)}
+    office.org.groups["VIP"] = {"boss"}
+    raw = {"kind": "group", "value": "VIP", "connection_id": rule.connection_id, "reason": "on the board"}
+    first, _closed = await actions.add_exclusion(office.deps, raw, author="otto")
+    office.org.groups["VIP"].add("u00001")
+    days: list[int] = []
+    start = office.clock.now()
+    for day in (0, 1, 2, 3, 6, 7, 14, 15, 30, 31, 58, 59, 86, 87, 100):
+        office.clock.advance(start + timedelta(days=day) - office.clock.now())
+        for _twice in range(2):
+            await scanned(office, rule)
+        days += [day] * (len(await office.said(CaseWithdrawn)) - len(days))
+    assert days == [0, 1, 3, 7, 15, 31, 59, 87], "the lifecycle refused, and may not for ever"
+    await actions.add_exclusion(office.deps, {**raw, "reason": "a witness in court"}, author="otto")
+    await actions.end_exclusion(office.deps, first.id, by="otto")
+    at_once = len(await office.said(CaseWithdrawn))
+    await scanned(office, rule)
+    assert "a witness in court" in (await office.said(CaseWithdrawn))[-1].reason
+    assert len(await office.said(CaseWithdrawn)) == at_once + 1, "what is for another reason waits for nothing"
+    await office.hear(
+        CaseClosed(case_id=cases["u00001"], outcome="skipped", reason="said by a test", closed_at=office.clock.now())
+    )
+    await scanned(office, rule)
+    assert await office.rows("SELECT * FROM takebacks") == [], "what has ended is forgotten"
+
+
+async def test_a_scan_takes_the_cases_back_of_whoever_moved_to_an_excluded_department(office: Scanner) -> None:
+    rule = await ready(office)
+    await scanned(office, rule)
+    cases = {event.seat.holder.id: event.case_id for event in await office.said(UserFlagged)}
+    raw = {"kind": "department", "value": "Board", "reason": "left alone"}
+    _added, closed = await actions.add_exclusion(office.deps, raw, author="otto")
+    assert closed == 0, "nobody with a case is in it yet"
+    office.clock.advance(timedelta(days=1))
+    await scanned(office, rule)
+    assert await office.said(CaseWithdrawn) == []
+    office.org.users["u00001"].department = "board"
+    office.clock.advance(timedelta(days=1))
+    await scanned(office, rule)
+    (taken,) = await office.said(CaseWithdrawn)
+    assert (taken.case_id, taken.kind, taken.actor) == (cases["u00001"], "exempted", "exclusions")
+    assert "left alone" in taken.reason
 
 
 async def test_nobody_is_asked_where_no_exclusion_can_come_to_apply(office: Scanner) -> None:

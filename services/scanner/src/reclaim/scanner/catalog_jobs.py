@@ -82,7 +82,7 @@ async def _open(deps: Deps, claimed: Review) -> None:
         rule = await store.rule(db, claimed.rule_id)
     await open_merged(deps, rule)
     async with deps.database.unit() as unit:
-        await catalog_store.end_review(unit.db, claimed)
+        await catalog_store.end_review(unit.db, claimed, seconds=deps.settings.merge_seconds)
 
 
 async def _review(deps: Deps, claimed: Review) -> None:

@@ -515,12 +515,16 @@ async def holders_of(db: AsyncConnection, case_ids: Collection[str]) -> set[str]
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A rule whose open cases about some products, or whose openings, are to be looked at again, claimed by a lease."""
+    """A rule whose open cases about some products, or whose openings, are to be looked at again, claimed by a lease.
+
+    It holds until `until`, in wall-clock milliseconds.
+    """
 
     rule_id: str
     products: frozenset[str]
     attempt: int
     lease: str
+    until: int
 
     @property
     def openings(self) -> bool:
@@ -540,15 +544,23 @@ async def ask_to_open(db: AsyncConnection, rule_ids: Collection[str], now: datet
     """Have the openings of some rules looked at, so many seconds from now: the cases of a merge end one by one.
 
     What waits already keeps its time, be it that or the one after a failure: a connection is not read for each case
-    that ends. Openings that were given up, or are being looked at, are looked at once more.
+    that ends. Openings that were given up are looked at once more. So are those that are being looked at, when that has
+    ended: it keeps its time, so that nobody reads the connection beside it, and loses its lease, so that it is not
+    forgotten with the present ones.
     """
     insert = postgresql.insert(REVIEWS) if db.dialect.name == "postgresql" else sqlite.insert(REVIEWS)
     look_at = wall_milliseconds() + int(seconds * 1000)
     values = {"asked_at": now, "attempts": 0, "problem": None, "lease": None, "look_at": look_at}
+    waits = REVIEWS.c.look_at.is_not(None)
     statement = insert.on_conflict_do_update(
         index_elements=["rule_id", "product"],
-        set_=values,
-        where=sa.or_(REVIEWS.c.lease.is_not(None), REVIEWS.c.look_at.is_(None)),
+        set_={
+            "asked_at": now,
+            "attempts": sa.case((waits, REVIEWS.c.attempts), else_=0),
+            "problem": sa.case((waits, REVIEWS.c.problem), else_=None),
+            "lease": None,
+            "look_at": sa.func.coalesce(REVIEWS.c.look_at, look_at),
+        },
     )
     rows = [{"rule_id": rule_id, "product": MERGED, **values} for rule_id in sorted(rule_ids)]
     if rows:
@@ -578,6 +590,7 @@ async def claim_review(db: AsyncConnection, *, lease_seconds: float) -> Review |
     if first is None:
         return None
     lease, now = new_id(), wall_milliseconds()
+    until = now + int(lease_seconds * 1000)
     alike = REVIEWS.c.product == MERGED if first.product == MERGED else REVIEWS.c.product != MERGED
     # Those that another process is just taking are left to it: it would wait for ours, and we for its.
     free = await db.execute(
@@ -589,24 +602,48 @@ async def claim_review(db: AsyncConnection, *, lease_seconds: float) -> Review |
     claimed = await db.execute(
         sa.update(REVIEWS)
         .where(REVIEWS.c.rule_id == first.rule_id, among(REVIEWS.c.product, free.scalars().all()))
-        .values(attempts=REVIEWS.c.attempts + 1, lease=lease, look_at=now + int(lease_seconds * 1000))
+        .values(attempts=REVIEWS.c.attempts + 1, lease=lease, look_at=until)
         .returning(REVIEWS.c.product, REVIEWS.c.attempts)
     )
     rows = claimed.all()
-    return Review(first.rule_id, frozenset(row.product for row in rows), max(row.attempts for row in rows), lease)
+    products = frozenset(row.product for row in rows)
+    return Review(first.rule_id, products, max(row.attempts for row in rows), lease, until)
 
 
-async def end_review(db: AsyncConnection, review: Review) -> None:
-    """Forget a review that was made; what was asked for meanwhile stays."""
+async def end_review(db: AsyncConnection, review: Review, *, seconds: float = 0) -> None:
+    """Forget a review that was made; what was asked for meanwhile is looked at so many seconds from now."""
     await db.execute(sa.delete(REVIEWS).where(REVIEWS.c.lease == review.lease))
+    await _look_anew(db, review, seconds)
 
 
 async def review_later(db: AsyncConnection, review: Review, seconds: float | None, problem: str | None) -> None:
-    """Let a review that could not be made rest for so many seconds; None gives it up until a person asks again."""
+    """Let a review that could not be made rest for so many seconds; None gives it up until a person asks again.
+
+    What was asked for meanwhile rests as long, and is not given up with it.
+    """
+    rests = REVIEWS.c.lease == review.lease
+    if seconds is None:
+        await _look_anew(db, review, 0)
+    else:
+        rests |= _asked_meanwhile(review)
     look_at = None if seconds is None else wall_milliseconds() + int(seconds * 1000)
-    await db.execute(
-        sa.update(REVIEWS).where(REVIEWS.c.lease == review.lease).values(lease=None, look_at=look_at, problem=problem)
+    await db.execute(sa.update(REVIEWS).where(rests).values(lease=None, look_at=look_at, problem=problem))
+
+
+def _asked_meanwhile(review: Review) -> sa.ColumnElement[bool]:
+    """Choose what `ask_to_open` asked for while a review was under way."""
+    return sa.and_(
+        REVIEWS.c.rule_id == review.rule_id,
+        among(REVIEWS.c.product, review.products),
+        REVIEWS.c.lease.is_(None),
+        REVIEWS.c.look_at == review.until,
     )
+
+
+async def _look_anew(db: AsyncConnection, review: Review, seconds: float) -> None:
+    look_at = wall_milliseconds() + int(seconds * 1000)
+    values = {"attempts": 0, "problem": None, "look_at": look_at}
+    await db.execute(sa.update(REVIEWS).where(_asked_meanwhile(review)).values(values))
 
 
 async def review_now(db: AsyncConnection, rule_id: str) -> None:

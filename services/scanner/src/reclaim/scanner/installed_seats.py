@@ -186,13 +186,15 @@ class InstalledSeats(Installed):
         if products is not None:
             query = query.where(among(INSTALLATIONS.c.product, products))
         rows = sorted(await db.execute(query), key=lambda row: (row.holder_key, row.product, row.device))
-        people = await _people(db, {row.holder_key for row in rows})
+        facts = await people(db, {row.holder_key for row in rows})
         known = await catalog_store.catalog(db, {row.product for row in rows})
-        return [_record(row, people.get(row.holder_key), known) for row in rows]
+        return [_record(row, facts.get(row.holder_key), known) for row in rows]
 
 
-async def _people(db: AsyncConnection, keys: Collection[str]) -> dict[str, Any]:
+async def people(db: AsyncConnection, keys: Collection[str]) -> dict[str, Any]:
     """Return what is known of people by the names that feeds give them: the seat of theirs that was read last."""
+    if not keys:
+        return {}
     rows = await db.execute(
         sa.select(KNOWN_SEATS).where(
             KNOWN_SEATS.c.kind == "subscription",

@@ -38,6 +38,7 @@ from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Scan
 from reclaim.scanner.store import Claim, LeaseLost, Rule
 from reclaim.scanner.suites import comparable, suite_keys, unlike
+from reclaim.scanner.takebacks import take_back_excluded
 from reclaim.scanner.usage_store import COUNT_UNMATCHED
 
 log = logging.getLogger(__name__)
@@ -140,13 +141,16 @@ async def _attempt(deps: Deps, claim: Claim) -> None:
         async with deps.database.unit() as unit:
             await store.update_run(unit.db, claim, {"uncompared": uncompared})
             await _note(deps, unit, claim, reading.tally)
-            await questions.take_back_joined(unit, connection.id, reading.groups)
+            # By groups already here: what follows may stop the scan.
+            await take_back_excluded(unit, connection.id, reading.groups, since=reading.now)
         async with aclosing(reading.pages(reader, survey, deps.database)) as pages:
             async for page in pages:
                 async with deps.database.unit() as unit:
                     await _note(deps, unit, claim, reading.tally)
                     if page.found:
                         await store.keep_page(unit.db, run.id, reading.tally.pages, page.found)
+    async with deps.database.unit() as unit:
+        await take_back_excluded(unit, connection.id, reading.groups, since=reading.now)
     dry_run = rule.terms.dry_run or run.dry_run
     while await _open_page(deps, claim, rule, reading, dry_run=dry_run):
         log.debug("scan %s opened a page of cases", run.id)

@@ -21,7 +21,7 @@ from reclaim.common.errors import Transient
 from reclaim.scanner import catalog_store, exclusion_store, groups, store
 from reclaim.scanner.catalog import Suite
 from reclaim.scanner.catalog_store import Opening, Pending
-from reclaim.scanner.domain import Found
+from reclaim.scanner.domain import Found, missing_readings
 from reclaim.scanner.opening import must_be_unchanged, open_cases
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.scan import Scan
@@ -129,7 +129,12 @@ async def open_merged(deps: Deps, rule: Rule) -> None:
 
 
 async def _read(deps: Deps, rule: Rule, holders: set[str]) -> tuple[Scan, list[Found]]:
-    """Read a rule's connection, and return what a scan would flag of some holders' seats."""
+    """Read a rule's connection, and return what a scan would flag of some holders' seats.
+
+    Raises:
+        Transient: a part of what a check needs could not be read, without which it would flag nobody.
+        Stopped, Permanent: as `open_merged`.
+    """
     async with deps.database.reading() as db:
         connection = await store.connection(db, rule.connection_id)
         covered = await catalog_store.covered(db, rule.terms.products, rule.id)
@@ -141,7 +146,10 @@ async def _read(deps: Deps, rule: Rule, holders: set[str]) -> tuple[Scan, list[F
     )
     async with deps.reader(connection) as reader:
         survey = await reading.begin(reader, deps.database)
-        # What is not opened now is forgotten, so a doubt that may be gone the next time is waited out.
+        # What is not opened now is forgotten, so what may be read the next time is waited for.
         groups.must_not_pass(reading.groups)
+        if missing := missing_readings(survey, proves_elsewhere=rule.terms.proves_elsewhere):
+            unread = (f"{part.replace('_', ' ')} could not be read: {why}" for part, why in missing.items())
+            raise Transient(" ".join(unread))
         async with aclosing(reading.pages(reader, survey, deps.database)) as pages:
             return reading, [seat async for page in pages for seat in page.found]

@@ -1,8 +1,8 @@
 """Answers the lifecycle, which is about to take a step: is the seat still unused, and does no exclusion cover it now?
 
 Whoever joined an excluded group since the case was opened is found by asking the connected system for the group's
-members anew. That is outside, so such a question waits in a table, and a job asks once for all that wait. A scan, which
-reads the groups anyway, takes their cases back as well: the group may be excluded only since the case was opened.
+members anew. That is outside, so such a question waits in a table, and a job asks once for all that wait. A scan takes
+cases back as well, see `takebacks`: the group may be excluded only since the case was opened.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from reclaim.common.errors import NotYet, Permanent, Transient
 from reclaim.common.service import Job
 from reclaim.common.timing import backoff, wall_milliseconds
 from reclaim.connectors.ports import Members
-from reclaim.scanner import exclusion_store, groups, known_seats, store, usage_cases
+from reclaim.scanner import exclusion_store, groups, installed_seats, known_seats, store, usage_cases
 from reclaim.scanner.domain import Exclusions
+from reclaim.scanner.known_seats import user_key
 from reclaim.scanner.ports import Deps
 from reclaim.scanner.store import CANDIDATES, metadata
 from reclaim.scanner.usage_cases import Judged
-from reclaim.scanner.withdrawals import withdraw
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,6 @@ QUESTIONS = sa.Table(
 )
 
 ANSWER: Final = "answer"
-WATCHER: Final = "excluded groups"
-"""Who takes a case back; it stands in the audit trail."""
-
 TOGETHER: Final = 500
 LEASE_SECONDS: Final = 120.0
 MOST_ATTEMPTS: Final = 8
@@ -57,11 +54,11 @@ MOST_ATTEMPTS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Questions about the cases of one connection, by case, and which attempt at answering them this is."""
+    """Questions about the cases of one connection, by case, and which attempt at answering each of them this is."""
 
     connection_id: str
     asked: Mapping[str, UsageQuestioned]
-    attempt: int
+    attempts: Mapping[str, int]
 
 
 def jobs(deps: Deps) -> tuple[Job, ...]:
@@ -123,20 +120,6 @@ async def answer_waiting(deps: Deps) -> bool:
     return True
 
 
-async def take_back_joined(unit: Unit, connection_id: str, read: Mapping[str, Members]) -> int:
-    """Take back the open cases of whoever certainly is in an excluded group by now; return how many."""
-    excluded = await exclusion_store.groups(unit.db, connection_id, unit.now)
-    certain = {name: Members(read[name].ids) for name in excluded if name in read}
-    if not certain:
-        return 0
-    in_force = await exclusion_store.exclusions(unit.db, unit.now)
-    about = [one for one in in_force if one.kind == "group" and one.value in certain]
-    exclusions = Exclusions(about, connection_id, unit.now, groups=certain)
-    cases = await exclusion_store.open_seats(unit.db, connection_id=connection_id)
-    joined = [(case_id, why) for case_id, seat in cases if (why := exclusions.evidence(seat)) is not None]
-    return withdraw(unit, joined, kind="exempted", actor=WATCHER)
-
-
 async def _members(deps: Deps, connection_id: str) -> dict[str, Members]:
     """Return who is in each excluded group of a connection now.
 
@@ -171,15 +154,21 @@ async def _answer(unit: Unit, asked: Mapping[str, UsageQuestioned], exclusions: 
 
 
 async def _seats(unit: Unit, asked: Mapping[str, UsageQuestioned]) -> dict[str, Seat]:
-    """Return the seats of cases; in the department that the connected system just told, if it did."""
-    rows = await unit.db.execute(sa.select(CANDIDATES).where(among(CANDIDATES.c.id, asked)))
+    """Return the seats of cases; in the department that the connected system just told, if it did.
+
+    Behind installed software there is no account that could be asked: of its holders the department counts that another
+    system named last.
+    """
+    rows = (await unit.db.execute(sa.select(CANDIDATES).where(among(CANDIDATES.c.id, asked)))).all()
+    people = await installed_seats.people(unit.db, {user_key(row.holder_id) for row in rows if row.devices})
+    named = {row.id: person.department for row in rows if (person := people.get(user_key(row.holder_id))) is not None}
     return {
         row.id: Seat(
             connection_id=row.connection_id,
             product=row.product,
             product_name=row.product_name,
             holder=Person(id=row.holder_id, name=row.holder_name, email=row.holder_email),
-            department=asked[row.id].department or row.department,
+            department=asked[row.id].department or named.get(row.id) or row.department,
             devices=tuple(row.devices),
         )
         for row in rows
@@ -223,7 +212,7 @@ async def _claim(unit: Unit) -> Waiting | None:
         .where(among(QUESTIONS.c.case_id, asked))
         .values(attempts=QUESTIONS.c.attempts + 1, look_at=now + int(LEASE_SECONDS * 1000))
     )
-    return Waiting(first, asked, 1 + max(row.attempts for row in rows))
+    return Waiting(first, asked, {row.case_id: row.attempts + 1 for row in rows})
 
 
 async def _locked(unit: Unit, waiting: Waiting) -> dict[str, UsageQuestioned]:
@@ -238,13 +227,17 @@ async def _locked(unit: Unit, waiting: Waiting) -> dict[str, UsageQuestioned]:
 
 
 async def _put_off(deps: Deps, waiting: Waiting, error: Exception) -> None:
-    """Try again after a while, or drop what was tried often enough."""
+    """Try each question again after a while of its own, or drop it once it was tried often enough."""
     log.warning("%d questions before a step are not answered yet: %s", len(waiting.asked), error)
     async with deps.database.unit() as unit:
-        same = await _locked(unit, waiting)
-        these = among(QUESTIONS.c.case_id, same)
-        if waiting.attempt >= MOST_ATTEMPTS:
-            await unit.db.execute(sa.delete(QUESTIONS).where(these))
-            return
-        wait = backoff(waiting.attempt, first=deps.settings.first_wait_seconds, most=deps.settings.longest_wait_seconds)
-        await unit.db.execute(sa.update(QUESTIONS).where(these).values(look_at=wall_milliseconds() + int(wait * 1000)))
+        alike: dict[int, list[str]] = defaultdict(list)
+        for case_id in await _locked(unit, waiting):
+            alike[waiting.attempts[case_id]].append(case_id)
+        for attempt, own in sorted(alike.items()):
+            these = among(QUESTIONS.c.case_id, own)
+            if attempt >= MOST_ATTEMPTS:
+                await unit.db.execute(sa.delete(QUESTIONS).where(these))
+                continue
+            wait = backoff(attempt, first=deps.settings.first_wait_seconds, most=deps.settings.longest_wait_seconds)
+            look_at = wall_milliseconds() + int(wait * 1000)
+            await unit.db.execute(sa.update(QUESTIONS).where(these).values(look_at=look_at))

@@ -30,6 +30,7 @@ from reclaim.connectors.ports import (
     TestResult,
     Unknown,
 )
+from reclaim.connectors.scim.refusals import ScimError
 from reclaim.connectors.scim.session import ENTERPRISE, ReadSession, Resource
 
 NO_LAST_USE: Final = (
@@ -178,8 +179,8 @@ class ScimReader:
         """Return who is in each of some groups, by their display names, with the members of the groups in them.
 
         An account's own `groups` are not asked: an account that has none looks like one of a service that does not
-        fill them. A group that is shown as empty, asked for by itself as well, is so where the service has shown
-        members of any group, and in doubt otherwise: some services show every group as empty, whoever is in it.
+        fill them. A group that is shown without members, asked for by itself as well, is in doubt unless the service
+        proves that it is empty, see `_is_empty`.
 
         Raises:
             SignInRefused: the service does not accept the credentials.
@@ -198,28 +199,55 @@ class ScimReader:
     async def _all_members(self, groups: Sequence[str]) -> dict[str, Members]:
         shown = _Shown()
         found = {name: await self._members(name, shown) for name in dict.fromkeys(groups)}
-        if shown.empty and not shown.members and not await self._shows_members():
-            found |= {
-                name: Members(found[name].ids, f"The service does not list who is in the group {empty}.")
-                for name, empty in shown.empty.items()
-            }
+        for name, group in shown.bare:
+            if not found[name].doubt and not await self._is_empty(group, shown):
+                called = group.get("displayName") or name
+                found[name] = Members(found[name].ids, f"The service does not list who is in the group {called}.")
         return found
 
-    async def _shows_members(self) -> bool:
-        """Tell whether the service shows members of any group, as far as its first pages go."""
-        async with aclosing(self._session.groups("")) as pages:
-            looked = 0
-            async for page in pages:
-                looked += 1
-                if any(_listed(group) for group in page):
-                    return True
-                if looked == PAGES_OF_GROUPS:
-                    break
-        return False
+    async def _is_empty(self, group: Resource, shown: _Shown) -> bool:
+        """Tell whether the service proves that nobody is in a group that it shows without members.
+
+        Some services show every group as empty, whoever is in it: so it has to show members of another one. Then an
+        empty list is believed. One that is missing is not: some leave it out where it is empty, others where it is
+        long. There the service has to find, by the same filter, the other group among those with members, and not
+        this one.
+        """
+        example = await self._example(shown)
+        if example is None:
+            return False
+        if isinstance(group.get("members"), list):
+            return True
+        if shown.filters is None:
+            shown.filters = await self._has_members(example) is True
+        return shown.filters and await self._has_members(group) is False
+
+    async def _has_members(self, group: Resource) -> bool | None:
+        """Tell whether the service finds a group among those with members; None if it cannot be asked for that."""
+        name = group.get("displayName")
+        if not isinstance(name, str) or "id" not in group:
+            return None
+        try:
+            pages = [page async for page in self._session.groups(f"{_called(name)} and members pr")]
+        except ScimError:
+            return None
+        return any(each["id"] == group["id"] for page in pages for each in page)
+
+    async def _example(self, shown: _Shown) -> Resource | None:
+        """Return a group that the service shows with members, if there is one, as far as its first pages go."""
+        if shown.example is None and not shown.looked:
+            shown.looked = True
+            async with aclosing(self._session.groups("")) as pages:
+                looked = 0
+                async for page in pages:
+                    looked += 1
+                    shown.example = next((group for group in page if _listed(group)), None)
+                    if shown.example is not None or looked == PAGES_OF_GROUPS:
+                        break
+        return shown.example
 
     async def _members(self, name: str, shown: _Shown) -> Members:
-        quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-        pages = [page async for page in self._session.groups(f'displayName eq "{quoted}"')]
+        pages = [page async for page in self._session.groups(_called(name))]
         # Services compare without regard to case; filters do not.
         waiting = [group for page in pages for group in page if group.get("displayName") == name]
         if not waiting:
@@ -234,13 +262,14 @@ class ScimReader:
             listed = _listed(group)
             if not listed and "id" in group:
                 # A list may leave out what the group by itself has.
-                listed = _listed(await self._session.group(group["id"]) or {})
+                group = await self._session.group(group["id"]) or {}
+                listed = _listed(group)
             if listed:
-                shown.members = True
+                shown.example = shown.example or group
             elif group:
-                shown.empty[name] = group.get("displayName") or name
+                shown.bare.append((name, group))
             else:
-                doubt = f"The service does not list who is in a group within the group {name}."
+                doubt = f"The group {name}, or one within it, went while it was read."
             for member in listed:
                 kind, member_id = _kind_of_member(member)
                 if kind == "User":
@@ -414,13 +443,23 @@ class ScimReader:
 
 @dataclass(slots=True)
 class _Shown:
-    """What a service showed of groups: whether it named members of any, and which of those asked for had an empty one.
+    """What a service showed of groups while some were read.
 
-    `empty` has the group that showed nobody, by the name of the one that was asked for.
+    `example` is one that it showed with members, None if there is none yet, or none in the first pages, if somebody
+    `looked` there. `filters` tells whether it finds that one when it is asked for groups with members; None: not asked
+    yet. `bare` are the groups that it showed without members, each with the name of the one that was asked for.
     """
 
-    members: bool = False
-    empty: dict[str, str] = field(default_factory=dict)
+    example: Resource | None = None
+    looked: bool = False
+    filters: bool | None = None
+    bare: list[tuple[str, Resource]] = field(default_factory=list)
+
+
+def _called(name: str) -> str:
+    """Return the filter that finds the groups of a name."""
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'displayName eq "{quoted}"'
 
 
 def _listed(group: Resource) -> list[Any]:
