@@ -5,8 +5,9 @@
 
 The simulated org is a process of its own, spoken to over HTTP. The scanner is the service as the host builds it, on
 PostgreSQL: licences, the survey for the ten checks, every seat judged, and for each one that is flagged a case and its
-event, stored. The *ceiling* is a bare client that asks every question that the scan asked, by the org's own log, one
-after the other, follows the pages, decodes the JSON and does nothing with it. Most of either is the org's time.
+event, stored, with the garbage collector as the host sets it at its start. The *ceiling* is a bare client that asks
+every question that the scan asked, by the org's own log, one after the other, follows the pages, decodes the JSON and
+does nothing with it. Most of that is the org's time.
 
 Besides the ratio it holds the scan to what it promises whatever the machine:
 
@@ -43,6 +44,7 @@ from cryptography.fernet import Fernet
 
 from reclaim.common.bus.inproc import InprocBus
 from reclaim.common.clock import SystemClock
+from reclaim.common.host import settle_collector
 from reclaim.common.service import Running
 from reclaim.common.settings import Settings
 from reclaim.connectors.checks import CHECKS
@@ -192,6 +194,7 @@ async def _scanned(deps: Deps, running: Running, org: Org) -> Scanned:
             async with deps.database.reading() as db:
                 progress.append((await store.run(db, run.id)).percent)
 
+    settle_collector()
     before, cpu, began = resident(), time.process_time(), time.perf_counter()
     watching = asyncio.create_task(watch())
     await next(job for job in running.service.jobs if job.name == "scan").run()

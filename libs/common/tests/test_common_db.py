@@ -99,7 +99,7 @@ async def stored(database: Database) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("first", ["as the first statement", "after another statement"])
 async def test_many_rows_go_in_as_they_are(database: Database, first: str) -> None:
-    """On PostgreSQL by COPY once a transaction has begun, as one text before that."""
+    """On PostgreSQL by COPY once a transaction has begun, by arrays before that."""
     async with database.unit() as unit:
         if first == "after another statement":
             await unit.db.execute(sa.text("SELECT 1"))

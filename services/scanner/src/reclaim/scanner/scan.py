@@ -122,7 +122,8 @@ class Scan:
         try:
             async with Spool() as later:
                 async with (
-                    aclosing(self._remembered(reader.seats(self.products), database)) as listed,
+                    # What is judged of a holder rests on their own seats, which are on this page or before it.
+                    aclosing(ahead(self._remembered(reader.seats(self.products), database))) as listed,
                     aclosing(folded(listed, self.covered.suites)) as read,
                 ):
                     async for page in read:
@@ -204,7 +205,7 @@ class Scan:
     ) -> AsyncGenerator[Sequence[SeatRecord], None]:
         """Yield pages as the org lists them; a scan takes note of each before anybody judges it.
 
-        While a page is worked on the org is asked for the next one.
+        While one is worked on the org is asked for the next one.
         """
         async with aclosing(ahead(pages)) as read:
             async for page in read:
