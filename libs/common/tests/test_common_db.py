@@ -122,6 +122,32 @@ async def test_many_rows_go_with_their_transaction(database: Database, statement
     assert await count(database) == 0
 
 
+async def test_who_is_cancelled_in_the_middle_of_a_statement_leaves_nothing_locked(database: Database) -> None:
+    begun = asyncio.Event()
+
+    def note(_db: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT"):
+            begun.set()
+
+    sa.event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+
+    async def write() -> None:
+        async with database.unit() as unit:
+            await unit.db.execute(sa.select(THINGS.c.id))
+            await insert_many(unit.db, THINGS, ROWS, replacing=("id",))
+
+    for turns in range(10):
+        begun.clear()
+        writing = asyncio.create_task(write())
+        await asyncio.wait_for(begun.wait(), 10)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait([writing])
+        async with asyncio.timeout(10), database.unit() as unit:
+            await unit.db.execute(sa.delete(THINGS))
+
+
 async def test_many_rows_replace_those_with_their_key(database: Database) -> None:
     async with database.unit() as unit:
         await insert_many(unit.db, THINGS, ROWS[:200], same={"number": 1})

@@ -475,6 +475,7 @@ def open_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
         engine = create_async_engine(parsed, hide_parameters=True, connect_args={"timeout": 30})
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        event.listen(engine.sync_engine, "invalidate", _let_go_sqlite)
         return engine
     return create_async_engine(
         parsed,
@@ -517,6 +518,12 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     # A writer that began by reading could find, at its first write, that it must start over (SQLITE_BUSY).
     reading = connection.get_execution_options().get("reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _let_go_sqlite(connection: Any, _record: object, error: BaseException | None) -> None:
+    # A statement that was cancelled runs to its end, and what is left of it would keep the file locked after the close.
+    if isinstance(error, asyncio.CancelledError):
+        connection.rollback()
 
 
 _SQLITE_AWAY: Final = {
