@@ -913,9 +913,9 @@ async def take_page(db: AsyncConnection, run_id: str) -> list[Found] | None:
 
 @cache
 def _open_cases(*, of_run: bool) -> sa.CompoundSelect[Any]:
-    # PostgreSQL makes a join of a plain IN. It expects few texts, and as few cases as there were when the table was last
-    # analysed: while a scan opens thousands, that is every holder against every case. What is asked to be true it looks
-    # up. Those of a run are asked for apart: each has its own index.
+    # PostgreSQL makes a join of a plain IN. It expects few texts, and as few cases as there were when it last analysed
+    # the table: while a scan opens thousands, that is every holder against every case. What is asked to be true it
+    # looks up. Those of a run are asked for apart: each has its own index.
     theirs = among(CANDIDATES.c.holder_id, given("holders")).is_(sa.true())
     which: list[sa.ColumnElement[bool]] = [CANDIDATES.c.closed_at.is_(None)]
     if of_run:
